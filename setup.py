@@ -1,25 +1,100 @@
-"""Build of the Cython kernels; the package's metadata lives here because the setuptools of Python 3.6 reads no other."""
-from pathlib import Path
+"""Build of the Cython kernels; the package's metadata lives here because the setuptools of Python 3.6 reads no other.
 
+``XSTREAM_ABI3=1`` builds for the limited API of Python 3.11: one wheel for that Python and all later ones.
+"""
+import os
+import re
+import sys
+from pathlib import Path
+from typing import List
+
+from Cython import __version__ as cython_version
 from Cython.Build import cythonize
 from setuptools import Extension, find_packages, setup
+from setuptools.command.build_ext import build_ext
 
-extensions = [
-    Extension(
-        "xstream.kernels." + path.stem,
-        [str(path)],
-        include_dirs=["xstream/kernels"],
-        extra_compile_args=["-O3", "-g0", "-Werror=implicit-function-declaration"],
-        depends=[str(header) for header in sorted(Path("xstream/kernels").glob("*.h"))],
-    )
-    for path in sorted(Path("xstream/kernels").glob("*.pyx"))
-]
+KERNELS = Path("xstream/kernels")
+ABI3 = os.environ.get("XSTREAM_ABI3") == "1"
+if ABI3 and sys.version_info < (3, 11):
+    sys.exit("XSTREAM_ABI3=1 needs Python 3.11 or later: the limited API has no buffers before")
+
+
+class BuildKernels(build_ext):
+    """build_ext without the traces that the building Python leaves in what it links."""
+
+    def build_extensions(self) -> None:
+        # A Python with a shared library of its own has an rpath to it among its flags: a path of the building machine.
+        # No list of commands at all (MSVC's way) is nobody's case here: the kernels are for Linux.
+        self.compiler.linker_so = [flag for flag in self.compiler.linker_so if not flag.startswith("-Wl,-rpath")]
+        super().build_extensions()
+
+    def get_libraries(self, ext: Extension) -> List[str]:
+        # Python 3.7 and older would add -lpython3.xm, which a statically linked Python doesn't have.
+        return ext.libraries
+
+
+def kernels() -> List[Extension]:
+    """One extension for each .pyx; without debug information, unless CFLAGS asks for it."""
+    debug = "-g" in os.environ.get("CFLAGS", "").split()
+    return [
+        Extension(
+            "xstream.kernels." + path.stem,
+            [str(path)],
+            include_dirs=[str(KERNELS)],
+            define_macros=[("Py_LIMITED_API", "0x030b0000")] if ABI3 else [],
+            extra_compile_args=["-Werror=implicit-function-declaration"] + ([] if debug else ["-O3", "-g0"]),
+            extra_link_args=[] if debug else ["-Wl,--strip-all"],
+            depends=[str(header) for header in sorted(KERNELS.glob("*.h"))],
+            py_limited_api=ABI3,
+        )
+        for path in sorted(KERNELS.glob("*.pyx"))
+    ]
+
+
+def version() -> str:
+    found = re.search(r'^__version__ = "(.+)"$', Path("xstream/version.py").read_text(encoding="utf-8"), re.MULTILINE)
+    if found is None:
+        sys.exit("xstream/version.py names no version")
+    return found.group(1)
+
 
 setup(
     name="xen-xstream",
-    version="0.1.0",
-    packages=find_packages(include=["xstream", "xstream.*"]),
+    version=version(),
+    description="Read, check, write and convert Xen migration streams and save files, at the speed of memory",
+    long_description=Path("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    author="The xstream authors",
+    license="MIT",
+    license_files=["LICENSE"],
+    keywords=["xen", "migration", "save", "restore", "libxc", "libxl", "hypervisor"],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: Console",
+        "Intended Audience :: Developers",
+        "Intended Audience :: System Administrators",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: C",
+        "Programming Language :: Cython",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3 :: Only",
+    ] + ["Programming Language :: Python :: 3.{}".format(minor) for minor in range(6, 14)] + [
+        "Programming Language :: Python :: Implementation :: CPython",
+        "Topic :: System :: Emulators",
+        "Topic :: Utilities",
+        "Typing :: Typed",
+    ],
+    platforms=["Linux"],
     python_requires=">=3.6",
-    install_requires=["numpy>=1.13", "tqdm"],
-    ext_modules=cythonize(extensions, language_level=3, build_dir="build/cython"),
+    install_requires=["numpy>=1.13", "tqdm>=4.19"],
+    extras_require={"test": ["pytest>=6.2", "pytest-benchmark>=3.4", "hypothesis>=6.31"]},
+    entry_points={"console_scripts": ["xstream = xstream.cli:main"]},
+    packages=find_packages(include=["xstream", "xstream.*"]),
+    include_package_data=False,
+    package_data={"xstream": ["py.typed"], "xstream.kernels": ["*.pyi"]},
+    zip_safe=False,
+    # The C of one Cython doesn't compile on every Python of another: each version has its own folder.
+    ext_modules=cythonize(kernels(), language_level=3, build_dir="build/cython-" + cython_version),
+    cmdclass={"build_ext": BuildKernels},
+    options={"bdist_wheel": {"py_limited_api": "cp311"}} if ABI3 else {},
 )

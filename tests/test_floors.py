@@ -1,0 +1,169 @@
+"""The house's one rule: imports only point down. And two more that are read off the source: what the face may load, and
+the syntax of Python 3.6."""
+import ast
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Iterator, NamedTuple, Set
+
+import pytest
+
+import xstream
+
+PACKAGE = Path(xstream.__file__).resolve().parent
+
+#: The floor of each module or subpackage directly under xstream.
+FLOORS = {
+    "errors": 0, "limits": 0, "version": 0,
+    "kernels": 1,
+    "wire": 2,
+    "stream": 3,
+    "guest": 4,
+    "tools": 5,
+    "cli": 6, "bench": 6,
+    "__init__": 7, "__main__": 7,
+}
+
+SOURCES = sorted(path for suffix in ("py", "pyi", "pyx", "pxd") for path in PACKAGE.rglob("*." + suffix))
+PYTHON_SOURCES = [path for path in SOURCES if path.suffix == ".py"]
+
+#: An import of Cython source, up to the end of its line; continued lines name only what is in the module.
+CYTHON_IMPORT = re.compile(r"""
+    ^[ \t]*
+    (?: from [ \t]+ (?P<origin>[\w.]+) [ \t]+ c?import [ \t]+ (?P<names>.+)
+      | c?import [ \t]+ (?P<plain>.+) )$
+    """, re.MULTILINE | re.VERBOSE)
+
+
+class Import(NamedTuple):
+    """One imported module, by its full name, or a name that may be a module or something in one."""
+
+    line: int
+    name: str
+
+
+def absolute(package: str, module: str, level: int) -> str:
+    """The full name of a module imported with ``level`` leading dots from within a package."""
+    if level == 0:
+        return module
+    base = package.split(".")[:len(package.split(".")) - level + 1]
+    return ".".join(base + ([module] if module else []))
+
+
+def python_imports(source: str, package: str) -> Iterator[Import]:
+    """Every import of Python source, those within functions included; ``package`` is what it is relative to."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield Import(node.lineno, alias.name)
+        elif isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                yield Import(node.lineno, absolute(package, node.module or "", node.level) + "." + alias.name)
+
+
+def cython_imports(source: str, package: str) -> Iterator[Import]:
+    """The same for Cython source, cimports included."""
+    for found in CYTHON_IMPORT.finditer(source):
+        line = source.count("\n", 0, found.start()) + 1
+        if found.group("plain") is not None:
+            for name in found.group("plain").split(","):
+                yield Import(line, name.split()[0])
+        else:
+            module = found.group("origin").lstrip(".")
+            origin = absolute(package, module, len(found.group("origin")) - len(module))
+            for name in found.group("names").strip("()\\ ").split(","):
+                if name.split():
+                    yield Import(line, origin + "." + name.split()[0])
+
+
+def imports(path: Path) -> Iterator[Import]:
+    package = ".".join(("xstream",) + path.relative_to(PACKAGE).parent.parts)
+    of = cython_imports if path.suffix in (".pyx", ".pxd") else python_imports
+    return of(path.read_text(encoding="utf-8"), package)
+
+
+def part(name: str) -> str:
+    """Which part of the house an imported name is in: anything that is no part is the face's own."""
+    parts = name.split(".")
+    return parts[1] if len(parts) > 1 and parts[1] in FLOORS else "__init__"
+
+
+def upward(source: Path) -> Iterator[str]:
+    """A complaint for each import of a source file that points up."""
+    place = source.relative_to(PACKAGE)
+    own = FLOORS[place.parts[0].split(".")[0]]
+    for line, name in imports(source):
+        if name.split(".")[0] == "xstream" and FLOORS[part(name)] > own:
+            yield "{}:{} (floor {}) imports {} (floor {})".format(place, line, own, name, FLOORS[part(name)])
+
+
+def named(path: Path) -> str:
+    return str(path.relative_to(PACKAGE))
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=named)
+def test_every_module_has_a_floor(source):
+    assert source.relative_to(PACKAGE).parts[0].split(".")[0] in FLOORS
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=named)
+def test_imports_point_down(source):
+    assert list(upward(source)) == []
+
+
+@pytest.mark.parametrize("source", [path for path in SOURCES if path.parent.name == "kernels"], ids=named)
+def test_kernels_know_no_record(source):
+    """Not even the ground: no StreamError, no limits."""
+    of_house = [name for _, name in imports(source) if name.split(".")[0] == "xstream"]
+    assert [name for name in of_house if part(name) != "kernels"] == []
+
+
+@pytest.mark.parametrize("module", ["xstream", "xstream.cli"])
+def test_face_and_command_line_are_light(module):
+    """Neither numpy nor tqdm is loaded before there are arrays or progress to show."""
+    if importlib.util.find_spec(module) is None:
+        pytest.skip("no {} yet".format(module))
+    script = "import sys, {}; print(sorted({{'numpy', 'tqdm'}} & set(sys.modules)))".format(module)
+    assert subprocess.check_output([sys.executable, "-c", script], universal_newlines=True).strip() == "[]"
+
+
+@pytest.mark.parametrize("source", PYTHON_SOURCES, ids=named)
+def test_syntax_is_that_of_python_3_6(source):
+    text = source.read_text(encoding="utf-8")
+    if sys.version_info >= (3, 8):
+        ast.parse(text, str(source), feature_version=(3, 6))
+    compile(text, str(source), "exec")
+
+
+@pytest.mark.parametrize("source", PYTHON_SOURCES, ids=named)
+def test_library_is_that_of_python_3_6(source):
+    later: Set[str] = {"__future__.annotations", "dataclasses", "contextvars", "graphlib", "zoneinfo", "tomllib"}
+    used = {name for _, name in imports(source)}
+    assert {name for name in used if name in later or name.split(".")[0] in later} == set()
+
+
+def test_python_imports_are_found():
+    source = ("import os, xstream.wire.libxc as l\nfrom xstream import errors, open\n"
+              "def f():\n    from . import memory\n    from ..wire import libxc\n"
+              "    from .memory import (\n        A,\n        B)\n")
+    assert sorted(python_imports(source, "xstream.guest")) == [
+        (1, "os"), (1, "xstream.wire.libxc"), (2, "xstream.errors"), (2, "xstream.open"), (4, "xstream.guest.memory"),
+        (5, "xstream.wire.libxc"), (6, "xstream.guest.memory.A"), (6, "xstream.guest.memory.B")]
+
+
+def test_cython_imports_are_found():
+    source = ("# cython: language_level=3\ncimport cython, xstream.kernels.pfns\n"
+              "from libc.string cimport memcpy as m, memset\n"
+              "from xstream.wire import libxc\nfrom . cimport cpu\nfrom ..errors cimport (A,\n    B)\n"
+              'cdef extern from "cpu.h" nogil:\n    int f()\ndef g():\n    import os\n')
+    assert list(cython_imports(source, "xstream.kernels")) == [
+        (2, "cython"), (2, "xstream.kernels.pfns"), (3, "libc.string.memcpy"), (3, "libc.string.memset"),
+        (4, "xstream.wire.libxc"), (5, "xstream.kernels.cpu"), (6, "xstream.errors.A"), (11, "os")]
+
+
+@pytest.mark.parametrize("name, floor", [("xstream", 7), ("xstream.open", 7), ("xstream.errors.StreamError", 0),
+                                         ("xstream.kernels.pfns", 1), ("xstream.cli", 6)])
+def test_names_have_the_floor_of_their_part(name, floor):
+    assert FLOORS[part(name)] == floor
