@@ -86,7 +86,13 @@ setup(
     ],
     platforms=["Linux"],
     python_requires=">=3.6",
-    install_requires=["numpy>=1.13", "tqdm>=4.19"],
+    # What Python 3.6 takes is said outright: its pip may be too old to see it for itself, and a later tqdm wants more.
+    install_requires=[
+        "numpy>=1.13,<1.20; python_version < '3.7'",
+        "numpy>=1.14; python_version >= '3.7'",
+        "tqdm>=4.19,<4.63; python_version < '3.7'",
+        "tqdm>=4.19; python_version >= '3.7'",
+    ],
     extras_require={"test": ["pytest>=6.2", "pytest-benchmark>=3.4", "hypothesis>=6.31"]},
     entry_points={"console_scripts": ["xstream = xstream.cli:main"]},
     packages=find_packages(include=["xstream", "xstream.*"]),
@@ -96,5 +102,6 @@ setup(
     # The C of one Cython doesn't compile on every Python of another: each version has its own folder.
     ext_modules=cythonize(kernels(), language_level=3, build_dir="build/cython-" + cython_version),
     cmdclass={"build_ext": BuildKernels},
-    options={"bdist_wheel": {"py_limited_api": "cp311"}} if ABI3 else {},
+    # A build folder of its own, or the wheel would take along what was built for one Python only.
+    options={"bdist_wheel": {"py_limited_api": "cp311"}, "build": {"build_base": "build/abi3"}} if ABI3 else {},
 )
