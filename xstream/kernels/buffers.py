@@ -1,0 +1,56 @@
+"""The checks of a kernel's face on the buffers it is given: a wrong one is named before any of it is touched."""
+from typing import Any, Optional
+
+_FORMATS = {"uint8": ("B", 1), "uint64": ("LQ", 8)}
+
+
+def octets(name: str, buffer: Any, *, size: Optional[int] = None, writable: bool = False) -> memoryview:
+    """Any contiguous buffer as bytes (1-d uint8); a view.
+
+    ``size``: how many bytes there must be. Raises TypeError if ``buffer`` is none, ValueError with ``name`` in it if it
+    isn't contiguous, isn't writable though it must be, or has another size.
+    """
+    view = _view(name, buffer, writable)
+    if view.nbytes == 0:
+        view = memoryview(bytearray())  # an empty view of several dimensions can't be cast
+    elif view.ndim != 1 or view.format != "B":
+        view = view.cast("B")
+    if size is not None and view.nbytes != size:
+        raise ValueError("{} must have {} bytes, not {}".format(name, size, view.nbytes))
+    return view
+
+
+def pages(name: str, buffer: Any, *, writable: bool = False) -> memoryview:
+    """``octets`` of whole pages of 4096 bytes."""
+    view = octets(name, buffer, writable=writable)
+    if view.nbytes % 4096:
+        raise ValueError("{} must hold whole pages of 4096 bytes, not {} bytes".format(name, view.nbytes))
+    return view
+
+
+def array(name: str, buffer: Any, dtype: str, *, length: Optional[int] = None, writable: bool = False) -> memoryview:
+    """A contiguous 1-d buffer of ``dtype`` ("uint8" or "uint64", native order), of any alignment; a view.
+
+    ``length``: how many elements there must be. Raises as ``octets``, and TypeError for elements of another type.
+    """
+    view = _view(name, buffer, writable)
+    codes, itemsize = _FORMATS[dtype]
+    if view.format.lstrip("@=") not in tuple(codes) or view.itemsize != itemsize:
+        raise TypeError("{} must be of {}, not of format {!r}".format(name, dtype, view.format))
+    if view.ndim != 1:
+        raise ValueError("{} must have one dimension, not {}".format(name, view.ndim))
+    if length is not None and len(view) != length:
+        raise ValueError("{} must have {} elements, not {}".format(name, length, len(view)))
+    return view
+
+
+def _view(name: str, buffer: Any, writable: bool) -> memoryview:
+    try:
+        view = memoryview(buffer)
+    except TypeError:
+        raise TypeError("{} must be a buffer, not {}".format(name, type(buffer).__name__))
+    if not view.c_contiguous:
+        raise ValueError("{} must be contiguous".format(name))
+    if writable and view.readonly:
+        raise ValueError("{} must be writable".format(name))
+    return view

@@ -1,0 +1,19 @@
+#ifndef XSTREAM_PAGETABLES_H
+#define XSTREAM_PAGETABLES_H
+
+#include <stdint.h>
+
+/* Bits of a page-table entry, of 64-bit and of PAE guests alike. */
+#define XSTREAM_PRESENT UINT64_C(0x001)
+#define XSTREAM_PSE UINT64_C(0x080)
+#define XSTREAM_FRAME UINT64_C(0x000ffffffffff000)
+#define XSTREAM_NO_FRAME UINT64_MAX
+
+/* Where the hypervisor lives in a guest's tables: 0xffff800000000000 to 0xffff87ffffffffff in the L4 of a 64-bit guest;
+ * from 0xf5800000 up in the top L2 of a PAE guest, whose L3 has but 4 entries of its own. */
+#define XSTREAM_XEN_L4_FIRST 256
+#define XSTREAM_XEN_L4_END 272
+#define XSTREAM_XEN_PAE_L3_FIRST 4
+#define XSTREAM_XEN_PAE_L2_FIRST 428
+
+#endif

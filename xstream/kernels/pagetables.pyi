@@ -1,0 +1,70 @@
+"""Page tables of PV guests: between machine frames, as the guest has them, and PFNs, as a stream has them."""
+from typing import Any, Tuple
+
+#: Nothing is wrong.
+OK: int
+#: The MFN of a present entry isn't in the guest's p2m.
+STALE: int
+#: A present entry of an L2 to L4 table maps a superpage.
+SUPERPAGE: int
+#: The table is an L4, and the guest has 3 levels.
+LEVEL: int
+#: The PFN of a present entry is past the p2m.
+PAST_P2M: int
+#: The PFN of a present entry has no MFN.
+UNPOPULATED: int
+#: An entry isn't zero in a slot that is the hypervisor's own.
+XEN_SLOT: int
+
+#: No frame: what an unpopulated PFN has in a p2m, and the compat m2p of a 64-bit guest.
+INVALID_MFN: int
+
+def normalise(pages: Any, types: Any, p2m: Any, m2p: Any, out: Any, torn: Any, *, levels: int, paused: bool,
+              compat_m2p_mfn: int = ...) -> Tuple[int, int, int]:
+    """Write ``pages`` to ``out`` as a stream has them: MFNs become PFNs, the hypervisor's own slots become zero.
+
+    ``pages``: k x 4096 bytes. ``types``: uint8[k], page types; what is no table (1 to 4, 9 to 12) is copied. ``p2m``:
+    uint64, MFN of each PFN (a 32-bit guest's is to be widened, its all-ones to INVALID_MFN). ``m2p``: uint64, PFN of
+    each MFN. ``out``: writable, k x 4096 bytes; may be ``pages``, if they are a copy. ``torn``: uint8[k], becomes 1
+    for a table with an MFN that isn't in the p2m and 0 for every other page. ``levels``: 3 or 4. ``compat_m2p_mfn``:
+    first frame of the m2p that Xen maps into a 32-bit guest, by which its top L2 is known.
+
+    While the guest runs, torn tables are to be expected: their pages in ``out`` are zeros, and they are to be sent
+    later. Once it is ``paused`` they are errors.
+
+    Returns (index, entry, reason) of the first error, after which ``out`` and ``torn`` aren't complete, or
+    (-1, -1, OK). Reasons: SUPERPAGE, LEVEL (entry 0), and paused STALE. Raises TypeError or ValueError for buffers of
+    the wrong kind or size.
+
+    As Xen's tools/libs/guest/xg_sr_save_x86_pv.c (normalise_pagetable).
+    """
+
+def referenced(pages: Any, types: Any, state: Any, pfns: Any) -> int:
+    """Find the PFNs that present entries of normalised tables refer to and that aren't populated; mark them populated.
+
+    ``pages``, ``types``: as in ``normalise``. ``state``: writable uint8, one byte a PFN, bit 6 populated; PFNs past it
+    are passed over. ``pfns``: writable uint64, receives each such PFN once. Returns how many; where ``pfns`` is full,
+    call again for more.
+
+    As populate in Xen's tools/libs/guest/xg_sr_restore_x86_pv.c (x86_pv_localise_page).
+    """
+
+def localise(pages: Any, types: Any, p2m: Any, out: Any) -> Tuple[int, int, int]:
+    """Write normalised ``pages`` to ``out`` as the restored guest has them: PFNs of present entries become MFNs.
+
+    ``pages``, ``types``, ``p2m``: as in ``normalise``; pages that are no tables are copied. ``out``: writable, k x 4096
+    bytes; may be ``pages``.
+
+    Returns (-1, -1, OK), or (index, entry, reason) of the first bad entry, with nothing written: PAST_P2M, or
+    UNPOPULATED for an MFN that doesn't fit an entry. Superpages aren't looked for: ``check`` does.
+
+    As Xen's tools/libs/guest/xg_sr_restore_x86_pv.c (x86_pv_localise_page).
+    """
+
+def check(pages: Any, types: Any, pfn_end: int, *, levels: int, strict: bool) -> Tuple[int, int, int]:
+    """Look at normalised tables as a stream has them; (index, entry, reason) of the first bad entry, or (-1, -1, OK).
+
+    ``pages``, ``types``: as in ``normalise``. Reasons: LEVEL (entry 0), PAST_P2M for a PFN of ``pfn_end`` or more,
+    SUPERPAGE, and with ``strict`` XEN_SLOT. The slots from 428 on of a PAE L2 may hold entries to PFN 0 with any bits:
+    that is what Xen up to 4.5 left of its own mappings there.
+    """
