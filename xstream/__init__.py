@@ -1,0 +1,57 @@
+"""Xen migration streams: read, check, write and measure.
+
+Source of the formats: the specifications in Xen's docs/specs, and Xen's own code where it says more.
+"""
+from xstream.errors import (
+                            CorruptStream,
+                            LimitExceeded,
+                            MemoryMismatch,
+                            OrderError,
+                            StreamError,
+                            StrictViolation,
+                            TruncatedStream,
+                            UnsupportedStream,
+)
+from xstream.guest.load import load
+from xstream.guest.memory import GuestMemory
+from xstream.limits import Limits
+from xstream.stream.reader import PushReader, Reader
+from xstream.stream.source import NeedMoreData
+from xstream.stream.writer import Writer
+from xstream.tools.digest import digest, page_digests
+from xstream.tools.extract import extract
+from xstream.tools.info import info
+from xstream.tools.verify import verify
+from xstream.version import __version__
+from xstream.wire.libxc import (
+                            Checkpoint,
+                            CheckpointDirtyPfnList,
+                            CpuidPolicy,
+                            DomainHeader,
+                            End,
+                            HvmContext,
+                            HvmParams,
+                            ImageHeader,
+                            MsrPolicy,
+                            P2MFrames,
+                            PageData,
+                            PVInfo,
+                            SharedInfo,
+                            StaticDataEnd,
+                            TscInfo,
+                            Unknown,
+                            VcpuBasic,
+                            VcpuExtended,
+                            VcpuMsrs,
+                            VcpuXsave,
+                            Verify,
+)
+
+__all__ = [
+    "Checkpoint", "CheckpointDirtyPfnList", "CorruptStream", "CpuidPolicy", "DomainHeader", "End", "GuestMemory",
+    "HvmContext", "HvmParams", "ImageHeader", "LimitExceeded", "Limits", "MemoryMismatch", "MsrPolicy",
+    "NeedMoreData", "OrderError", "P2MFrames", "PVInfo", "PageData", "PushReader", "Reader", "SharedInfo",
+    "StaticDataEnd", "StreamError", "StrictViolation", "TruncatedStream", "TscInfo", "Unknown", "UnsupportedStream",
+    "VcpuBasic", "VcpuExtended", "VcpuMsrs", "VcpuXsave", "Verify", "Writer", "__version__", "digest", "extract",
+    "info", "load", "page_digests", "verify",
+]

@@ -1,0 +1,210 @@
+"""The command line, as its users see it."""
+import hashlib
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import samples
+from samples import XTAB, batch, page, record, word
+
+import xstream
+from xstream import cli
+
+FAR_BACK = os.path.dirname(os.path.dirname(os.path.abspath(xstream.__file__)))
+
+
+def run(*arguments, stdin=b"", **options):
+    """(status, stdout, stderr) of a command of its own process."""
+    environment = dict(os.environ, PYTHONPATH=os.pathsep.join([FAR_BACK, os.environ.get("PYTHONPATH", "")]))
+    done = subprocess.run([sys.executable, "-m", "xstream"] + list(arguments), input=stdin, stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, env=environment, timeout=120, **options)
+    return done.returncode, done.stdout, done.stderr.decode()
+
+
+@pytest.fixture
+def stream(tmp_path):
+    path = tmp_path / "stream"
+    path.write_bytes(samples.hvm())
+    return str(path)
+
+
+def test_verify(stream):
+    status, out, err = run("verify", stream)
+    assert (status, err) == (0, "") and out.startswith(b"ok: libxc version 3, x86 HVM, 8 records, 2 pages")
+    status, out, err = run("verify", "-", "--strict", "--json", stdin=samples.hvm())
+    document = json.loads(out.decode())
+    assert status == 0 and document["ok"] is True and document["pages"] == 2 and document["bytes"] == len(samples.hvm())
+
+
+def test_a_bad_stream(tmp_path):
+    bad = bytearray(samples.hvm())
+    at = bad.index(batch([word(0), word(1, XTAB), word(2, 0xE), word(3, 0xD), word(4)], [page(1), page(2)])) + 16
+    bad[at + 7] = 0x60
+    path = tmp_path / "bad"
+    path.write_bytes(bytes(bad))
+    status, out, err = run("verify", str(path))
+    assert status == 1 and out == b""
+    for part in ("libxc", "offset {}".format(at), "record 3", "PAGE_DATA", "pfn[0]", "expected", "got 6"):
+        assert part in err
+    status, out, err = run("verify", str(path), "--json")
+    document = json.loads(out.decode())
+    assert status == 1 and document["ok"] is False and document["offset"] == at and document["record"] == 3
+
+
+def test_strict(tmp_path):
+    path = tmp_path / "stream"
+    path.write_bytes(samples.hvm() + b"x")
+    assert run("verify", str(path))[0] == 0
+    status, _, err = run("verify", str(path), "--strict")
+    assert status == 1 and "trailing bytes" in err
+
+
+def test_truncation_says_where_and_how_much():
+    status, _, err = run("verify", "-", stdin=samples.hvm()[:-3])
+    assert status == 1 and "3 bytes short" in err and "offset {}".format(len(samples.hvm()) - 3) in err
+
+
+def test_checkpointed():
+    status, _, err = run("verify", "-", stdin=samples.checkpointed())
+    assert status == 1 and "CHECKPOINT" in err and "--checkpointed" in err
+    assert run("verify", "-", "--checkpointed", stdin=samples.checkpointed())[0] == 0
+    status, out, _ = run("info", "-", stdin=samples.checkpointed())
+    assert status == 0 and b"2 checkpoints" in out
+
+
+def test_info(stream):
+    status, out, err = run("info", stream)
+    text = out.decode()
+    assert (status, err) == (0, "")
+    assert text.startswith("libxc stream, version 3, x86 HVM guest, made by Xen 4.17\n")
+    for part in ("3 populated PFNs", "2 pages sent", "NOTAB", "XTAB", "PAGE_DATA", "HVM_CONTEXT"):
+        assert part in text
+    document = json.loads(run("info", stream, "--json")[1].decode())
+    assert document["populated"] == 3 and document["types"]["XTAB"] == 1
+    assert [row["type"] for row in document["records"]][-1] == "END"
+
+
+def test_a_thousand_batches_are_one_row(tmp_path):
+    path = tmp_path / "stream"
+    path.write_bytes(samples.hvm(memory=b"".join(
+        batch([word(pfn + 10 * at, XTAB) for pfn in range(10)]) for at in range(1000))))
+    status, out, _ = run("info", str(path))
+    assert status == 0 and len(out.splitlines()) < 40
+    document = json.loads(run("info", str(path), "--json")[1].decode())
+    assert [row["records"] for row in document["records"] if row["type"] == "PAGE_DATA"] == [1000]
+
+
+def test_extract(stream, tmp_path):
+    out = tmp_path / "image"
+    assert run("extract", stream, str(out)) == (0, b"", "")
+    image = samples.memory_of({0: page(1), 4: page(2)}, 5)
+    assert out.read_bytes() == image and out.stat().st_mode & 0o777 == 0o600
+    assert sorted(os.listdir(str(tmp_path))) == ["image", "stream"]
+    assert run("extract", "-", "-", stdin=samples.hvm()) == (0, image, "")
+    assert run("extract", stream, "/dev/null")[0] == 0
+
+
+def test_a_failed_extract_leaves_what_was_there(tmp_path):
+    out = tmp_path / "image"
+    out.write_bytes(b"precious")
+    status, _, err = run("extract", "-", str(out), stdin=samples.hvm()[:-100])
+    assert status == 1 and out.read_bytes() == b"precious" and os.listdir(str(tmp_path)) == ["image"]
+
+
+def test_extract_limit(tmp_path):
+    far = samples.hvm(memory=batch([word(1024)], [page(1)]))
+    status, _, err = run("extract", "-", str(tmp_path / "image"), "--limit", "4M", stdin=far)
+    assert status == 1 and "--limit" in err and os.listdir(str(tmp_path)) == []
+    assert run("extract", "-", str(tmp_path / "image"), "--limit", "4100KiB", stdin=far)[0] == 0
+    assert run("extract", "-", str(tmp_path / "image"), "--limit", "much", stdin=far)[0] == 2
+
+
+def test_digest(stream):
+    status, out, _ = run("digest", stream, "--json")
+    image = samples.memory_of({0: page(1), 4: page(2)}, 5)
+    populated = page(1) + bytes(4096) + page(2)
+    document = json.loads(out.decode())
+    assert document["sha256"] == hashlib.sha256(image).hexdigest()
+    assert document["pages_sha256"] == hashlib.sha256(populated).hexdigest()
+    assert document["crc32c"] == "{:08x}".format(reference_crc32c(image))
+    assert document["pages_crc32c"] == "{:08x}".format(reference_crc32c(populated))
+    assert (document["bytes"], document["populated"]) == (5 * 4096, 3)
+    text = run("digest", stream)[1].decode()
+    assert document["sha256"] in text and document["crc32c"] in text
+
+
+def test_digest_of_pages(stream):
+    pages = {0: page(1), 2: bytes(4096), 4: page(2)}
+    sums = {pfn: "{:08x}".format(reference_crc32c(data)) for pfn, data in sorted(pages.items())}
+    assert run("digest", stream, "--pages")[1].decode().split("\n")[:-1] == [
+        "{:#x} {}".format(pfn, crc) for pfn, crc in sums.items()]
+    document = json.loads(run("digest", stream, "--pages", "--json")[1].decode())
+    assert document["pages"] == {str(pfn): crc for pfn, crc in sums.items()}
+
+
+def reference_crc32c(data):
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+    return crc ^ 0xFFFFFFFF
+
+
+def test_wrong_use_and_the_environments_faults(tmp_path):
+    assert run()[0] == 2
+    assert run("frobnicate")[0] == 2
+    status, _, err = run("verify", str(tmp_path / "absent"))
+    assert status == 2 and "absent" in err and "Traceback" not in err
+    assert run("verify", str(tmp_path))[0] == 2
+    assert run("extract", "-", str(tmp_path / "no" / "image"), stdin=samples.hvm())[0] == 2
+
+
+def test_an_empty_file_and_one_of_another_kind(tmp_path):
+    path = tmp_path / "empty"
+    path.write_bytes(b"")
+    for stdin in (b"", b"hello, world", b"\xff" * 4):
+        status, _, err = run("verify", "-", stdin=stdin)
+        assert status == 1
+    assert run("verify", str(path))[0] == 1
+
+
+def test_a_fault_of_our_own_says_so(monkeypatch, capsys, stream):
+    def broken(*arguments, **options):
+        raise IndexError("oops")
+    monkeypatch.setattr("xstream.tools.verify.verify", broken)
+    assert cli.main(["verify", stream]) == 3
+    said = capsys.readouterr().err
+    assert "fault in xstream" in said and "IndexError" in said
+
+
+def test_a_reader_that_goes_away(stream):
+    environment = dict(os.environ, PYTHONPATH=FAR_BACK)
+    command = "{} -m xstream digest --pages {} | head -n 1".format(sys.executable, stream)
+    done = subprocess.run(["sh", "-c", command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment,
+                          timeout=120)
+    assert done.stdout.count(b"\n") == 1 and done.stderr == b""
+
+
+def test_nothing_prints_control_characters():
+    assert cli.printable("a\x1b[31mb\n\x9b\u202ec\u00e9") == "a\\x1b[31mb\\n\\x9b\\u202ec\u00e9"
+    error = xstream.CorruptStream("x", field="f", got=b"\x1b[2J")
+    assert "\x1b" not in str(error)
+
+
+def test_no_progress_in_a_pipe(stream):
+    assert run("verify", stream)[2] == ""
+
+
+def test_version():
+    status, out, _ = run("--version")
+    assert status == 0 and xstream.__version__ in out.decode()
+
+
+def test_an_unknown_optional_record_is_shown(tmp_path):
+    path = tmp_path / "stream"
+    path.write_bytes(samples.hvm(memory=record(0x80000042, b"\x1b[31m")))
+    status, out, _ = run("info", str(path))
+    assert status == 0 and b"0x80000042" in out and b"\x1b" not in out

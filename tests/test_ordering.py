@@ -1,0 +1,50 @@
+"""The order rules, as tables."""
+import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from xstream.stream.ordering import CHECKPOINT, END, PAGE_DATA, TABLES, USUAL, VERIFY
+from xstream.wire.libxc import GUEST_HVM, GUEST_PV, RECORDS
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def reachable(table):
+    seen, todo = set(), ["start"]
+    while todo:
+        state = todo.pop()
+        if state not in seen:
+            seen.add(state)
+            todo.extend(table[state].values())
+    return seen
+
+
+@pytest.mark.parametrize("kind", TABLES)
+def test_every_state_can_be_reached_and_left(kind):
+    table = TABLES[kind]
+    assert reachable(table) == set(table)
+    assert table["end"] == {}
+    for state, row in table.items():
+        assert set(row) <= set(RECORDS) and set(row.values()) <= set(table)
+        assert state == "end" or row
+
+
+@pytest.mark.parametrize("kind", TABLES)
+def test_what_is_usual_can_come(kind):
+    come = set(itertools.chain.from_iterable(TABLES[kind].values()))
+    assert set(USUAL[kind]) <= come and {END, PAGE_DATA, CHECKPOINT, VERIFY} <= come
+
+
+def test_each_guest_has_its_tables():
+    assert set(TABLES) == {(version, guest) for version in (2, 3) for guest in (GUEST_PV, GUEST_HVM)}
+
+
+@pytest.mark.skipif(not (ROOT / "docs" / "ordering.md").exists(), reason="tested away from the checkout")
+def test_the_drawing_in_the_docs_is_that_of_the_tables():
+    drawn = subprocess.run([sys.executable, str(ROOT / "scripts" / "draw-ordering")], stdout=subprocess.PIPE, check=True,
+                           env=dict(os.environ, PYTHONPATH=str(ROOT))).stdout.decode()
+    assert (ROOT / "docs" / "ordering.md").read_text(encoding="utf-8") == drawn

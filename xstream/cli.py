@@ -1,0 +1,223 @@
+"""The command line: arguments, progress, printing, exit codes.
+
+Exit status: 0 good; 1 the stream is bad; 2 wrong use, or the environment's fault; 3 a fault of xstream's own.
+"""
+import argparse
+import json
+import os
+import sys
+import traceback
+from typing import Any, Callable, Dict, List, Optional
+
+from xstream.errors import LimitExceeded, StreamError
+from xstream.limits import Limits
+from xstream.version import __version__
+
+GOOD, BAD_STREAM, BAD_USE, OWN_FAULT = range(4)
+_PAGE_SIZE = 4096
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+def main(arguments: Optional[List[str]] = None) -> int:
+    """Run one command; returns its exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(options)
+        sys.stdout.flush()
+        return GOOD
+    except StreamError as error:
+        _report_error(options, error)
+        return BAD_STREAM
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; Python must not complain at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BAD_USE
+    except (OSError, MemoryError, ImportError) as error:
+        _complain("{}".format(error) or type(error).__name__)
+        return BAD_USE
+    except KeyboardInterrupt:
+        _complain("interrupted")
+        return BAD_USE
+    except Exception:
+        traceback.print_exc()
+        _complain("this is a fault in xstream {}, not in the stream; please report it".format(__version__))
+        return OWN_FAULT
+
+
+def printable(text: Any) -> str:
+    """Text that may come from a stream, with everything but printable characters escaped."""
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in str(text))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="xstream", description="Read, check and write Xen migration streams.")
+    parser.add_argument("--version", action="version", version="xstream " + __version__)
+    commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND")
+    commands.required = True
+    _add(commands, "info", _info, "what a stream is and what it holds")
+    verify = _add(commands, "verify", _verify, "check a whole stream: ok, or the first error and where it is")
+    verify.add_argument("--strict", action="store_true",
+                        help="report what a restore ignores, too: reserved bits, padding, trailing bytes, usual "
+                             "records missing")
+    extract = _add(commands, "extract", _extract, "write the final guest memory to a raw file, PFN 0 first")
+    extract.add_argument("out", metavar="OUT", help="file to write; - for stdout")
+    digest = _add(commands, "digest", _digest, "checksums of the final guest memory")
+    digest.add_argument("--pages", action="store_true", help="one CRC32C for each populated PFN")
+    for command in (verify, extract, digest):
+        command.add_argument("--checkpointed", action="store_true",
+                             help="the stream has checkpoints (Remus, COLO): its end is its last complete one")
+    for command in (extract, digest):
+        command.add_argument("--limit", type=_size, metavar="SIZE", default=Limits().guest_pfns * _PAGE_SIZE,
+                             help="refuse guests whose memory spans more than this (K, M, G, T; default 1T)")
+    return parser
+
+
+def _add(commands: Any, name: str, run: Callable[[Any], None], text: str) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(
+        name, help=text, description=text[0].upper() + text[1:] + ".")
+    command.add_argument("file", metavar="FILE", help="the stream; - for stdin")
+    command.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    command.set_defaults(run=run)
+    return command
+
+
+def _size(text: str) -> int:
+    number, unit = text.upper().rstrip("IB"), ""
+    if number and number[-1] in "KMGT":
+        number, unit = number[:-1], number[-1]
+    if not number.isdigit() or not int(number):
+        raise argparse.ArgumentTypeError("not a size: {!r}".format(text))
+    return int(number) * _UNITS[unit]
+
+
+def _limits(options: Any) -> Limits:
+    return Limits(guest_pfns=-(-options.limit // _PAGE_SIZE))
+
+
+class _Progress:
+    """A bar on a terminal for work that takes a while; nothing elsewhere."""
+
+    def __init__(self, options: Any) -> None:
+        self._bar: Any = None
+        if sys.stderr.isatty() and not options.json:
+            from tqdm import tqdm
+            self._bar = tqdm(total=_file_size(options.file), unit="B", unit_scale=True, delay=1, leave=False)
+
+    def __enter__(self) -> Callable[[int], None]:
+        return self._update
+
+    def __exit__(self, *exc: Any) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def _update(self, offset: int) -> None:
+        if self._bar is not None:
+            self._bar.update(offset - self._bar.n)
+
+
+def _file_size(path: str) -> Optional[int]:
+    try:
+        return (os.fstat(0) if path == "-" else os.stat(path)).st_size or None
+    except OSError:
+        return None
+
+
+def _source(options: Any) -> Any:
+    """What the tools read from: a path, or stdin's descriptor."""
+    return 0 if options.file == "-" else options.file
+
+
+def _info(options: Any) -> None:
+    from xstream.tools.info import info
+    with _Progress(options) as progress:
+        report = info(_source(options), progress=progress)
+    if options.json:
+        _print_json(dict(report._asdict(), records=[row._asdict() for row in report.records]))
+        return
+    print("{} stream, version {}, {} guest, made by {}".format(
+        report.format, report.version, report.guest, printable(report.made_by)))
+    print("{} bytes, {} populated PFNs, highest PFN {:#x}".format(
+        report.bytes, report.populated, max(report.highest_pfn, 0)))
+    print("{} pages sent, of them {} sent again, {} all zero{}".format(
+        report.sent, report.resent, report.zero,
+        "; {} for comparison".format(report.verified) if report.verified else ""))
+    if report.checkpoints:
+        print("{} checkpoints; what stands behind the last is void".format(report.checkpoints))
+    _print_table([["page type", "PFNs"]] + [[name, str(count)] for name, count in report.types.items()])
+    _print_table([["record type", "bytes"]] + [[name, str(size)] for name, size in report.sizes.items()])
+    _print_table([["record", "offset", "type", "records", "PFNs", "pages", "bytes"]] + [
+        [str(row.first), str(row.offset), row.type, str(row.records), str(row.pfns or ""), str(row.pages or ""),
+         str(row.bytes)] for row in report.records])
+    if report.more_rows:
+        print("and {} more rows".format(report.more_rows))
+
+
+def _verify(options: Any) -> None:
+    from xstream.tools.verify import verify
+    with _Progress(options) as progress:
+        report = verify(_source(options), strict=options.strict, checkpointed=options.checkpointed, progress=progress)
+    if options.json:
+        _print_json(dict(report._asdict(), ok=True))
+        return
+    print("ok: {0.format} version {0.version}, {0.guest}, {0.records} records, {0.pages} pages in {0.batches} batches, "
+          "{0.bytes} bytes".format(report))
+
+
+def _extract(options: Any) -> None:
+    from xstream.tools.extract import extract
+    with _Progress(options) as progress:
+        report = extract(_source(options), options.out, limits=_limits(options), checkpointed=options.checkpointed,
+                         progress=progress)
+    if options.json and options.out != "-":
+        _print_json(report._asdict())
+
+
+def _digest(options: Any) -> None:
+    from xstream.tools.digest import digest, page_digests
+    arguments = {"limits": _limits(options), "checkpointed": options.checkpointed}
+    if options.pages:
+        with _Progress(options) as progress:
+            pairs = page_digests(_source(options), progress=progress, **arguments)
+        if options.json:
+            _print_json({"pages": {str(pfn): "{:08x}".format(crc) for pfn, crc in pairs}})
+        else:
+            sys.stdout.writelines("{:#x} {:08x}\n".format(pfn, crc) for pfn, crc in pairs)
+        return
+    with _Progress(options) as progress:
+        report = digest(_source(options), progress=progress, **arguments)
+    shown = dict(report._asdict(), crc32c="{:08x}".format(report.crc32c),
+                 pages_crc32c="{:08x}".format(report.pages_crc32c))
+    if options.json:
+        _print_json(shown)
+        return
+    for name, value in shown.items():
+        print("{:13} {}".format(name, "not computed: holes too large" if value is None else value))
+
+
+def _print_json(document: Dict[str, Any]) -> None:
+    json.dump(document, sys.stdout, indent=2)
+    print()
+
+
+def _print_table(rows: List[List[str]]) -> None:
+    """Columns as wide as they must be; what is a number under its heading stands to the right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    print()
+    for row in rows:
+        cells = [cell.rjust(width) if all(not other[at] or other[at].isdigit() for other in rows[1:])
+                 else cell.ljust(width) for at, (cell, width) in enumerate(zip(row, widths))]
+        print(printable("  ".join(cells).rstrip()))
+
+
+def _report_error(options: Any, error: StreamError) -> None:
+    if options.json:
+        _print_json(dict(error.as_dict(), ok=False))
+    _complain(str(error))
+    if isinstance(error, LimitExceeded) and error.field != "length" and hasattr(options, "limit"):
+        _complain("--limit raises the limit on the guest's size")
+    if error.record_type == "CHECKPOINT" and getattr(options, "checkpointed", True) is False:
+        _complain("--checkpointed reads a stream with checkpoints")
+
+
+def _complain(text: str) -> None:
+    print("xstream: " + printable(text), file=sys.stderr)

@@ -1,0 +1,190 @@
+"""Guest memory: pages by PFN, what is populated, and the page types."""
+import mmap
+import os
+from typing import Any, NamedTuple, Optional, Union
+
+from xstream.errors import LimitExceeded
+from xstream.kernels import batches as batch_kernel
+from xstream.kernels import pages as page_kernel
+from xstream.kernels import pfns as pfn_kernel
+from xstream.limits import Limits
+from xstream.stream.reader import PageRun
+from xstream.stream.source import PendingPages, pieces
+from xstream.wire.frames import Buffer
+from xstream.wire.libxc import PAGE_SIZE, PageData
+
+_MAP_NORESERVE = 0x4000  # not in Python's mmap module before 3.13
+
+
+class Applied(NamedTuple):
+    """What a batch did to a guest's memory, in pages: carried by it, first of their PFN, sent again."""
+
+    data: int
+    new: int
+    resent: int
+
+
+class GuestMemory:
+    """The pages of a guest, PFN 0 first, with a state byte for each PFN.
+
+    - ``pages``: how many there are at the beginning; it grows by what is written, up to ``limit`` PFNs;
+    - over anonymous memory: address space for ``limit`` pages is reserved, and memory is taken where it is written;
+    - ``file``: over a regular file, by descriptor (open for reading and writing, it stays the caller's): grown with
+      ftruncate, pages written with pwritev, holes stay holes;
+    - ``array``: over a writable buffer of whole pages (bytearray, mmap, ndarray), used in place; it can't grow.
+
+    A PFN is populated once a page, or an allocate-only type, has come for it, and stays so (as in Xen's restorer). A
+    PFN never mentioned has type XTAB (0xf).
+    """
+
+    def __init__(self, pages: int = 0, *, limit: int = Limits().guest_pfns, file: Optional[int] = None,
+                 array: Optional[Buffer] = None) -> None:
+        self._fd = file
+        self._length = 0
+        if array is not None:
+            self._whole = memoryview(array).cast("B")
+            if self._whole.readonly or len(self._whole) % PAGE_SIZE:
+                raise ValueError("array must be writable and hold whole pages")
+            limit = pages = len(self._whole) // PAGE_SIZE
+        elif file is None:
+            limit = max(limit, pages)
+            self._whole = memoryview(_reserve(limit * PAGE_SIZE))
+        else:
+            limit = max(limit, pages)
+            self._whole = memoryview(b"")
+        self.limit = limit
+        self._state = memoryview(_reserve(limit))
+        self.grow(pages)
+
+    def __len__(self) -> int:
+        """Number of pages: the highest PFN mentioned plus one, or what ``pages`` or ``grow`` asked for."""
+        return self._length
+
+    def grow(self, pages: int) -> None:
+        """Make room for PFNs under ``pages``; never shrinks. Raises LimitExceeded."""
+        if pages <= self._length:
+            return
+        if pages > self.limit:
+            raise LimitExceeded("guest memory over its limit", field="pages", expected="at most {}".format(self.limit),
+                                got=pages)
+        if self._fd is not None:
+            os.ftruncate(self._fd, pages * PAGE_SIZE)
+        self._length = pages
+
+    @property
+    def buffer(self) -> memoryview:
+        """The memory as bytes; a writable view. Over a file: a mapping as long as the memory is now."""
+        size = self._length * PAGE_SIZE
+        if self._fd is not None and len(self._whole) < size:
+            self._whole = memoryview(mmap.mmap(self._fd, size))
+        return self._whole[:size]
+
+    @property
+    def state(self) -> memoryview:
+        """One byte for each PFN, as ``xstream.kernels.pfns.mark`` leaves them; a view."""
+        return self._state[:self._length]
+
+    @property
+    def pages(self) -> Any:
+        """The memory, ndarray (n, 4096) uint8; a view that stays good when the memory grows, but doesn't grow."""
+        import numpy
+        return numpy.frombuffer(self.buffer, numpy.uint8).reshape(-1, PAGE_SIZE)
+
+    @property
+    def types(self) -> Any:
+        """Last page type of each PFN, ndarray (n,) uint8; a copy."""
+        import numpy
+        types = numpy.empty(self._length, numpy.uint8)
+        pfn_kernel.types_of(self.state, types)
+        return types
+
+    @property
+    def populated(self) -> Any:
+        """Which PFNs are populated, ndarray (n,) bool; a copy."""
+        import numpy
+        flags = numpy.empty(self._length, numpy.uint8)
+        pfn_kernel.populated(self.state, flags)
+        return flags.view(bool)
+
+    @property
+    def populated_count(self) -> int:
+        """How many PFNs are populated."""
+        return pfn_kernel.count_populated(self.state)
+
+    def populated_pfns(self, start: int, most: int) -> memoryview:
+        """The first ``most`` populated PFNs from ``start`` on, ascending, uint64; a copy."""
+        found = _uint64(min(most, self._length))
+        return found[:pfn_kernel.populated_pfns(self.state, start, found)]
+
+    def read(self, pfns: Any) -> bytearray:
+        """The pages of ``pfns`` (uint64), one after the other; a copy. Absent pages are zeros."""
+        out = bytearray(len(pfns) * PAGE_SIZE)
+        page_kernel.gather(self.buffer, pfns, out)
+        return out
+
+    def mark(self, words: Buffer) -> Applied:
+        """Enter PFN words: types, and what is populated by them. Grows to the highest PFN. Raises LimitExceeded."""
+        highest = pfn_kernel.highest_pfn(words)
+        self.grow(highest + 1)
+        return Applied(*pfn_kernel.mark(words, self.state))
+
+    def apply(self, record: PageData) -> Applied:
+        """Enter a batch: mark its words and write its pages.
+
+        Later entries of a PFN win. Raises LimitExceeded, and TruncatedStream where pages still to be read are missing.
+        """
+        applied = self.mark(record.words)
+        pfns = _uint64(applied.data)
+        pfn_kernel.data_pfns(record.words, pfns)
+        self._store(pfns, record.data)
+        return applied
+
+    def apply_run(self, run: PageRun) -> Applied:
+        """Enter many small batches at once; as ``apply`` of each."""
+        applied = self.mark(run.words)
+        pfns = _uint64(applied.data)
+        pfn_kernel.data_pfns(run.words, pfns)
+        if self._fd is None:
+            batch_kernel.scatter(self._whole, pfns, run.data, run.extents)
+            return applied
+        first = 0
+        for at in range(0, len(run.extents), 2):
+            offset, pages = run.extents[at], run.extents[at + 1]
+            page_kernel.pwrite_pages(self._fd, pfns[first:first + pages], run.data[offset:offset + pages * PAGE_SIZE])
+            first += pages
+        return applied
+
+    def compare(self, record: PageData) -> memoryview:
+        """The PFNs of a batch whose page differs from the memory's, uint64; nothing is written. What the memory
+        doesn't have yet counts as zeros."""
+        pfns = _uint64(pfn_kernel.count_data(record.words))
+        pfn_kernel.data_pfns(record.words, pfns)
+        self.grow(pfn_kernel.highest_pfn(record.words) + 1)
+        differing = _uint64(len(pfns))
+        found = done = 0
+        for piece in pieces(record.data):
+            chunk = pfns[done:done + len(piece) // PAGE_SIZE]
+            found += page_kernel.compare(self.buffer, chunk, piece, differing[found:])
+            done += len(chunk)
+        return differing[:found]
+
+    def _store(self, pfns: memoryview, data: Union[Buffer, PendingPages]) -> None:
+        if self._fd is None:
+            if isinstance(data, PendingPages):
+                data.read_into(self._whole, pfns)
+            else:
+                page_kernel.scatter(self._whole, pfns, data)
+            return
+        done = 0
+        for piece in pieces(data):
+            pages = len(piece) // PAGE_SIZE
+            page_kernel.pwrite_pages(self._fd, pfns[done:done + pages], piece)
+            done += pages
+
+
+def _reserve(size: int) -> mmap.mmap:
+    return mmap.mmap(-1, max(size, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE)
+
+
+def _uint64(count: int) -> memoryview:
+    return memoryview(bytearray(8 * count)).cast("Q")

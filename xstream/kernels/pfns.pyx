@@ -1,0 +1,272 @@
+# cython: boundscheck=False, wraparound=False, cdivision=True
+"""PFN words, page types and dirty bitmaps."""
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy
+
+BAD_TYPE = 1
+BAD_PFN = 2
+BAD_RESERVED = 3
+
+MENTIONED = 0x80
+POPULATED = 0x40
+SENT = 0x20
+
+cdef enum:
+    _MENTIONED = 0x80
+    _POPULATED = 0x40
+    _SENT = 0x20
+
+
+cdef inline uint64_t load(const uint8_t *words, Py_ssize_t i) noexcept nogil:
+    cdef uint64_t word
+    memcpy(&word, words + 8 * i, 8)
+    return word
+
+
+cdef inline uint64_t pfn_of(uint64_t word) noexcept nogil:
+    return (word << 12) >> 12
+
+
+cdef inline bint carries_data(uint64_t word) noexcept nogil:
+    cdef uint64_t page_type = word >> 60
+    return page_type < 5 or 8 < page_type < 13
+
+
+cdef Py_ssize_t word_count(const uint8_t[::1] words) except -1:
+    if words.shape[0] % 8:
+        raise ValueError("PFN words come in 8 bytes each, not {}".format(words.shape[0]))
+    return words.shape[0] // 8
+
+
+def unpack(const uint8_t[::1] words not None, uint64_t[::1] pfns not None, uint8_t[::1] types not None):
+    cdef Py_ssize_t i, count = word_count(words)
+    cdef uint64_t word
+    if pfns.shape[0] != count or types.shape[0] != count:
+        raise ValueError("{} words for {} PFNs and {} types".format(count, pfns.shape[0], types.shape[0]))
+    with nogil:
+        for i in range(count):
+            word = load(&words[0], i)
+            pfns[i] = pfn_of(word)
+            types[i] = <uint8_t>(word >> 60)
+
+
+def pack(const uint64_t[::1] pfns not None, const uint8_t[::1] types not None, uint8_t[::1] words not None):
+    cdef Py_ssize_t i, bad = -1, count = word_count(words)
+    cdef uint64_t word
+    if pfns.shape[0] != count or types.shape[0] != count:
+        raise ValueError("{} words for {} PFNs and {} types".format(count, pfns.shape[0], types.shape[0]))
+    with nogil:
+        for i in range(count):
+            if pfns[i] >> 52 or types[i] > 15:
+                bad = i
+                break
+            word = pfns[i] | <uint64_t>types[i] << 60
+            memcpy(&words[8 * i], &word, 8)
+    if bad >= 0:
+        raise ValueError("entry {}: PFN {:#x} and type {} don't fit a word".format(bad, pfns[bad], types[bad]))
+
+
+def check(const uint8_t[::1] words not None, uint64_t pfn_end, bint strict):
+    cdef Py_ssize_t i, bad = -1, count = word_count(words), carrying = 0
+    cdef uint64_t word, page_type
+    cdef int reason = 0
+    with nogil:
+        for i in range(count):
+            word = load(&words[0], i)
+            page_type = word >> 60
+            if 4 < page_type < 9:
+                reason = 1
+            elif pfn_of(word) >= pfn_end:
+                reason = 2
+            elif strict and (word >> 52) & 0xff:
+                reason = 3
+            else:
+                carrying += carries_data(word)
+                continue
+            bad = i
+            break
+    return bad, reason, carrying
+
+
+def count_data(const uint8_t[::1] words not None):
+    cdef Py_ssize_t i, carrying = 0, count = word_count(words)
+    with nogil:
+        for i in range(count):
+            carrying += carries_data(load(&words[0], i))
+    return carrying
+
+
+def data_pfns(const uint8_t[::1] words not None, uint64_t[::1] pfns not None):
+    cdef Py_ssize_t i, found = 0, count = word_count(words), room = pfns.shape[0]
+    cdef uint64_t word
+    with nogil:
+        for i in range(count):
+            word = load(&words[0], i)
+            if carries_data(word):
+                if found < room:
+                    pfns[found] = pfn_of(word)
+                found += 1
+    if found > room:
+        raise ValueError("{} PFNs carry data, room for {}".format(found, room))
+    return found
+
+
+def highest_pfn(const uint8_t[::1] words not None):
+    cdef Py_ssize_t i, count = word_count(words)
+    cdef uint64_t highest = 0, pfn
+    with nogil:
+        for i in range(count):
+            pfn = pfn_of(load(&words[0], i))
+            if pfn > highest:
+                highest = pfn
+    return highest if count else -1
+
+
+def mark(const uint8_t[::1] words not None, uint8_t[::1] state not None):
+    cdef Py_ssize_t i, count = word_count(words), carrying = 0, resent = 0
+    cdef uint64_t word, pfn
+    cdef uint8_t kept
+    highest = highest_pfn(words)
+    if highest >= state.shape[0]:
+        raise IndexError("PFN {:#x} past the {} of the state".format(highest, state.shape[0]))
+    with nogil:
+        for i in range(count):
+            word = load(&words[0], i)
+            pfn = pfn_of(word)
+            kept = state[pfn] & (_POPULATED | _SENT)
+            if carries_data(word):
+                carrying += 1
+                resent += (kept & _SENT) != 0
+                kept = _POPULATED | _SENT
+            elif word >> 60 == 14:
+                kept |= _POPULATED
+            state[pfn] = <uint8_t>(_MENTIONED | kept | ((word >> 60) ^ 15))
+    return carrying, carrying - resent, resent
+
+
+def types_of(const uint8_t[::1] state not None, uint8_t[::1] types not None):
+    cdef Py_ssize_t i
+    if types.shape[0] != state.shape[0]:
+        raise ValueError("{} types for {} PFNs".format(types.shape[0], state.shape[0]))
+    with nogil:
+        for i in range(state.shape[0]):
+            types[i] = (state[i] & 15) ^ 15
+
+
+def populated(const uint8_t[::1] state not None, uint8_t[::1] flags not None):
+    cdef Py_ssize_t i
+    if flags.shape[0] != state.shape[0]:
+        raise ValueError("{} flags for {} PFNs".format(flags.shape[0], state.shape[0]))
+    with nogil:
+        for i in range(state.shape[0]):
+            flags[i] = (state[i] >> 6) & 1
+
+
+cdef Py_ssize_t next_mentioned(const uint8_t *state, Py_ssize_t pfn, Py_ssize_t end) noexcept nogil:
+    """The first PFN from here on whose state isn't 0, or the end: eight at a time where they lie so."""
+    while pfn < end:
+        if state[pfn]:
+            return pfn
+        pfn += 1
+        while pfn + 8 <= end and load(state + pfn, 0) == 0:
+            pfn += 8
+    return end
+
+
+def count_populated(const uint8_t[::1] state not None):
+    cdef Py_ssize_t pfn = 0, end = state.shape[0], found = 0
+    with nogil:
+        while end:
+            pfn = next_mentioned(&state[0], pfn, end)
+            if pfn == end:
+                break
+            found += (state[pfn] & _POPULATED) != 0
+            pfn += 1
+    return found
+
+
+def populated_pfns(const uint8_t[::1] state not None, Py_ssize_t start, uint64_t[::1] pfns not None):
+    cdef Py_ssize_t pfn = start, end = state.shape[0], found = 0
+    if start < 0:
+        raise ValueError("start is negative")
+    with nogil:
+        while pfn < end and found < pfns.shape[0]:
+            pfn = next_mentioned(&state[0], pfn, end)
+            if pfn == end:
+                break
+            if state[pfn] & _POPULATED:
+                pfns[found] = pfn
+                found += 1
+            pfn += 1
+    return found
+
+
+def type_histogram(const uint8_t[::1] state not None):
+    cdef Py_ssize_t pfn = 0, end = state.shape[0]
+    cdef uint64_t counts[16]
+    for pfn in range(16):
+        counts[pfn] = 0
+    pfn = 0
+    with nogil:
+        while end:
+            pfn = next_mentioned(&state[0], pfn, end)
+            if pfn == end:
+                break
+            counts[(state[pfn] & 15) ^ 15] += 1
+            pfn += 1
+    return [counts[pfn] for pfn in range(16)]
+
+
+def count_bits(const uint8_t[::1] bitmap not None):
+    cdef Py_ssize_t i, found = 0
+    cdef uint8_t byte
+    with nogil:
+        for i in range(bitmap.shape[0]):
+            byte = bitmap[i]
+            while byte:
+                byte &= byte - 1
+                found += 1
+    return found
+
+
+def bitmap_to_pfns(const uint8_t[::1] bitmap not None, uint64_t first, uint64_t[::1] pfns not None):
+    cdef Py_ssize_t i, bit, found = 0
+    if count_bits(bitmap) > pfns.shape[0]:
+        raise ValueError("{} bits are set, room for {}".format(count_bits(bitmap), pfns.shape[0]))
+    with nogil:
+        for i in range(bitmap.shape[0]):
+            if bitmap[i]:
+                for bit in range(8):
+                    if bitmap[i] >> bit & 1:
+                        pfns[found] = first + 8 * <uint64_t>i + bit
+                        found += 1
+    return found
+
+
+def pfns_to_bitmap(const uint64_t[::1] pfns not None, uint8_t[::1] bitmap not None):
+    cdef Py_ssize_t i, bad = -1
+    with nogil:
+        for i in range(pfns.shape[0]):
+            if pfns[i] >> 3 >= <uint64_t>bitmap.shape[0]:
+                bad = i
+                break
+        if bad < 0:
+            for i in range(pfns.shape[0]):
+                bitmap[pfns[i] >> 3] |= <uint8_t>(1 << (pfns[i] & 7))
+    if bad >= 0:
+        raise IndexError("PFN {:#x} past the bitmap".format(pfns[bad]))
+
+
+def runs(const uint64_t[::1] pfns not None, uint64_t[::1] starts not None, uint64_t[::1] lengths not None):
+    cdef Py_ssize_t i, found = 0, count = pfns.shape[0]
+    if starts.shape[0] < count or lengths.shape[0] < count:
+        raise ValueError("room for {} and {} runs of {} PFNs".format(starts.shape[0], lengths.shape[0], count))
+    with nogil:
+        for i in range(count):
+            if i and pfns[i] == pfns[i - 1] + 1:
+                lengths[found - 1] += 1
+            else:
+                starts[found] = i
+                lengths[found] = 1
+                found += 1
+    return found

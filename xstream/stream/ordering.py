@@ -1,0 +1,243 @@
+"""What may come next in a libxc stream: transition tables by version and guest type, for reading and writing alike.
+
+Source: docs/specs/libxc-migration-stream.pandoc, "Layout", and what tools/libs/guest/xg_sr_restore*.c insist on.
+"""
+from typing import Any, Callable, Dict, Sequence, Set, Tuple
+
+from xstream.errors import CorruptStream, LimitExceeded, OrderError, StreamError, StrictViolation, UnsupportedStream
+from xstream.kernels import pfns as pfn_kernel
+from xstream.limits import Limits
+from xstream.wire import libxc
+from xstream.wire.frames import OPTIONAL
+from xstream.wire.libxc import GUEST_HVM, GUEST_PV
+
+END, PAGE_DATA, PV_INFO, P2M_FRAMES, VCPU_BASIC, VCPU_EXTENDED, VCPU_XSAVE = range(7)
+SHARED_INFO, TSC_INFO, HVM_CONTEXT, HVM_PARAMS, _TOOLSTACK, VCPU_MSRS, VERIFY, CHECKPOINT = range(7, 15)
+STATIC_DATA_END, CPUID_POLICY, MSR_POLICY = 0x10, 0x11, 0x12
+
+Table = Dict[str, Dict[int, str]]
+
+
+def _table(**rows: Tuple[Sequence[int], Dict[int, str]]) -> Table:
+    """Rows of (records that leave the state as it is, records that lead to another)."""
+    return {state: {**dict.fromkeys(stay, state), **go} for state, (stay, go) in rows.items()}
+
+
+_ANY = (TSC_INFO, CPUID_POLICY, MSR_POLICY)
+_HVM = _ANY + (HVM_CONTEXT, HVM_PARAMS)
+_HVM_MEMORY = _HVM + (PAGE_DATA, CHECKPOINT)
+_PV = _ANY + (SHARED_INFO, VCPU_BASIC, VCPU_EXTENDED, VCPU_XSAVE, VCPU_MSRS)
+_PV_MEMORY = _PV + (P2M_FRAMES, PAGE_DATA, CHECKPOINT)
+
+#: (version, guest type) -> state -> record type -> next state. What isn't in a state's row must not come there.
+#: In version 2 the place of STATIC_DATA_END is inferred, before the first P2M_FRAMES (PV) or PAGE_DATA (HVM); one
+#: that comes before is taken for what it says, one that comes after is a second one.
+TABLES: Dict[Tuple[int, int], Table] = {
+    (3, GUEST_HVM): _table(
+        start=(_HVM, {STATIC_DATA_END: "memory"}),
+        memory=(_HVM_MEMORY, {VERIFY: "verify", END: "end"}),
+        verify=(_HVM_MEMORY + (VERIFY,), {END: "end"}),
+        end=((), {}),
+    ),
+    (2, GUEST_HVM): _table(
+        start=(_HVM, {STATIC_DATA_END: "memory", PAGE_DATA: "memory", CHECKPOINT: "memory", VERIFY: "verify",
+                      END: "end"}),
+        memory=(_HVM_MEMORY, {VERIFY: "verify", END: "end"}),
+        verify=(_HVM_MEMORY + (VERIFY,), {END: "end"}),
+        end=((), {}),
+    ),
+    (3, GUEST_PV): _table(
+        start=(_ANY, {PV_INFO: "info", STATIC_DATA_END: "static"}),
+        static=(_ANY, {PV_INFO: "ready"}),
+        info=(_PV, {STATIC_DATA_END: "ready"}),
+        ready=(_PV, {P2M_FRAMES: "memory"}),
+        memory=(_PV_MEMORY, {VERIFY: "verify", END: "end"}),
+        verify=(_PV_MEMORY + (VERIFY,), {END: "end"}),
+        end=((), {}),
+    ),
+    (2, GUEST_PV): _table(
+        start=(_ANY, {PV_INFO: "info", STATIC_DATA_END: "static"}),
+        static=(_ANY, {PV_INFO: "ready"}),
+        info=(_PV, {STATIC_DATA_END: "ready", P2M_FRAMES: "memory"}),
+        ready=(_PV, {P2M_FRAMES: "memory"}),
+        memory=(_PV_MEMORY, {VERIFY: "verify", END: "end"}),
+        verify=(_PV_MEMORY + (VERIFY,), {END: "end"}),
+        end=((), {}),
+    ),
+}
+
+#: What every stream that Xen writes has by its END; a restore can do without, a verifier asks for it.
+USUAL: Dict[Tuple[int, int], Tuple[int, ...]] = {
+    (3, GUEST_HVM): (CPUID_POLICY, MSR_POLICY, PAGE_DATA, TSC_INFO, HVM_CONTEXT, HVM_PARAMS),
+    (2, GUEST_HVM): (PAGE_DATA, TSC_INFO, HVM_CONTEXT, HVM_PARAMS),
+    (3, GUEST_PV): (CPUID_POLICY, MSR_POLICY, PAGE_DATA, TSC_INFO, SHARED_INFO),
+    (2, GUEST_PV): (PAGE_DATA, TSC_INFO, SHARED_INFO),
+}
+
+
+class Ordering:
+    """Where a stream stands, and what the records so far mean for those to come.
+
+    One object follows one stream, read or written. ``pfn_end`` is one more than the highest PFN that may come.
+    """
+
+    def __init__(self, version: int, guest_type: int, *, checkpointed: bool = False, strict: bool = False,
+                 limits: Limits = Limits()) -> None:
+        self.state = "start"
+        self.guest_width = 0  # bytes; known once X86_PV_INFO has come
+        self.pfn_end = limits.guest_pfns
+        self.checkpoints = 0
+        self._kind = (version, guest_type)
+        self._table = TABLES[self._kind]
+        self._checkpointed = checkpointed
+        self._strict = strict
+        self._limits = limits
+        self._p2m_end = 0
+        self._seen: Set[int] = set()
+        self._vcpu0 = False
+
+    @property
+    def verifying(self) -> bool:
+        """Whether pages are to be compared and not written: VERIFY has come."""
+        return self.state == "verify"
+
+    @property
+    def ended(self) -> bool:
+        """Whether END has come."""
+        return self.state == "end"
+
+    def row(self) -> Dict[int, str]:
+        """What may come next: record type to the state that it leads to."""
+        return self._table[self.state]
+
+    def admit(self, record_type: int) -> str:
+        """The state that a record of this type leads to; raises OrderError where it must not come now."""
+        row = self.row()
+        if record_type in row:
+            if record_type == CHECKPOINT and not self._checkpointed:
+                raise OrderError("checkpoint in a stream that wasn't announced as checkpointed", offset=-8,
+                                 field="type", expected="a plain stream's record", got="CHECKPOINT")
+            return row[record_type]
+        if record_type & OPTIONAL and self.state != "end":
+            return self.state
+        if record_type not in libxc.RECORDS and not record_type & OPTIONAL:
+            raise UnsupportedStream("unknown mandatory record", offset=-8, field="type", expected="a known type",
+                                    got=libxc.type_name(record_type))
+        raise OrderError(self._reason(record_type), offset=-8, field="type",
+                         expected="one of " + ", ".join(libxc.type_name(known) for known in sorted(row)),
+                         got=libxc.type_name(record_type))
+
+    def check_count(self, count: int) -> None:
+        """Raise LimitExceeded for a batch of more PFNs than the limit."""
+        if count > self._limits.batch_pfns:
+            raise LimitExceeded("batch larger than the limit", offset=0, field="count",
+                                expected="at most {}".format(self._limits.batch_pfns), got=count)
+
+    def check_batch(self, record: libxc.PageData) -> int:
+        """Raise for a batch that must not come now, or for the first bad PFN word in it; gives the number of words that
+        carry data. Pages aren't looked at, nothing is changed."""
+        self.admit(PAGE_DATA)
+        self.check_count(record.pfn_count)
+        if record.pfn_count < 1:
+            raise CorruptStream("PAGE_DATA without PFNs", offset=0, field="count", expected="at least 1", got=0)
+        if self._strict:
+            _check_ignored(record)
+        bad, reason, pages = pfn_kernel.check(record.words, self.pfn_end, self._strict)
+        if bad >= 0:
+            raise self._bad_word(bad, reason, int.from_bytes(record.words[8 * bad:8 * bad + 8], "little"))
+        return pages
+
+    def _bad_word(self, index: int, reason: int, word: int) -> StreamError:
+        where: Dict[str, Any] = {"offset": 8 + 8 * index, "field": "pfn[{}]".format(index)}
+        if reason == pfn_kernel.BAD_TYPE:
+            return CorruptStream("invalid page type", expected="a type other than 5 to 8", got=word >> 60, **where)
+        if reason == pfn_kernel.BAD_RESERVED:
+            return StrictViolation("reserved bits of a PFN word aren't zero", expected=0, got=hex(word >> 52 & 0xFF),
+                                   **where)
+        where.update(expected="under {:#x}".format(self.pfn_end), got=hex(word & libxc.PFN_MASK))
+        if self.guest_width:
+            return CorruptStream("PFN past the end of the p2m", **where)
+        return LimitExceeded("PFN past the limit", **where)
+
+    def page_data(self) -> None:
+        """Follow a PAGE_DATA record, or many, that ``check_batch`` found good."""
+        self.state = self.admit(PAGE_DATA)
+        self._seen.add(PAGE_DATA)
+
+    def follow(self, record_type: int, record: Any) -> None:
+        """Follow a record, checked against those before it. Raises OrderError, CorruptStream, LimitExceeded; then
+        nothing has changed."""
+        state = self.admit(record_type)
+        if self._strict:
+            _check_ignored(record)
+        check = _CHECKS.get(record_type)
+        if check:
+            check(self, record)
+        self.state = state
+        self._seen.add(record_type)
+
+    def _reason(self, record_type: int) -> str:
+        if record_type in (PAGE_DATA, P2M_FRAMES) and self._kind[0] == 3 and self.state in ("start", "info"):
+            return "memory before STATIC_DATA_END"
+        if self._kind[1] == GUEST_PV and self.state in ("start", "static") and record_type in _PV_MEMORY:
+            return "needs X86_PV_INFO before it"
+        if record_type == PAGE_DATA and self._kind[1] == GUEST_PV:
+            return "needs X86_PV_P2M_FRAMES before it"
+        if record_type in (PV_INFO, STATIC_DATA_END) and record_type in self._table["start"]:
+            return "a second one"
+        return "must not come here"
+
+    def _check_pv_info(self, record: libxc.PVInfo) -> None:
+        self.guest_width = record.guest_width
+
+    def _check_p2m_frames(self, record: libxc.P2MFrames) -> None:
+        if record.end_pfn >= self._limits.guest_pfns:
+            raise LimitExceeded("guest larger than the limit", offset=4, field="end_pfn",
+                                expected="under {}".format(self._limits.guest_pfns), got=record.end_pfn)
+        libxc.check_p2m_frames(record, self.guest_width)
+        entries = libxc.PAGE_SIZE // self.guest_width
+        next_pfn = -(-self._p2m_end // entries) * entries
+        if record.start_pfn >= next_pfn + entries:
+            raise OrderError("X86_PV_P2M_FRAMES leaves a gap in the p2m", offset=0, field="start_pfn",
+                             expected="at most {}".format(next_pfn + entries - 1), got=record.start_pfn)
+        self._p2m_end = max(self._p2m_end, record.end_pfn + 1)
+        self.pfn_end = self._p2m_end
+
+    def _check_vcpu_basic(self, record: libxc.VcpuBasic) -> None:
+        libxc.check_vcpu_basic(record, self.guest_width)
+        self._vcpu0 = self._vcpu0 or (record.vcpu_id == 0 and len(record.blob) > 0)
+
+    def _check_complete(self, record: Any) -> None:
+        if self._kind[1] == GUEST_PV and not self._vcpu0:
+            raise OrderError("no X86_PV_VCPU_BASIC for vcpu 0", offset=-8, field="type",
+                             expected="X86_PV_VCPU_BASIC", got="the end")
+        missing = [libxc.type_name(usual) for usual in USUAL[self._kind] if usual not in self._seen]
+        if self._strict and missing:
+            raise StrictViolation("records missing", offset=-8, field="type", expected=", ".join(missing),
+                                  got="the end")
+
+    def _check_checkpoint(self, record: Any) -> None:
+        self._check_complete(record)
+        self.checkpoints += 1
+
+
+def _check_ignored(record: libxc.Record) -> None:
+    """Raise StrictViolation for what a restore ignores."""
+    ignored = libxc.ignored_content(record)
+    if ignored is not None:
+        offset, field, got = ignored
+        raise StrictViolation("a restore ignores this, but it should be zero", offset=offset, field=field, expected=0,
+                              got=got)
+    if len(record.padding):
+        length = sum(len(piece) for piece in libxc.build(record))
+        raise StrictViolation("padding isn't zero", offset=length, field="padding", expected="zeros",
+                              got=bytes(record.padding))
+
+
+_CHECKS: Dict[int, Callable[[Ordering, Any], None]] = {
+    PV_INFO: Ordering._check_pv_info,
+    P2M_FRAMES: Ordering._check_p2m_frames,
+    VCPU_BASIC: Ordering._check_vcpu_basic,
+    END: Ordering._check_complete,
+    CHECKPOINT: Ordering._check_checkpoint,
+}

@@ -1,0 +1,300 @@
+"""libxc streams: records out of a source."""
+from typing import Any, Iterator, NamedTuple, Optional, Tuple
+
+from xstream.errors import CorruptStream, LimitExceeded, StreamError, StrictViolation, TruncatedStream
+from xstream.kernels import batches as batch_kernel
+from xstream.limits import Limits
+from xstream.stream.ordering import Ordering
+from xstream.stream.source import FedSource, NeedMoreData, PendingPages, Source, open_source
+from xstream.wire import libxc
+from xstream.wire.frames import FRAME, padded
+from xstream.wire.libxc import DomainHeader, ImageHeader, PageData, Record
+
+#: Room for what one pass over small batches collects: 64 of Xen's full batches, or some thousands of tiny ones.
+_RUN_WORDS = 1 << 16
+_RUN_BATCHES = 1 << 13
+
+
+class PageRun(NamedTuple):
+    """PAGE_DATA records that follow one another, taken in one step.
+
+    - ``words``: the PFN words of all of them, 8 bytes each; a view that is good until the next record is read;
+    - ``data``, ``extents``: the bytes that hold the pages, and uint64 pairs of offset and number of pages in it;
+    - ``records``, ``pages``: how many records and pages there are.
+    """
+
+    words: memoryview
+    data: memoryview
+    extents: memoryview
+    records: int
+    pages: int
+
+
+class Identity(NamedTuple):
+    """What a stream says of itself: format, version, kind of guest, and what made it."""
+
+    format: str
+    version: int
+    guest: str
+    made_by: str
+
+
+class Reader:
+    """Records of a libxc stream, version 2 or 3, in order.
+
+    ``source`` is anything that :func:`~xstream.stream.source.open_source` takes. Iterating, or ``next_record()``,
+    gives record objects of :mod:`xstream.wire.libxc`; then ``index`` and ``offset`` say where the last one stands.
+    Pages are lazy: ``PageData.data`` is a view of the source where it has them in memory (mapped file, buffer, fed
+    bytes), else to be read or skipped before the next record is asked for (see PendingPages).
+
+    - ``strict``: what a restore ignores (reserved fields, padding, bodies of empty records, trailing bytes, usual
+      records missing) is a StrictViolation;
+    - ``checkpointed``: CHECKPOINT records may come, and the input may end anywhere behind the first of them; in a plain
+      stream a CHECKPOINT is an error;
+    - ``contained``: another layer goes on behind END.
+
+    Raises StreamError's kin for what is wrong with the stream, and OSError for the source's own failures.
+    Source of the rules: docs/specs/libxc-migration-stream.pandoc; tools/libs/guest/xg_sr_restore.c.
+    """
+
+    layer = libxc.LAYER
+
+    def __init__(self, source: Any, *, limits: Limits = Limits(), strict: bool = False, checkpointed: bool = False,
+                 contained: bool = False) -> None:
+        self.source: Source = open_source(source)
+        self.limits = limits
+        self.strict = strict
+        self.checkpointed = checkpointed
+        self.index = -1
+        self.offset = self.source.offset
+        self._contained = contained
+        self._headers: Optional[Tuple[ImageHeader, DomainHeader]] = None
+        self._ordering: Optional[Ordering] = None
+        self._finished = False
+        self._run_words = self._run_extents = memoryview(b"")
+
+    def __enter__(self) -> "Reader":
+        return self
+
+    def __exit__(self, *exc: Any) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close what the reader opened: a path's file, not a caller's descriptor."""
+        self.source.close()
+
+    def __iter__(self) -> Iterator[Record]:
+        while True:
+            record = self.next_record()
+            if record is None:
+                return
+            yield record
+
+    @property
+    def image(self) -> ImageHeader:
+        """The image header; read on first use."""
+        return self._need_headers()[0]
+
+    @property
+    def domain(self) -> DomainHeader:
+        """The domain header; read on first use."""
+        return self._need_headers()[1]
+
+    @property
+    def identity(self) -> Identity:
+        """What the headers say, in words."""
+        image, domain = self._need_headers()
+        made_by = "Xen {}.{}".format(domain.xen_major, domain.xen_minor) if domain.xen_major else \
+            "conversion from a legacy stream, converter version {}".format(domain.xen_minor)
+        return Identity(self.layer, image.version, libxc.GUEST_NAMES[domain.type], made_by)
+
+    @property
+    def verifying(self) -> bool:
+        """Whether pages are to be compared and not written: VERIFY has come."""
+        return self.ordering.verifying
+
+    @property
+    def checkpoints(self) -> int:
+        """How many CHECKPOINT records have come."""
+        return self.ordering.checkpoints
+
+    @property
+    def pt_levels(self) -> int:
+        """Page-table levels of a PV guest, 3 or 4; 0 for an HVM guest, or before a PV guest's is known."""
+        return {4: 3, 8: 4}.get(self.ordering.guest_width, 0)
+
+    @property
+    def pfn_end(self) -> int:
+        """One more than the highest PFN that may come: the end of a PV guest's p2m, or the limit."""
+        return self.ordering.pfn_end
+
+    @property
+    def ordering(self) -> Ordering:
+        """Where the stream stands by its order rules."""
+        self._need_headers()
+        assert self._ordering is not None
+        return self._ordering
+
+    def next_record(self) -> Optional[Record]:
+        """The next record, or None behind END (checkpointed: or where the input ends behind a CHECKPOINT).
+
+        From a fed source that has too little: raises NeedMoreData, and nothing has been consumed.
+        """
+        ordering = self.ordering
+        if self._finished or ordering.ended:
+            self._finish()
+            return None
+        try:
+            return self._read_record(ordering)
+        except TruncatedStream:
+            if not ordering.checkpoints:
+                raise
+            self._finished = True
+            return None
+
+    def next_run(self) -> Optional[PageRun]:
+        """As many PAGE_DATA records as stand whole in the source's memory, in one step; None where the next record
+        isn't such a one, and ``next_record`` has to look at it. ``index`` and ``offset`` then are the last one's."""
+        ordering = self.ordering
+        if libxc.PAGE_DATA not in ordering.row():
+            return None
+        data = self.source.buffered()
+        if len(data) < 16 or data[0] != libxc.PAGE_DATA:
+            return None
+        if not len(self._run_words):
+            self._run_words = memoryview(bytearray(8 * _RUN_WORDS))
+            self._run_extents = memoryview(bytearray(16 * _RUN_BATCHES)).cast("Q")
+        records, size, words, pages = batch_kernel.scan(
+            data, libxc.PAGE_DATA, self.limits.record_length, ordering.pfn_end, self.strict, self._run_words,
+            self._run_extents)
+        if not records:
+            return None
+        ordering.page_data()
+        self.index += records
+        self.offset = self.source.offset
+        self.source.advance(size)
+        return PageRun(self._run_words[:8 * words], data[:size], self._run_extents[:2 * records], records, pages)
+
+    def _need_headers(self) -> Tuple[ImageHeader, DomainHeader]:
+        if self._headers is None:
+            base = self.source.offset
+            try:
+                image, domain = libxc.parse_headers(self._peek_headers())
+                self._check_headers(image, domain)
+            except StreamError as error:
+                raise error.located(layer=self.layer, base=0 if isinstance(error, TruncatedStream) else base)
+            self.source.advance(libxc.HEADERS_SIZE)
+            self._headers = image, domain
+            self._ordering = Ordering(image.version, domain.type, checkpointed=self.checkpointed, strict=self.strict,
+                                      limits=self.limits)
+        return self._headers
+
+    def _peek_headers(self) -> memoryview:
+        """The headers' bytes; what isn't a libxc stream at all is said to be that, however short it is."""
+        untrusted = self.source.peek(libxc.HEADERS_SIZE)
+        start = bytes(untrusted[:8])
+        if not start or start != libxc.MARKER[:len(start)]:
+            raise CorruptStream("not a libxc stream", offset=0, field="marker", expected=libxc.MARKER.hex(),
+                                got=start.hex() or "an empty input")
+        return self.source.need(libxc.HEADERS_SIZE)
+
+    def _check_headers(self, image: ImageHeader, domain: DomainHeader) -> None:
+        if not self.strict:
+            return
+        for offset, field, value in ((16, "options", image.options), (18, "reserved", image.reserved1),
+                                     (20, "reserved", image.reserved2), (30, "reserved", domain.reserved)):
+            if value:
+                raise StrictViolation("not zero in a header", offset=offset, field=field, expected=0, got=value)
+
+    def _read_record(self, ordering: Ordering) -> Record:
+        source = self.source
+        start = source.offset
+        index = self.index + 1
+        record_type = None
+        try:
+            record_type, length = FRAME.unpack_from(source.need(8))
+            self._check_length(length)
+            source.await_record(8 + padded(length))
+            record: Record
+            if record_type == libxc.PAGE_DATA:
+                record = self._read_page_data(ordering, length)
+            else:
+                record = self._read_body(ordering, record_type, length)
+        except StreamError as error:
+            base = 0 if isinstance(error, TruncatedStream) else start + 8
+            raise error.located(layer=self.layer, base=base, record=index,
+                                record_type=None if record_type is None else libxc.type_name(record_type))
+        self.index, self.offset = index, start
+        return record
+
+    def _check_length(self, length: int) -> None:
+        if length > self.limits.record_length:
+            raise LimitExceeded("record longer than the limit", offset=-4, field="length",
+                                expected="at most {}".format(self.limits.record_length), got=length)
+
+    def _read_body(self, ordering: Ordering, record_type: int, length: int) -> Record:
+        ordering.admit(record_type)
+        if length > self.limits.body_length:
+            raise LimitExceeded("record body longer than the limit", offset=-4, field="length",
+                                expected="at most {}".format(self.limits.body_length), got=length)
+        whole = self._keep(self.source.need(8 + padded(length)))
+        padding = whole[8 + length:]
+        record = libxc.parse(record_type, whole[8:8 + length], bytes(padding) if any(padding) else b"")
+        ordering.follow(record_type, record)
+        self.source.advance(8 + padded(length))
+        return record
+
+    def _read_page_data(self, ordering: Ordering, length: int) -> PageData:
+        count, reserved = libxc.parse_page_data_head(self.source.need(8 + min(length, 8))[8:], length)
+        ordering.check_count(count)
+        words = self._keep(self.source.need(16 + 8 * count)[16:])
+        record = PageData(words, b"", reserved)
+        pages = ordering.check_batch(record)
+        if length != 8 + 8 * count + libxc.PAGE_SIZE * pages:
+            raise CorruptStream("PAGE_DATA of a wrong size for its page types", offset=-4, field="length",
+                                expected=8 + 8 * count + libxc.PAGE_SIZE * pages, got=length)
+        data = self.source.page_data(16 + 8 * count, libxc.PAGE_SIZE * pages)
+        if isinstance(data, PendingPages):
+            data.where = {"layer": self.layer, "record": self.index + 1, "record_type": "PAGE_DATA"}
+        ordering.page_data()
+        return record._replace(data=data)
+
+    def _keep(self, view: memoryview) -> memoryview:
+        """A view that stays good: itself, or a copy where the source would write over it."""
+        return view if self.source.stable else memoryview(bytes(view))
+
+    def _finish(self) -> None:
+        """Once, behind END: what is there that shouldn't be."""
+        if self._finished:
+            return
+        if self.strict and not self._contained and not self.source.at_end():
+            raise StrictViolation("bytes behind END", layer=self.layer, offset=self.source.offset,
+                                  field="trailing bytes", expected="the end of the input", got="more")
+        self._finished = True
+
+
+class PushReader:
+    """A libxc stream fed piece by piece; no I/O of its own.
+
+    ``feed`` takes bytes, ``records`` gives what has become complete; pages are views of what was fed, and stay good.
+    The keyword arguments are Reader's; ``reader`` is the Reader behind it.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        self._source = FedSource()
+        self.reader = Reader(self._source, **options)
+
+    def feed(self, data: Any) -> None:
+        """Take more bytes (copied)."""
+        self._source.feed(data)
+
+    def finish(self) -> None:
+        """Say that the input has ended; ``records`` then raises TruncatedStream where the stream hadn't."""
+        self._source.finish()
+
+    def records(self) -> Iterator[Record]:
+        """The records that are complete and have not been given yet, until more has to be fed."""
+        try:
+            yield from self.reader
+        except NeedMoreData:
+            return

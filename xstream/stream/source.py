@@ -1,0 +1,448 @@
+"""Where bytes come from: a buffer or mapped file, a descriptor, an object with read(), or pieces fed by the caller.
+
+One small interface, :class:`Source`; the readers know nothing else of their input.
+"""
+import errno
+import mmap
+import os
+import select
+import stat
+from typing import Any, Dict, Iterable, Iterator, Optional, Union
+
+from xstream.errors import TruncatedStream
+from xstream.kernels import pages as page_kernel
+from xstream.wire.frames import Buffer
+from xstream.wire.libxc import PAGE_SIZE
+
+#: Read at once from a descriptor while headers are looked for: what a pipe holds. Page data beyond it goes straight
+#: to where it belongs.
+_READ_AHEAD = 64 << 10
+#: Pieces in which page data that has to pass through memory of ours does so: a batch of Xen's.
+_PIECE = 4 << 20
+
+
+class NeedMoreData(Exception):
+    """A fed source has not been fed enough for the next record. Nothing has been consumed."""
+
+
+class Source:
+    """Bytes in order. ``offset`` is the absolute position of the next byte.
+
+    ``stable`` says that views handed out stay good for ever; else until the next call that isn't ``peek``.
+    """
+
+    offset = 0
+    stable = True
+
+    def peek(self, size: int) -> memoryview:
+        """The next ``size`` bytes, not consumed; fewer only where the input ends. Read-only."""
+        raise NotImplementedError
+
+    def buffered(self) -> memoryview:
+        """Whatever can be looked at without asking for input; not consumed. After a stream's end: what was read
+        beyond it."""
+        raise NotImplementedError
+
+    def advance(self, size: int) -> None:
+        """Consume ``size`` bytes that have been looked at."""
+        raise NotImplementedError
+
+    def page_data(self, at: int, size: int) -> Union[memoryview, "PendingPages"]:
+        """The ``size`` bytes that begin ``at`` bytes from here, and consume everything up to their end.
+
+        A view where the source has them anyhow; else a PendingPages, which the caller must exhaust or skip before it
+        asks for anything else. Raises TruncatedStream where they are known to be missing.
+        """
+        view = self.need(at + size)[at:]
+        self.advance(at + size)
+        return view
+
+    def need(self, size: int) -> memoryview:
+        """Like peek, but raises TruncatedStream where the input ends before."""
+        view = self.peek(size)
+        if len(view) < size:
+            raise TruncatedStream("the input ends here, {} bytes short".format(size - len(view)),
+                                  missing=size - len(view), offset=self.offset + len(view))
+        return view
+
+    def await_record(self, size: int) -> None:
+        """Raise NeedMoreData where a record of ``size`` bytes can't be handed out yet and asking doesn't bring it."""
+
+    def at_end(self) -> bool:
+        """Whether there is nothing more to come."""
+        return not len(self.peek(1))
+
+    def close(self) -> None:
+        """Let go of what the source itself opened."""
+
+    def __enter__(self) -> "Source":
+        return self
+
+    def __exit__(self, *exc: Any) -> None:
+        self.close()
+
+
+class BufferSource(Source):
+    """Bytes in memory, or a mapped file: views all the way, nothing is copied."""
+
+    def __init__(self, data: Buffer, base: int = 0) -> None:
+        self._data = memoryview(data).cast("B")
+        self._base = base
+        self._position = 0
+
+    @property
+    def offset(self) -> int:  # type: ignore[override]
+        return self._base + self._position
+
+    def peek(self, size: int) -> memoryview:
+        return self._data[self._position:self._position + size]
+
+    def buffered(self) -> memoryview:
+        return self._data[self._position:]
+
+    def advance(self, size: int) -> None:
+        self._position += size
+
+    def close(self) -> None:
+        self._data = memoryview(b"")
+
+
+class PendingPages:
+    """Page data that still is in the source: read it where it belongs, or skip it. Good until the next record.
+
+    ``len()`` is the number of bytes, ``offset`` the absolute offset of the first.
+    """
+
+    def __init__(self, source: "StreamSource", size: int) -> None:
+        self._source = source
+        self._left = size
+        self._size = size
+        self.offset = source.offset
+        #: What the reader knows of the record, for errors.
+        self.where: Dict[str, Any] = {}
+
+    def __len__(self) -> int:
+        return self._size
+
+    def read_into(self, memory: Buffer, pfns: memoryview) -> None:
+        """Read the pages of ``pfns`` (uint64, one for each page) straight into ``memory`` (bytes, PFN 0 first).
+
+        Raises TruncatedStream; the pages before the end have been written then.
+        """
+        self._claim()
+        got = self._source.read_pages(memory, pfns)
+        self._left -= got
+        self._check()
+
+    def pieces(self) -> Iterator[memoryview]:
+        """The bytes in order, in pieces of whole pages, 4 MiB at most; each is good until the next is asked for."""
+        self._claim()
+        buffer = memoryview(bytearray(min(_PIECE, self._size)))
+        while self._left:
+            piece = buffer[:min(len(buffer), self._left)]
+            got = self._source.read_into(piece)
+            self._left -= got
+            if got < len(piece):
+                self._check()
+            yield piece
+
+    def read(self) -> bytes:
+        """All of it, at once: as much memory as the pages take."""
+        return b"".join(bytes(piece) for piece in self.pieces())
+
+    def skip(self) -> None:
+        """Pass over what has not been read."""
+        left, self._left = self._left, 0
+        self._left = left - self._source.discard(left)
+        self._check()
+
+    def _claim(self) -> None:
+        if self._left != self._size or (self._size and self._source.pending is not self):
+            raise ValueError("these pages have been read or skipped already")
+
+    def _check(self) -> None:
+        if self._left:
+            missing, self._left = self._left, 0
+            raise TruncatedStream("the input ends inside page data, {} bytes short".format(missing), missing=missing,
+                                  offset=self._source.offset, **self.where)
+
+
+def pieces(data: Union[Buffer, PendingPages]) -> Iterable[Buffer]:
+    """Page data in pieces that pass through memory one by one: a buffer is one piece already."""
+    return data.pieces() if isinstance(data, PendingPages) else (data,)
+
+
+class StreamSource(Source):
+    """What descriptors, objects and feeding have in common: a buffer in which headers and small bodies are looked at.
+
+    Subclasses say how bytes come in: ``_receive`` into a buffer.
+    """
+
+    stable = False
+
+    def __init__(self, base: int = 0) -> None:
+        self._base = base  # absolute offset of _buffer[0]
+        self._buffer = memoryview(bytearray(_READ_AHEAD))
+        self._start = self._end = 0
+        self.pending: Optional[PendingPages] = None
+
+    @property
+    def offset(self) -> int:  # type: ignore[override]
+        return self._base + self._start
+
+    def _receive(self, into: memoryview) -> int:
+        """Read at least one byte into ``into`` and say how many; 0 only at the end of the input."""
+        raise NotImplementedError
+
+    def peek(self, size: int) -> memoryview:
+        self._settle()
+        while self._end - self._start < size:
+            self._make_room(size)
+            got = self._receive(self._buffer[self._end:])
+            if not got:
+                break
+            self._end += got
+        return self._buffer[self._start:min(self._start + size, self._end)]
+
+    def buffered(self) -> memoryview:
+        self._settle()
+        return self._buffer[self._start:self._end]
+
+    def advance(self, size: int) -> None:
+        self._start += size
+
+    def page_data(self, at: int, size: int) -> Union[memoryview, PendingPages]:
+        self.advance(at)
+        self.pending = PendingPages(self, size)
+        return self.pending
+
+    def read_pages(self, memory: Buffer, pfns: memoryview) -> int:
+        """For PendingPages: fill the pages of ``pfns`` in ``memory``; gives the bytes read."""
+        done = 0
+        scratch = memoryview(bytearray(min(_PIECE, len(pfns) * PAGE_SIZE)))
+        while done < len(pfns):
+            piece = scratch[:min(len(scratch), (len(pfns) - done) * PAGE_SIZE)]
+            got = self.read_into(piece)
+            whole = got // PAGE_SIZE
+            page_kernel.scatter(memory, pfns[done:done + whole], piece[:whole * PAGE_SIZE])
+            done += whole
+            if got < len(piece):
+                return (done - whole) * PAGE_SIZE + got
+        return done * PAGE_SIZE
+
+    def read_into(self, into: memoryview) -> int:
+        """For PendingPages: fill ``into``, from the buffer first; gives the bytes read, fewer only at the end."""
+        done = min(len(into), self._end - self._start)
+        into[:done] = self._buffer[self._start:self._start + done]
+        self._start += done
+        while done < len(into):
+            got = self._receive(into[done:])
+            if not got:
+                break
+            done += got
+            self._base += got
+        return done
+
+    def discard(self, size: int) -> int:
+        """For PendingPages: pass over ``size`` bytes; gives the bytes passed, fewer only at the end."""
+        done = min(size, self._end - self._start)
+        self._start += done
+        scratch = memoryview(bytearray(min(size - done, 1 << 20)))
+        while done < size:
+            got = self._receive(scratch[:size - done])
+            if not got:
+                break
+            done += got
+            self._base += got
+        return done
+
+    def _settle(self) -> None:
+        if self.pending is not None:
+            pending, self.pending = self.pending, None
+            pending.skip()
+
+    def _make_room(self, size: int) -> None:
+        """Room behind the bytes held, which grows with what has arrived, never with what has been announced."""
+        held = self._end - self._start
+        if held == len(self._buffer):
+            self._move_to(memoryview(bytearray(2 * held)))
+        elif self._end == len(self._buffer) or self._start + size > len(self._buffer):
+            # Where views must stay good, what they look at is never written again.
+            self._move_to(memoryview(bytearray(len(self._buffer))) if self.stable else self._buffer)
+
+    def _move_to(self, buffer: memoryview) -> None:
+        held = self._end - self._start
+        buffer[:held] = bytes(self._buffer[self._start:self._end])
+        self._base += self._start
+        self._buffer, self._start, self._end = buffer, 0, held
+
+
+class DescriptorSource(StreamSource):
+    """A pipe, a socket, a character device: what can be read once. The descriptor stays the caller's.
+
+    A descriptor in non-blocking mode is waited for.
+    """
+
+    def __init__(self, fd: int, base: int = 0) -> None:
+        super().__init__(base)
+        self._fd = fd
+        # Bytes that nobody wants go from a pipe to /dev/null without being copied, where Python can say so (3.10).
+        self._splices = hasattr(os, "splice") and stat.S_ISFIFO(os.fstat(fd).st_mode)
+
+    def _receive(self, into: memoryview) -> int:
+        while True:
+            try:
+                return int(os.readv(self._fd, [into]))
+            except BlockingIOError:
+                self._wait()
+
+    def read_pages(self, memory: Buffer, pfns: memoryview) -> int:
+        held = min(self._end - self._start, len(pfns) * PAGE_SIZE)
+        whole, part = divmod(held, PAGE_SIZE)
+        ready = self._buffer[self._start:self._start + held]
+        page_kernel.scatter(memory, pfns[:whole], ready[:whole * PAGE_SIZE])
+        if part:
+            begin = pfns[whole] * PAGE_SIZE
+            memoryview(memory).cast("B")[begin:begin + part] = ready[whole * PAGE_SIZE:]
+        self._start += held
+        got = page_kernel.read_pages(self._fd, memory, pfns, held)
+        self._base += got
+        return held + got
+
+    def discard(self, size: int) -> int:
+        done = min(size, self._end - self._start)
+        if not self._splices or done == size:
+            return super().discard(size)
+        self._start += done
+        with open(os.devnull, "wb", buffering=0) as devnull:
+            while done < size:
+                try:
+                    got = os.splice(self._fd, devnull.fileno(), size - done)  # type: ignore[attr-defined]
+                except BlockingIOError:
+                    self._wait()
+                    continue
+                if not got:
+                    break
+                done += got
+                self._base += got
+        return done
+
+    def _wait(self) -> None:
+        poller = select.poll()
+        poller.register(self._fd, select.POLLIN)
+        poller.poll()
+
+
+class ObjectSource(StreamSource):
+    """Any object with ``readinto(buffer)`` or ``read(size)``, blocking; what it raises passes through."""
+
+    def __init__(self, file: Any, base: int = 0) -> None:
+        super().__init__(base)
+        self._file = file
+        self._readinto = getattr(file, "readinto", None)
+
+    def _receive(self, into: memoryview) -> int:
+        if self._readinto is not None:
+            got: Optional[int] = self._readinto(into)
+            if got is None:
+                raise BlockingIOError(errno.EAGAIN, "an object in non-blocking mode; feed its bytes instead")
+            return got
+        data = self._file.read(len(into))
+        into[:len(data)] = data
+        return len(data)
+
+
+class FedSource(StreamSource):
+    """Pieces of bytes that the caller brings when it has them. Views of what was fed stay good."""
+
+    stable = True
+
+    def __init__(self, base: int = 0) -> None:
+        super().__init__(base)
+        self._finished = False
+
+    def feed(self, data: Buffer) -> None:
+        """Add bytes (copied) behind those already there."""
+        view = memoryview(data).cast("B")
+        while len(view):
+            self._make_room(self._end - self._start + 1)
+            fits = min(len(view), len(self._buffer) - self._end)
+            self._buffer[self._end:self._end + fits] = view[:fits]
+            self._end += fits
+            view = view[fits:]
+
+    def finish(self) -> None:
+        """Nothing more will be fed: what is missing now is missing for good."""
+        self._finished = True
+
+    def _receive(self, into: memoryview) -> int:
+        if not self._finished:
+            raise NeedMoreData
+        return 0
+
+    def await_record(self, size: int) -> None:
+        if self._end - self._start < size and not self._finished:
+            raise NeedMoreData
+
+    def page_data(self, at: int, size: int) -> Union[memoryview, PendingPages]:
+        return Source.page_data(self, at, size)
+
+
+def open_source(source: Any) -> Source:
+    """The source for whatever a caller has.
+
+    - str or os.PathLike: the file of that name, mapped where it is a regular one; closed by ``close()``;
+    - int: a descriptor, which stays the caller's; a regular file is mapped from its present position on;
+    - an object with the buffer protocol: its bytes, not copied;
+    - a socket: its descriptor; any other object with ``readinto`` or ``read``: through that;
+    - a Source: itself.
+
+    Raises OSError where a file can't be opened, TypeError for anything else. A mapped file must not be truncated while
+    it is read: the kernel answers that with SIGBUS.
+    """
+    if isinstance(source, Source):
+        return source
+    if isinstance(source, (str, os.PathLike)):
+        return _open_path(os.fspath(source))
+    if isinstance(source, int):
+        return _open_descriptor(source)
+    if hasattr(source, "recv_into") and hasattr(source, "fileno"):
+        return DescriptorSource(source.fileno())
+    if hasattr(source, "readinto") or hasattr(source, "read"):
+        return ObjectSource(source)
+    try:
+        return BufferSource(source)
+    except TypeError:
+        raise TypeError("not a path, descriptor, buffer, socket or object with read(): {!r}".format(
+            type(source).__name__)) from None
+
+
+class _OwnedDescriptorSource(DescriptorSource):
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+def _open_path(path: Any) -> Source:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        status = os.fstat(fd)
+        if stat.S_ISDIR(status.st_mode):
+            raise IsADirectoryError(21, os.strerror(21), path)
+        if not stat.S_ISREG(status.st_mode):
+            return _OwnedDescriptorSource(os.dup(fd))
+        return _map(fd, status.st_size, 0)
+    finally:
+        os.close(fd)
+
+
+def _open_descriptor(fd: int) -> Source:
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode):
+        return DescriptorSource(fd)
+    return _map(fd, status.st_size, os.lseek(fd, 0, os.SEEK_CUR))
+
+
+def _map(fd: int, size: int, position: int) -> BufferSource:
+    if position >= size:
+        return BufferSource(b"")
+    return BufferSource(memoryview(mmap.mmap(fd, size, access=mmap.ACCESS_READ))[position:])

@@ -1,0 +1,130 @@
+"""libxc streams: records into a sink."""
+from typing import Any
+
+from xstream.errors import CorruptStream, LimitExceeded, StreamError
+from xstream.kernels import pfns as pfn_kernel
+from xstream.limits import Limits
+from xstream.stream.ordering import Ordering
+from xstream.stream.sink import Sink, open_sink
+from xstream.stream.source import PendingPages
+from xstream.wire import libxc
+from xstream.wire.frames import FRAME, Buffer, padded
+from xstream.wire.libxc import PAGE_SIZE, DomainHeader, ImageHeader, PageData, Record
+
+#: PFNs in a batch, as Xen has it (MAX_BATCH_SIZE in tools/libs/guest/xg_sr_common.h).
+BATCH_PFNS = 1024
+
+
+class Writer:
+    """Writes a libxc stream, version 2 or 3, record by record.
+
+    ``sink`` is anything that :func:`~xstream.stream.sink.open_sink` takes: a descriptor is written by writev, page data
+    uncopied. The headers go out with construction. Raises what a Reader would raise for the same stream (OrderError,
+    CorruptStream, LimitExceeded, UnsupportedStream), before a byte of the record has gone; and OSError from the sink.
+    """
+
+    layer = libxc.LAYER
+
+    def __init__(self, sink: Any, domain: DomainHeader, image: ImageHeader = ImageHeader(), *,
+                 checkpointed: bool = False, limits: Limits = Limits()) -> None:
+        self.sink: Sink = open_sink(sink)
+        self.index = -1
+        self.limits = limits
+        headers = libxc.build_headers(image, domain)
+        try:
+            libxc.parse_headers(headers)
+        except StreamError as error:
+            raise error.located(layer=self.layer, base=self.sink.offset)
+        self.ordering = Ordering(image.version, domain.type, checkpointed=checkpointed, limits=limits)
+        self.sink.write([headers])
+
+    def write(self, record: Record) -> None:
+        """Write one record. PageData goes out as it is, however many PFNs it has; its data may be any buffer of whole
+        pages, or another reader's PendingPages, which is passed on piece by piece."""
+        record_type = libxc.type_of(record)
+        try:
+            if isinstance(record, PageData):
+                self._write_page_data(record)
+            else:
+                self._write_body(record_type, record)
+        except StreamError as error:
+            raise error.located(layer=self.layer, base=self.sink.offset + 8, record=self.index + 1,
+                                record_type=libxc.type_name(record_type))
+        self.index += 1
+
+    def write_pages(self, pfns: Any, types: Any, pages: Any) -> None:
+        """Write PFNs in batches of at most 1024.
+
+        - ``pfns``: uint64 (n,); ``types``: uint8 (n,), page types as in ``PageData.types``;
+        - ``pages``: the pages of those whose type carries data, in order, as any buffer of that many pages; or a
+          GuestMemory, out of which they are sent by PFN.
+
+        Nothing is copied on the way to a descriptor. Raises ValueError for arrays that don't fit together.
+        """
+        words = memoryview(bytearray(8 * len(pfns)))
+        pfn_kernel.pack(pfns, types, words)
+        memory = pages.buffer if hasattr(pages, "buffer") else None
+        data = memoryview(b"") if memory is not None else memoryview(pages).cast("B")
+        carrying = pfn_kernel.count_data(words)
+        if memory is None and len(data) != carrying * PAGE_SIZE:
+            raise ValueError("{} pages for {} PFNs that carry data".format(len(data) / PAGE_SIZE, carrying))
+        for start in range(0, len(words), 8 * BATCH_PFNS):
+            batch = words[start:start + 8 * BATCH_PFNS]
+            if memory is not None:
+                self._write_from_memory(batch, memory)
+            else:
+                size = pfn_kernel.count_data(batch) * PAGE_SIZE
+                self.write(PageData(batch, data[:size]))
+                data = data[size:]
+
+    def _write_from_memory(self, words: memoryview, memory: memoryview) -> None:
+        batch = PageData(words, b"")
+        try:
+            pages = self.ordering.check_batch(batch)
+        except StreamError as error:
+            raise error.located(layer=self.layer, base=self.sink.offset + 8, record=self.index + 1,
+                                record_type="PAGE_DATA")
+        pfns = memoryview(bytearray(8 * pages)).cast("Q")
+        pfn_kernel.data_pfns(words, pfns)
+        head = [FRAME.pack(libxc.PAGE_DATA, _length(batch, pages))] + libxc.build(batch)
+        self.sink.write_pages(head, memory, pfns)
+        self.ordering.page_data()
+        self.index += 1
+
+    def _write_body(self, record_type: int, record: Record) -> None:
+        self.ordering.admit(record_type)
+        body = libxc.build(record)
+        whole = b"".join(bytes(piece) for piece in body)
+        if len(whole) > self.limits.body_length:
+            raise LimitExceeded("record body longer than the limit", offset=-4, field="length",
+                                expected="at most {}".format(self.limits.body_length), got=len(whole))
+        self.ordering.follow(record_type, libxc.parse(record_type, whole))
+        self.sink.write([FRAME.pack(record_type, len(whole)), whole, _padding(record, len(whole))])
+
+    def _write_page_data(self, record: PageData) -> None:
+        pages = self.ordering.check_batch(record)
+        size = len(record.data) if isinstance(record.data, PendingPages) else memoryview(record.data).nbytes
+        if size != pages * PAGE_SIZE:
+            raise CorruptStream("PAGE_DATA of a wrong size for its page types", offset=-4, field="length",
+                                expected=_length(record, pages), got=_length(record, 0) + size)
+        frame = FRAME.pack(libxc.PAGE_DATA, _length(record, pages))
+        head, words, data = libxc.build(record)
+        if isinstance(data, PendingPages):
+            self.sink.write([frame, head, words])
+            for piece in data.pieces():
+                self.sink.write([piece])
+        else:
+            self.sink.write([frame, head, words, data])
+        self.ordering.page_data()
+
+
+def _length(record: PageData, pages: int) -> int:
+    return 8 + len(record.words) + pages * PAGE_SIZE
+
+
+def _padding(record: Record, length: int) -> Buffer:
+    """What stands behind a body: what was read there, or zeros."""
+    if len(record.padding) in (0, padded(length) - length):
+        return record.padding or bytes(padded(length) - length)
+    raise CorruptStream("padding that doesn't fit its record", offset=length, field="padding",
+                        expected="{} bytes".format(padded(length) - length), got=bytes(record.padding))

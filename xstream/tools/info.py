@@ -1,0 +1,139 @@
+"""What is this stream? Headers, records, pages by type."""
+from typing import Any, Callable, Dict, List, NamedTuple
+
+from xstream.guest.memory import Applied, GuestMemory
+from xstream.kernels import pages as page_kernel
+from xstream.kernels import pfns as pfn_kernel
+from xstream.limits import Limits
+from xstream.stream.reader import PageRun, Reader
+from xstream.stream.source import pieces
+from xstream.wire import libxc
+from xstream.wire.frames import padded
+from xstream.wire.libxc import PAGE_SIZE, PAGE_TYPES, PageData
+
+#: Rows of the record list; a stream that alternates its records without end must not fill memory.
+_MOST_ROWS = 10000
+
+
+class RecordRow(NamedTuple):
+    """Neighbouring records of one type: index and offset of the ``first``, how many, their bytes with frames."""
+
+    first: int
+    offset: int
+    type: str
+    records: int
+    bytes: int
+    pfns: int
+    pages: int
+
+
+class InfoReport(NamedTuple):
+    """What a stream holds. Pages: ``populated`` by the end, ``sent`` in all, ``resent`` over an earlier copy,
+    ``zero`` among those sent. ``types``: mentioned PFNs by their last type. ``sizes``: bytes by kind of record.
+    ``more_rows``: rows left out of ``records``."""
+
+    format: str
+    version: int
+    guest: str
+    made_by: str
+    bytes: int
+    highest_pfn: int
+    populated: int
+    sent: int
+    resent: int
+    zero: int
+    verified: int
+    checkpoints: int
+    types: Dict[str, int]
+    sizes: Dict[str, int]
+    records: List[RecordRow]
+    more_rows: int
+
+
+class _Survey:
+    """Gathers the figures record by record."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.memory = GuestMemory(limit=limits.guest_pfns)
+        self.sent = self.resent = self.zero = self.verified = self.more_rows = 0
+        self.rows: List[RecordRow] = []
+        self.sizes: Dict[str, int] = {}
+        self._zero_indexes = memoryview(bytearray(8)).cast("Q")
+
+    def run(self, reader: Reader, run: PageRun) -> None:
+        for at in range(0, len(run.extents), 2):
+            offset = run.extents[at]
+            self._scan(run.data[offset:offset + run.extents[at + 1] * PAGE_SIZE])
+        self._pages(reader, self.memory.mark(run.words))
+        self._row(RecordRow(reader.index - run.records + 1, reader.offset, "PAGE_DATA", run.records, len(run.data),
+                            len(run.words) // 8, run.pages))
+
+    def record(self, reader: Reader, record: libxc.Record) -> None:
+        name = libxc.type_name(libxc.type_of(record))
+        pfns = pages = 0
+        size = 8
+        if isinstance(record, PageData):
+            pfns, pages = record.pfn_count, len(record.data) // PAGE_SIZE
+            for piece in pieces(record.data):
+                self._scan(piece)
+            self._pages(reader, self.memory.mark(record.words))
+            size += 8 + 8 * pfns + PAGE_SIZE * pages
+        else:
+            size += padded(sum(len(piece) for piece in libxc.build(record)))
+        self._row(RecordRow(reader.index, reader.offset, name, 1, size, pfns, pages))
+
+    def _pages(self, reader: Reader, applied: Applied) -> None:
+        if reader.verifying:
+            self.verified += applied.data
+        else:
+            self.sent += applied.data
+            self.resent += applied.resent
+
+    def _scan(self, data: Any) -> None:
+        if len(data) // PAGE_SIZE > len(self._zero_indexes):
+            self._zero_indexes = memoryview(bytearray(len(data) // PAGE_SIZE * 8)).cast("Q")
+        self.zero += page_kernel.zero_pages(data, self._zero_indexes)
+
+    def _row(self, row: RecordRow) -> None:
+        self.sizes[row.type] = self.sizes.get(row.type, 0) + row.bytes
+        last = self.rows[-1] if self.rows else None
+        if last is not None and last.type == row.type and last.first + last.records == row.first:
+            self.rows[-1] = last._replace(records=last.records + row.records, bytes=last.bytes + row.bytes,
+                                          pfns=last.pfns + row.pfns, pages=last.pages + row.pages)
+        elif len(self.rows) < _MOST_ROWS:
+            self.rows.append(row)
+        else:
+            self.more_rows += 1
+
+
+def info(source: Any, *, limits: Limits = Limits(), progress: Callable[[int], Any] = lambda offset: None,
+         **options: Any) -> InfoReport:
+    """Survey a whole stream; ``source`` and ``options`` are Reader's, but that checkpoints need not be announced.
+
+    Page data is read once, to find zero pages. Raises StreamError's kin.
+    """
+    options.setdefault("checkpointed", True)
+    with Reader(source, limits=limits, **options) as reader:
+        survey = _Survey(limits)
+        while True:
+            run = reader.next_run()
+            if run is not None:
+                survey.run(reader, run)
+            else:
+                record = reader.next_record()
+                if record is None:
+                    break
+                survey.record(reader, record)
+            progress(reader.source.offset)
+        return _report(reader, survey)
+
+
+def _report(reader: Reader, survey: _Survey) -> InfoReport:
+    memory = survey.memory
+    histogram = pfn_kernel.type_histogram(memory.state)
+    return InfoReport(
+        *reader.identity, bytes=reader.source.offset, highest_pfn=len(memory) - 1, populated=memory.populated_count,
+        sent=survey.sent,
+        resent=survey.resent, zero=survey.zero, verified=survey.verified, checkpoints=reader.checkpoints,
+        types={PAGE_TYPES[code]: count for code, count in enumerate(histogram) if count}, sizes=survey.sizes,
+        records=survey.rows, more_rows=survey.more_rows)
