@@ -96,7 +96,7 @@ def test_xen_accepts_what_the_writer_writes(v3_stream, version, xen_tools):
         # A checkpointed stream has no END, and it misses nothing else.
         written = rewrite(str(v3_stream.path), version=version, checkpointed=True)
         accepted, said = xen_tools.verify_stream_v2(written)
-        assert not accepted and "EOF" in said or "Read" in said or "read" in said, said
+        assert not accepted and said.rstrip().endswith("Stream truncated"), said
         return
     written = rewrite(str(v3_stream.path), version=version)
     accepted, said = xen_tools.verify_stream_v2(written)

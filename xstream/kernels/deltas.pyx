@@ -164,7 +164,7 @@ def decode(data, memory, pfns):
             status = decode_pages(&octets[0], octets.shape[0], &guest[0], &numbers[0], count, &done, &taken, &bad)
     if past >= 0:
         raise IndexError("pfns[{}] is {}, past the memory's {} pages".format(past, load(&numbers[0], past), end))
-    return done, taken, <int>status, bad if status > CUT else -1
+    return done, taken, <int>status, <Py_ssize_t>bad if status > CUT else -1
 
 
 cdef int end_of_run(const uint64_t *changed, int word) noexcept nogil:
@@ -261,7 +261,7 @@ cdef class Cache:
             raise ValueError("slots must be 1 to 2^31, not {}".format(slots))
         self.pfn_end = pfn_end
         self.slots = slots
-        self.slot_of = <uint32_t *>calloc(max(self.pfn_end, 1), sizeof(uint32_t))
+        self.slot_of = <uint32_t *>calloc(<size_t>self.pfn_end + 1, sizeof(uint32_t))
         self.older = <uint32_t *>malloc((<size_t>self.slots + 1) * sizeof(uint32_t))
         self.newer = <uint32_t *>malloc((<size_t>self.slots + 1) * sizeof(uint32_t))
         self.owner = <uint32_t *>calloc(self.slots, sizeof(uint32_t))
