@@ -8,6 +8,9 @@ nothing about what is wrong there.
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 
+cdef extern from "pagecopy.h" nogil:
+    void copy_pages "xs_copy_pages"(unsigned char *to, const unsigned char *source, size_t pages)
+
 
 cdef inline bint carries_data(uint64_t word) noexcept nogil:
     cdef uint64_t page_type = word >> 60
@@ -109,6 +112,6 @@ cdef void copy_extents(unsigned char[::1] memory, const uint64_t[::1] pfns, cons
             run = 1
             while page + run < pages and pfns[at + run] == pfns[at] + run:
                 run += 1
-            memcpy(&memory[4096 * pfns[at]], &data[offset + 4096 * page], 4096 * run)
+            copy_pages(&memory[4096 * pfns[at]], &data[offset + 4096 * page], run)
             page += run
             at += run

@@ -24,6 +24,9 @@ cdef extern from "<poll.h>" nogil:
     short POLLIN
     short POLLOUT
 
+cdef extern from "pagecopy.h" nogil:
+    void copy_pages "xs_copy_pages"(unsigned char *to, const unsigned char *source, size_t pages)
+
 PAGE_SIZE = 4096
 
 cdef enum:
@@ -70,7 +73,7 @@ def scatter(uint8_t[::1] memory not None, const uint64_t[::1] pfns not None, con
     with nogil:
         while i < pfns.shape[0]:
             run = run_at(pfns, i)
-            memcpy(&memory[pfns[i] * PAGE], &pages[i * PAGE], run * PAGE)
+            copy_pages(&memory[pfns[i] * PAGE], &pages[i * PAGE], run)
             i += run
 
 
