@@ -1,0 +1,88 @@
+"""SHARED_INFO: the page that a PV guest and Xen share: time, event channels, and where the p2m is.
+
+Source: struct shared_info, struct vcpu_info and struct vcpu_time_info in xen/include/public/xen.h, struct
+arch_shared_info in arch-x86/xen.h. What a restore takes over, vcpu_info without the pending selectors and ``arch``
+without pfn_to_mfn_frame_list_list: handle_shared_info() in tools/libs/guest/xg_sr_restore_x86_pv.c.
+"""
+from typing import Any, Dict, NamedTuple, Tuple
+
+from xstream.errors import CorruptStream
+from xstream.wire.frames import Buffer
+from xstream.wire.layouts import Layout, Row
+from xstream.wire.libxc import PAGE_SIZE
+
+#: Entries of vcpu_info in the page; further vcpus have theirs in memory of the guest's own.
+VCPUS = 32
+_VCPU_INFO_SIZE = 64
+
+
+class SharedPage(NamedTuple):
+    """A decoded page: ``fields`` in the structure's order, without vcpu_info and the event bitmaps.
+
+    - ``fields``: ``wc_version``, ``wc_sec``, ``wc_nsec``, ``wc_sec_hi`` and the fields of arch_shared_info as
+      ``arch.max_pfn`` and so on;
+    - ``vcpu_info``: the fields of each of the 32 entries;
+    - ``pending``, ``masked``: event channel bitmaps; bit n is port n, of 4096 for a 64-bit guest or 1024.
+    """
+
+    fields: Dict[str, int]
+    vcpu_info: Tuple[Dict[str, int], ...]
+    pending: int
+    masked: int
+
+    @property
+    def wallclock(self) -> int:
+        """Seconds from the epoch to where the guest's system time was 0; the nanoseconds are ``wc_nsec``."""
+        high = self.fields.get("wc_sec_hi", self.fields.get("arch.wc_sec_hi", 0))
+        return high << 32 | self.fields["wc_sec"]
+
+    @property
+    def pending_ports(self) -> Tuple[int, ...]:
+        """Ports with an event pending, lowest first."""
+        return _bits(self.pending)
+
+    @property
+    def due_ports(self) -> Tuple[int, ...]:
+        """Ports pending and not masked, lowest first: those that the guest is about to hear of."""
+        return _bits(self.pending & ~self.masked)
+
+
+_TIME: Tuple[Row, ...] = (
+    ("time.version", "I4x"), ("time.tsc_timestamp", "Q"), ("time.system_time", "Q"), ("time.tsc_to_system_mul", "I"),
+    ("time.tsc_shift", "b"), ("time.flags", "B"), ("", "2x"))
+_P2M: Tuple[str, ...] = ("arch.max_pfn", "arch.pfn_to_mfn_frame_list_list", "arch.nmi_reason", "arch.p2m_cr3",
+                         "arch.p2m_vaddr", "arch.p2m_generation")
+
+_VCPU_INFO = {
+    8: Layout(*((("evtchn_upcall_pending", "B"), ("evtchn_upcall_mask", "B6x"), ("evtchn_pending_sel", "Q"),
+                 ("arch.cr2", "Q8x")) + _TIME)),
+    4: Layout(*((("evtchn_upcall_pending", "B"), ("evtchn_upcall_mask", "B2x"), ("evtchn_pending_sel", "I"),
+                 ("arch.cr2", "I20x")) + _TIME)),
+}
+_REST = {
+    8: Layout(*((("pending", "512s"), ("masked", "512s"), ("wc_version", "I"), ("wc_sec", "I"), ("wc_nsec", "I"),
+                 ("wc_sec_hi", "I")) + tuple((name, "Q") for name in _P2M))),
+    4: Layout(*((("pending", "128s"), ("masked", "128s"), ("wc_version", "I"), ("wc_sec", "I"), ("wc_nsec", "I"))
+                + tuple((name, "I") for name in _P2M) + (("arch.wc_sec_hi", "I"),))),
+}
+
+
+def parse(untrusted: Buffer, guest_width: int) -> SharedPage:
+    """The page of a guest whose words are of ``guest_width`` bytes: 8 or 4, from X86_PV_INFO.
+
+    ``wc_sec_hi`` and p2m_cr3, p2m_vaddr, p2m_generation mean something from Xen 4.6 on; before, they are padding.
+
+    Raises CorruptStream for a page of another size than 4096.
+    """
+    if len(untrusted) != PAGE_SIZE:
+        raise CorruptStream("shared info of a wrong size", offset=0, field="length", expected=PAGE_SIZE,
+                            got=len(untrusted))
+    page = memoryview(untrusted)
+    vcpu_info = tuple(_VCPU_INFO[guest_width].decode(page[offset:offset + _VCPU_INFO_SIZE])
+                      for offset in range(0, VCPUS * _VCPU_INFO_SIZE, _VCPU_INFO_SIZE))
+    fields: Dict[str, Any] = _REST[guest_width].decode(page[VCPUS * _VCPU_INFO_SIZE:])
+    return SharedPage(pending=fields.pop("pending"), masked=fields.pop("masked"), fields=fields, vcpu_info=vcpu_info)
+
+
+def _bits(bitmap: int) -> Tuple[int, ...]:
+    return tuple(bit for bit in range(bitmap.bit_length()) if bitmap >> bit & 1)

@@ -1,0 +1,146 @@
+"""What PV guests' streams hold of each vcpu: the blobs of X86_PV_VCPU_BASIC, _EXTENDED and _XSAVE.
+
+The fourth, X86_PV_VCPU_MSRS, is an array of :mod:`xstream.wire.msrs`.
+
+Source: struct vcpu_guest_context in xen/include/public/arch-x86/xen.h, struct cpu_user_regs in arch-x86/xen-x86_64.h
+and arch-x86/xen-x86_32.h, struct xen_domctl_ext_vcpucontext in xen/include/public/domctl.h, XEN_DOMCTL_getvcpuextstate
+in xen/arch/x86/domctl.c; frames as PFNs: tools/libs/guest/xg_sr_save_x86_pv.c.
+"""
+from typing import Any, Dict, NamedTuple, Tuple
+
+from xstream.errors import CorruptStream, StreamError
+from xstream.wire import features, xsave
+from xstream.wire.frames import Buffer
+from xstream.wire.layouts import Layout, Row, prefixed
+
+#: Bit of ``flags`` to the name of its VGCF constant.
+FLAGS: Dict[int, str] = {0: "i387_valid", 2: "in_kernel", 3: "failsafe_disables_events", 4: "syscall_disables_events",
+                         5: "online", 8: "in_syscall"}
+#: Bit of ``vm_assist`` to the name of its VMASST_TYPE constant (xen/include/public/xen.h).
+VM_ASSIST: Dict[int, str] = {0: "4gb_segments", 1: "4gb_segments_notify", 2: "writable_pagetables",
+                             3: "pae_extended_cr3", 4: "architectural_iopl", 5: "runstate_update_flag",
+                             32: "m2p_strict"}
+
+
+class Trap(NamedTuple):
+    """One entry of the virtual IDT; ``address`` 0 where the guest has set none."""
+
+    vector: int
+    flags: int
+    cs: int
+    address: int
+
+
+_USER_REGS_64: Tuple[Row, ...] = tuple((name, "Q") for name in (
+    "r15", "r14", "r13", "r12", "rbp", "rbx", "r11", "r10", "r9", "r8", "rax", "rcx", "rdx", "rsi", "rdi")) + (
+    ("error_code", "I"), ("entry_vector", "I"), ("rip", "Q"), ("cs", "H2x"), ("saved_upcall_mask", "B3x"),
+    ("rflags", "Q"), ("rsp", "Q"), ("ss", "H6x"), ("es", "H6x"), ("ds", "H6x"), ("fs", "H6x"), ("gs", "H6x"))
+
+_USER_REGS_32: Tuple[Row, ...] = tuple((name, "I") for name in ("ebx", "ecx", "edx", "esi", "edi", "ebp", "eax")) + (
+    ("error_code", "H"), ("entry_vector", "H"), ("eip", "I"), ("cs", "H"), ("saved_upcall_mask", "Bx"),
+    ("eflags", "I"), ("esp", "I"), ("ss", "H2x"), ("es", "H2x"), ("ds", "H2x"), ("fs", "H2x"), ("gs", "H2x"))
+
+
+def _context(long: str, user_regs: Tuple[Row, ...], trap: str, tail: Tuple[Row, ...]) -> Layout:
+    return Layout(*(
+        prefixed("fpu", xsave.FXSAVE) + (("flags", long),) + user_regs
+        + (("trap_ctxt", 256 * trap), ("ldt_base", long), ("ldt_ents", long), ("gdt_frames", "16" + long),
+           ("gdt_ents", long), ("kernel_ss", long), ("kernel_sp", long), ("ctrlreg", "8" + long),
+           ("debugreg", "8" + long))
+        + tail))
+
+
+_CONTEXT_64 = _context("Q", _USER_REGS_64, "BBH4xQ", tuple((name, "Q") for name in (
+    "event_callback_eip", "failsafe_callback_eip", "syscall_callback_eip", "vm_assist", "fs_base", "gs_base_kernel",
+    "gs_base_user")))
+_CONTEXT_32 = _context("I", _USER_REGS_32, "BBHI", tuple((name, "I") for name in (
+    "event_callback_cs", "event_callback_eip", "failsafe_callback_cs", "failsafe_callback_eip", "vm_assist")))
+
+#: A blob of 32 bytes has no vmce, of 40 its ``caps`` only, of 56 (up to Xen 4.9) no ``mcg_ext_ctl``.
+_EXTENDED = Layout(
+    ("vcpu", "I"), ("size", "I"), ("syscall32_callback_eip", "Q"), ("sysenter_callback_eip", "Q"),
+    ("syscall32_callback_cs", "H"), ("sysenter_callback_cs", "H"), ("syscall32_disables_events", "B"),
+    ("sysenter_disables_events", "B"), ("", "2x"), ("vmce.caps", "Q"), ("vmce.mci_ctl2_bank0", "Q"),
+    ("vmce.mci_ctl2_bank1", "Q"), ("vmce.mcg_ext_ctl", "Q"))
+
+_XCR0 = Layout(("xcr0", "Q"), ("xcr0_accum", "Q"))
+
+
+def basic(untrusted: Buffer) -> Dict[str, Any]:
+    """Registers of a VCPU_BASIC blob under the names of struct vcpu_guest_context, in its order.
+
+    5168 bytes are a 64-bit guest's, 2800 a 32-bit one's. Values are numbers and tuples of numbers (``gdt_frames``,
+    ``ctrlreg``, ``debugreg``); ``trap_ctxt`` is a tuple of 256 :class:`Trap`; the FXSAVE region's names begin with
+    ``fpu.``. In the stream the frames in use of ``gdt_frames``, those in ``ctrlreg[3]`` and, of a 64-bit guest,
+    ``ctrlreg[1]``, and the start info's in vcpu 0's ``rdx`` or ``edx``, are PFNs; in a legacy stream MFNs.
+
+    Raises CorruptStream for any other size.
+    """
+    layouts = {layout.size: layout for layout in (_CONTEXT_64, _CONTEXT_32)}
+    if len(untrusted) not in layouts:
+        raise CorruptStream("vcpu context of a wrong size", offset=0, field="length",
+                            expected=" or ".join(str(size) for size in layouts), got=len(untrusted))
+    fields = layouts[len(untrusted)].decode(untrusted)
+    numbers = iter(fields["trap_ctxt"])
+    fields["trap_ctxt"] = tuple(Trap(*four) for four in zip(numbers, numbers, numbers, numbers))
+    return fields
+
+
+def cr3_frame(cr3: int, guest_width: int) -> int:
+    """The frame number in a ``ctrlreg[3]``, or in a 64-bit guest's ``ctrlreg[1]``.
+
+    Frames above 4 GiB of a 32-bit guest (``guest_width`` 4) have their high bits folded into the low ones
+    (xen_cr3_to_pfn() in arch-x86/xen-x86_32.h).
+    """
+    if guest_width == 4:
+        return (cr3 >> 12 | cr3 << 20) & 0xFFFFFFFF
+    return cr3 >> 12
+
+
+def flag_names(flags: int) -> Tuple[str, ...]:
+    """Names of the bits set in a context's ``flags``."""
+    return features.names(flags, FLAGS)
+
+
+def vm_assist_names(vm_assist: int) -> Tuple[str, ...]:
+    """Names of the bits set in a context's ``vm_assist``."""
+    return features.names(vm_assist, VM_ASSIST)
+
+
+def extended(untrusted: Buffer) -> Dict[str, int]:
+    """Fields of a VCPU_EXTENDED blob under the names of struct xen_domctl_ext_vcpucontext, in its order.
+
+    Only those within the blob and within its own ``size``; an empty blob has none.
+
+    Raises CorruptStream where ``size`` doesn't fit the blob.
+    """
+    if not len(untrusted):
+        return {}
+    size = _EXTENDED.decode(untrusted).get("size", 0)
+    if not 8 <= size <= len(untrusted):
+        raise CorruptStream("extended vcpu context doesn't fit its size", offset=4, field="size",
+                            expected="8 to {}".format(len(untrusted)), got=size)
+    return _EXTENDED.decode(memoryview(untrusted)[:size])
+
+
+def xsave_state(untrusted: Buffer) -> Dict[str, int]:
+    """``xcr0``, ``xcr0_accum`` and the fields of :func:`xstream.wire.xsave.decode` of a VCPU_XSAVE blob.
+
+    An empty blob has none; one of 16 bytes has no area.
+
+    Raises CorruptStream for any other blob too short for its header.
+    """
+    if 0 < len(untrusted) < _XCR0.size:
+        raise CorruptStream("XSAVE state too short for its header", offset=0, field="length",
+                            expected="at least {}".format(_XCR0.size), got=len(untrusted))
+    fields = _XCR0.decode(untrusted)
+    try:
+        fields.update(xsave.decode(xsave_area(untrusted)))
+    except StreamError as error:
+        raise error.located(base=_XCR0.size)
+    return fields
+
+
+def xsave_area(untrusted: Buffer) -> memoryview:
+    """The XSAVE area of a VCPU_XSAVE blob, for :func:`xstream.wire.xsave.components`; a view."""
+    return memoryview(untrusted)[_XCR0.size:]
