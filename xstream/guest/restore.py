@@ -273,7 +273,7 @@ class Restorer:
             self._hooks.track_dirty(False)
             return False
         self._hooks.suspend()
-        bitmap = bytearray(-(-len(self._memory.state) // 8))
+        bitmap = bytearray(-(-self._hooks.pfn_end() // 8))
         self._hooks.read_dirty(bitmap, True)
         self._hooks.track_dirty(False)
         pfns = uint64(pfn_kernel.count_bits(bitmap))

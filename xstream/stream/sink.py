@@ -65,10 +65,14 @@ class SplicingSink(DescriptorSink):
     def drain(self) -> None:
         poller = select.poll()
         poller.register(self._fd, 0)
-        while struct.unpack("i", fcntl.ioctl(self._fd, termios.FIONREAD, bytes(4)))[0]:
-            # Nothing tells when a pipe runs empty; only that its reader has gone.
-            if poller.poll(_DRAIN_INTERVAL):
+        while self._unread():
+            # Nothing tells when a pipe runs empty; only that its reader has gone, maybe with all of it.
+            if poller.poll(_DRAIN_INTERVAL) and self._unread():
                 raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+    def _unread(self) -> int:
+        count: int = struct.unpack("i", fcntl.ioctl(self._fd, termios.FIONREAD, bytes(4)))[0]
+        return count
 
 
 class ObjectSink(Sink):
