@@ -27,6 +27,9 @@ cdef extern from "<poll.h>" nogil:
 cdef extern from "pagecopy.h" nogil:
     void copy_pages "xs_copy_pages"(unsigned char *to, const unsigned char *source, size_t pages)
 
+cdef extern from "zero.h" nogil:
+    bint is_zero "xs_is_zero"(const uint8_t *page)
+
 PAGE_SIZE = 4096
 
 cdef enum:
@@ -101,16 +104,6 @@ def compare(const uint8_t[::1] memory not None, const uint64_t[::1] pfns not Non
                 differing[found] = pfns[i]
                 found += 1
     return found
-
-
-cdef bint is_zero(const uint8_t *page) noexcept nogil:
-    cdef uint64_t words[8]
-    cdef Py_ssize_t at
-    for at in range(0, PAGE, 64):
-        memcpy(words, page + at, 64)
-        if words[0] | words[1] | words[2] | words[3] | words[4] | words[5] | words[6] | words[7]:
-            return False
-    return True
 
 
 def zero_pages(const uint8_t[::1] pages not None, uint64_t[::1] indices not None):
