@@ -1,8 +1,8 @@
 """Pages of guest memory: copy, compare, look for zeros, and move them between memory and descriptors.
 
 ``memory`` is a buffer of whole pages, PFN 0 first; ``pfns`` a uint64 buffer; ``pages`` bytes, 4096 for each PFN, in
-their order. All must be contiguous. Neighbouring PFNs are taken as one piece. A PFN past the memory is an IndexError, wrong
-kinds and sizes a ValueError, TypeError or BufferError, always with nothing moved.
+their order. All must be contiguous. Neighbouring PFNs are taken as one piece. A PFN past the memory is an IndexError,
+wrong kinds and sizes are a ValueError, TypeError or BufferError, always with nothing moved.
 
 Transfers survive partial reads and writes, EINTR (signal handlers run, and may raise), more pieces than IOV_MAX, and
 wait where the descriptor doesn't block. They raise OSError.
