@@ -45,6 +45,6 @@ def test_each_guest_has_its_tables():
 
 @pytest.mark.skipif(not (ROOT / "docs" / "ordering.md").exists(), reason="tested away from the checkout")
 def test_the_drawing_in_the_docs_is_that_of_the_tables():
-    drawn = subprocess.run([sys.executable, str(ROOT / "scripts" / "draw-ordering")], stdout=subprocess.PIPE, check=True,
-                           env=dict(os.environ, PYTHONPATH=str(ROOT))).stdout.decode()
+    environment = dict(os.environ, PYTHONPATH=str(ROOT))
+    drawn = subprocess.check_output([sys.executable, str(ROOT / "scripts" / "draw-ordering")], env=environment).decode()
     assert (ROOT / "docs" / "ordering.md").read_text(encoding="utf-8") == drawn

@@ -1,6 +1,7 @@
 """Every way in which bytes reach a reader."""
 import contextlib
 import io
+import mmap
 import os
 import socket
 import tempfile
@@ -99,6 +100,14 @@ def buffer(data: bytes) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
+def mapping(data: bytes) -> Iterator[Any]:
+    with tempfile.TemporaryFile() as file:
+        file.write(data)
+        file.flush()
+        yield mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+@contextlib.contextmanager
 def misaligned(data: bytes) -> Iterator[Any]:
     yield memoryview(b"\0" + data)[1:]
 
@@ -127,8 +136,8 @@ def fed(data: bytes) -> Iterator[Any]:
 
 
 WAYS: Dict[str, Callable[[bytes], Any]] = {
-    "buffer": buffer, "misaligned": misaligned, "mapped": mapped, "descriptor": descriptor, "pipe": pipe,
-    "socket": connection, "object": file_object, "read only": only_read, "trickle": trickle, "fed": fed,
+    "buffer": buffer, "mapping": mapping, "misaligned": misaligned, "mapped": mapped, "descriptor": descriptor,
+    "pipe": pipe, "socket": connection, "object": file_object, "read only": only_read, "trickle": trickle, "fed": fed,
 }
 
 

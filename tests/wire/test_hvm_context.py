@@ -114,6 +114,35 @@ def test_entries_that_grew_have_the_fields_of_their_version(typecode, length, la
     assert list(only(typecode, bytes(length)))[-1] == last
 
 
+# Sizes and offsets as a C compiler has them.
+@pytest.mark.parametrize("typecode, size, places", [
+    (2, 1032, {"rdi": (560, 8), "r8": (576, 8), "rip": (640, 8), "cr2": (664, 8), "dr6": (720, 8),
+             "ldtr_sel": (764, 4), "gdtr_limit": (804, 4), "idtr_base": (872, 8), "gs_base": (840, 8),
+             "ss_arbytes": (908, 4), "sysenter_cs": (920, 8), "sysenter_esp": (928, 8), "sysenter_eip": (936, 8),
+             "shadow_gs": (944, 8), "msr_lstar": (960, 8), "msr_star": (968, 8), "msr_cstar": (976, 8),
+             "msr_syscall_mask": (984, 8), "msr_efer": (992, 8), "msr_tsc_aux": (1000, 8), "tsc": (1008, 8),
+             "pending_event": (1016, 4), "error_code": (1020, 4), "flags": (1024, 4)}),
+    (4, 400, {"base_address": (0, 8), "ioregsel": (8, 4), "id": (12, 4)}),
+    (5, 32, {"disabled": (8, 4), "timer_divisor": (12, 4), "tdt_msr": (16, 8), "pending_esr": (24, 4)}),
+    (10, 56, {"channels[0].latched_count": (4, 2), "channels[1].status": (24, 1), "channels[1].write_latch": (27, 1),
+             "channels[2].rw_mode": (44, 1), "channels[2].gate": (47, 1), "speaker_data_on": (48, 4)}),
+    (11, 24, {"cmos_index": (14, 1), "rtc_offset": (16, 8)}),
+    (12, 1048, {"capability": (0, 8), "config": (16, 8), "isr": (32, 8), "mc64": (240, 8),
+             "timers[0].config": (256, 8), "timers[1].cmp": (296, 8), "timers[2].fsb": (336, 8)}),
+    (13, 8, {"tmr_val": (0, 4), "pm1a_sts": (4, 2), "pm1a_en": (6, 2)}),
+    (14, 240, {"msr_pat_cr": (0, 8), "msr_mtrr_cap": (224, 8), "msr_mtrr_def_type": (232, 8)}),
+    (15, 32, {"hypercall_gpa": (0, 8), "guest_os_id": (8, 8), "time_ref_count": (16, 8), "reference_tsc": (24, 8)}),
+    (17, 216, {"vp_assist_msr": (0, 8), "apic_assist_pending": (8, 1), "simp_msr": (16, 8)}),
+    (18, 32, {"caps": (0, 8), "mci_ctl2_bank0": (8, 8), "mci_ctl2_bank1": (16, 8), "mcg_ext_ctl": (24, 8)})])
+def test_places_of_fields(typecode, size, places):
+    for name, (offset, width) in places.items():
+        data = bytearray(size)
+        data[offset + width - 1] = 1
+        fields = only(typecode, data)
+        assert {field: value for field, value in fields.items() if isinstance(value, int) and value} == {
+            name: 1 << 8 * (width - 1)}
+
+
 def test_pic_has_its_bits_apart():
     assert only(3, bytes([1, 2, 4, 8, 0x5A, 0x45, 0x24, 1])) == {
         "irr": 1, "imr": 2, "isr": 4, "irq_base": 8, "init_state": 10, "priority_add": 5, "readsel_isr": 1, "poll": 0,
@@ -172,9 +201,11 @@ def test_unknown_entries_are_kept_but_no_restore_takes_them():
 
 
 @pytest.mark.parametrize("data, offset", [
-    (HEADER + entry(0, length=4), 36), (HEADER + entry(0, length=0xFFFFFFFF), 36), (HEADER + END + b"\0", 40)])
+    (HEADER + entry(0, b"data"), 36), (HEADER + entry(0, length=4), 36),
+    (HEADER + entry(0, length=0xFFFFFFFF), 36), (HEADER + END + b"\0", 40)])
 def test_what_a_restore_passes_over_a_verifier_reports(data, offset):
-    assert [item.name for item in hvm_context.parse(data)] == ["HEADER", "END"]
+    header, end = hvm_context.parse(data)
+    assert (header.name, end.name, len(end.data)) == ("HEADER", "END", 0)
     with pytest.raises(StrictViolation) as caught:
         hvm_context.parse(data, strict=True)
     assert caught.value.offset == offset

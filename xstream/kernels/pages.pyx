@@ -1,4 +1,4 @@
-# cython: boundscheck=False, wraparound=False, cdivision=True
+# cython: boundscheck=False, wraparound=False, cdivision=True, auto_pickle=False
 """Pages of guest memory: copy, compare, look for zeros, and move them between memory and descriptors."""
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.exc cimport PyErr_CheckSignals, PyErr_SetFromErrno
@@ -26,6 +26,9 @@ cdef extern from "<poll.h>" nogil:
 
 cdef extern from "pagecopy.h" nogil:
     void copy_pages "xs_copy_pages"(unsigned char *to, const unsigned char *source, size_t pages)
+
+cdef extern from "zero.h" nogil:
+    bint is_zero "xs_is_zero"(const uint8_t *page)
 
 PAGE_SIZE = 4096
 
@@ -103,16 +106,6 @@ def compare(const uint8_t[::1] memory not None, const uint64_t[::1] pfns not Non
     return found
 
 
-cdef bint is_zero(const uint8_t *page) noexcept nogil:
-    cdef uint64_t words[8]
-    cdef Py_ssize_t at
-    for at in range(0, PAGE, 64):
-        memcpy(words, page + at, 64)
-        if words[0] | words[1] | words[2] | words[3] | words[4] | words[5] | words[6] | words[7]:
-            return False
-    return True
-
-
 def zero_pages(const uint8_t[::1] pages not None, uint64_t[::1] indices not None):
     cdef Py_ssize_t i, found = 0, count = pages.shape[0] // PAGE
     if pages.shape[0] % PAGE or indices.shape[0] < count:
@@ -138,8 +131,8 @@ def zero_pfns(const uint8_t[::1] memory not None, const uint64_t[::1] pfns not N
     return found
 
 
-cdef class Pieces:
-    """Pieces of memory to be moved in order, as many as there are, and how far that has come."""
+cdef class _Pieces:
+    """_Pieces of memory to be moved in order, as many as there are, and how far that has come."""
     cdef iovec *vec
     cdef Py_ssize_t count, room
     cdef Py_buffer *views
@@ -195,7 +188,7 @@ cdef wait_for(int fd, Direction direction):
     PyErr_CheckSignals()
 
 
-cdef Py_ssize_t move_all(int fd, Pieces pieces, Direction direction) except -1:
+cdef Py_ssize_t move_all(int fd, _Pieces pieces, Direction direction) except -1:
     """Move everything, or to the end of the input; how many bytes."""
     cdef iovec *vec = pieces.vec
     cdef Py_ssize_t count = pieces.count, total = 0, moved
@@ -217,9 +210,9 @@ cdef Py_ssize_t move_all(int fd, Pieces pieces, Direction direction) except -1:
     return total
 
 
-cdef Pieces hold_all(object buffers, int flags):
+cdef _Pieces hold_all(object buffers, int flags):
     buffers = list(buffers)
-    cdef Pieces pieces = Pieces(len(buffers), len(buffers))
+    cdef _Pieces pieces = _Pieces(len(buffers), len(buffers))
     for buffer in buffers:
         pieces.hold(buffer, flags)
     return pieces
@@ -233,8 +226,8 @@ def readv(int fd, buffers not None):
     return move_all(fd, hold_all(buffers, PyBUF_WRITABLE), READING)
 
 
-cdef void add_pages(Pieces pieces, const uint8_t[::1] memory, const uint64_t[::1] pfns, Py_ssize_t skip) noexcept nogil:
-    """Pieces for the pages of the PFNs, neighbours as one, but for the first `skip` bytes."""
+cdef void add_pages(_Pieces pieces, const uint8_t[::1] memory, const uint64_t[::1] pfns, Py_ssize_t skip) noexcept nogil:
+    """_Pieces for the pages of the PFNs, neighbours as one, but for the first `skip` bytes."""
     cdef Py_ssize_t i = skip // PAGE, run
     skip %= PAGE
     while i < pfns.shape[0]:
@@ -245,7 +238,7 @@ cdef void add_pages(Pieces pieces, const uint8_t[::1] memory, const uint64_t[::1
 
 
 def write_pages(int fd, head not None, const uint8_t[::1] memory not None, const uint64_t[::1] pfns not None):
-    cdef Pieces pieces = Pieces(pfns.shape[0] + 1, 1)
+    cdef _Pieces pieces = _Pieces(pfns.shape[0] + 1, 1)
     check_pfns(pfns, memory.shape[0])
     pieces.hold(head, PyBUF_SIMPLE)
     add_pages(pieces, memory, pfns, 0)
@@ -253,7 +246,7 @@ def write_pages(int fd, head not None, const uint8_t[::1] memory not None, const
 
 
 def read_pages(int fd, uint8_t[::1] memory not None, const uint64_t[::1] pfns not None, Py_ssize_t skip=0):
-    cdef Pieces pieces = Pieces(pfns.shape[0] + 1, 0)
+    cdef _Pieces pieces = _Pieces(pfns.shape[0] + 1, 0)
     check_pfns(pfns, memory.shape[0])
     if not 0 <= skip <= pfns.shape[0] * PAGE:
         raise ValueError("skip {} of {} bytes".format(skip, pfns.shape[0] * PAGE))

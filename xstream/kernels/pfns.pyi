@@ -5,7 +5,7 @@ stream, "PAGE_DATA"). The state of a PFN is one byte: MENTIONED; POPULATED, by a
 page has come; and in the low nibble its last type, inverted, so that all zeros is a PFN never mentioned, of type XTAB.
 
 Arguments called words, state and types are buffers of bytes; pfns, starts and lengths are uint64 buffers. All must be
-contiguous. Wrong kinds and sizes are a ValueError or TypeError, before anything is written.
+contiguous. Wrong kinds and sizes are a ValueError, TypeError or BufferError, before anything is written.
 """
 from typing import Any, List, Tuple
 

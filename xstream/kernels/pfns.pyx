@@ -263,7 +263,7 @@ def runs(const uint64_t[::1] pfns not None, uint64_t[::1] starts not None, uint6
         raise ValueError("room for {} and {} runs of {} PFNs".format(starts.shape[0], lengths.shape[0], count))
     with nogil:
         for i in range(count):
-            if i and pfns[i] == pfns[i - 1] + 1:
+            if i and pfns[i] > pfns[i - 1] and pfns[i] - pfns[i - 1] == 1:
                 lengths[found - 1] += 1
             else:
                 starts[found] = i

@@ -2,6 +2,7 @@
 
 One small interface, :class:`Source`; the readers know nothing else of their input.
 """
+import contextlib
 import errno
 import mmap
 import os
@@ -415,15 +416,13 @@ def open_source(source: Any) -> Source:
         return _open_path(os.fspath(source))
     if isinstance(source, int):
         return _open_descriptor(source)
+    with contextlib.suppress(TypeError):
+        return BufferSource(source)  # first: a mapping can be read() too
     if hasattr(source, "recv_into") and hasattr(source, "fileno"):
         return DescriptorSource(source.fileno())
     if hasattr(source, "readinto") or hasattr(source, "read"):
         return ObjectSource(source)
-    try:
-        return BufferSource(source)
-    except TypeError:
-        raise TypeError("not a path, descriptor, buffer, socket or object with read(): {!r}".format(
-            type(source).__name__)) from None
+    raise TypeError("not a path, descriptor, buffer, socket or object with read(): {!r}".format(type(source).__name__))
 
 
 class _OwnedDescriptorSource(DescriptorSource):

@@ -1,0 +1,270 @@
+"""The kernel pages beside its plain reference, and its transfers under bad conditions."""
+import os
+import signal
+import socket
+import tempfile
+import threading
+
+import numpy
+import pytest
+import reference
+from hypothesis import given
+from hypothesis import strategies as st
+
+from xstream.kernels import pages as built
+
+BOTH = pytest.mark.parametrize("kernel", [built, reference.pages], ids=["kernel", "reference"])
+PFNS = st.lists(st.integers(0, 19), max_size=30)
+
+
+def filled(count, seed=1):
+    return numpy.random.RandomState(seed).randint(0, 256, (count, 4096)).astype(numpy.uint8)
+
+
+def aligned(count, shift):
+    """Pages that begin ``shift`` bytes behind a page's boundary: which way they are copied depends on it."""
+    raw = numpy.zeros((count + 2) * 4096, numpy.uint8)
+    start = -raw.ctypes.data % 4096 + shift
+    return raw[start:start + count * 4096]
+
+
+def uint64(values):
+    return numpy.array(values, numpy.uint64)
+
+
+@given(pfns=PFNS, shift=st.sampled_from([0, 16, 64, 1, 4095]))
+def test_scatter_and_gather(pfns, shift):
+    pages = filled(len(pfns))
+    results = []
+    for kernel in (built, reference.pages):
+        memory = aligned(20, shift)
+        memory[:] = filled(20, 2).reshape(-1)
+        kernel.scatter(memory, uint64(pfns), pages.reshape(-1))
+        out = bytearray(len(pfns) * 4096)
+        kernel.gather(memory, uint64(pfns), out)
+        results.append((memory.tobytes(), bytes(out)))
+    assert results[0] == results[1]
+
+
+@BOTH
+@pytest.mark.parametrize("count", [1, 3, 4, 5, 8, 17, 1024])
+def test_long_runs(kernel, count):
+    memory, pages = aligned(count + 2, 0), filled(count)
+    kernel.scatter(memory, uint64(range(1, count + 1)), pages.reshape(-1))
+    assert not memory[:4096].any() and not memory[-4096:].any()
+    assert memory[4096:-4096].tobytes() == pages.tobytes()
+
+
+@BOTH
+def test_compare(kernel):
+    memory = filled(6)
+    pages = memory[[5, 1, 3]].copy()
+    pages[0, 4095] ^= 1
+    pages[2, 0] ^= 1
+    differing = numpy.zeros(3, numpy.uint64)
+    assert kernel.compare(memory.reshape(-1), uint64([5, 1, 3]), pages.reshape(-1), differing) == 2
+    assert differing[:2].tolist() == [5, 3]
+
+
+@BOTH
+@pytest.mark.parametrize("at", [0, 1, 15, 16, 255, 256, 2048, 4094, 4095])
+def test_zero_pages(kernel, at):
+    pages = numpy.zeros((5, 4096), numpy.uint8)
+    pages[1, at] = 1
+    pages[3, at] = 0x80
+    found = numpy.zeros(5, numpy.uint64)
+    assert kernel.zero_pages(pages.reshape(-1), found) == 3 and found[:3].tolist() == [0, 2, 4]
+    assert kernel.zero_pfns(pages.reshape(-1), uint64([3, 2, 1, 4]), found) == 2 and found[:2].tolist() == [2, 4]
+
+
+def test_zero_pages_of_misaligned_bytes():
+    data = memoryview(bytearray(4096 * 3 + 1))[1:]
+    data[-1] = 1
+    found = numpy.zeros(3, numpy.uint64)
+    assert built.zero_pages(data, found) == 2
+
+
+@pytest.mark.parametrize("call", [
+    lambda pfns: built.scatter(bytearray(8192), pfns, bytes(8192)),
+    lambda pfns: built.gather(bytes(8192), pfns, bytearray(8192)),
+    lambda pfns: built.compare(bytes(8192), pfns, bytes(8192), uint64([0, 0])),
+    lambda pfns: built.zero_pfns(bytes(8192), pfns, uint64([0, 0])),
+    lambda pfns: built.write_pages(-1, b"", bytes(8192), pfns),
+    lambda pfns: built.read_pages(-1, bytearray(8192), pfns),
+])
+@pytest.mark.parametrize("pfn", [2, 2 ** 52, 2 ** 63, 2 ** 64 - 1])
+def test_pfns_outside(call, pfn):
+    with pytest.raises(IndexError, match="index 1"):
+        call(uint64([0, pfn]))
+
+
+def test_nothing_is_written_where_a_pfn_is_outside():
+    memory = bytearray(8192)
+    with pytest.raises(IndexError):
+        built.scatter(memory, uint64([0, 9]), b"x" * 8192)
+    assert memory == bytes(8192)
+
+
+@pytest.mark.parametrize("call", [
+    lambda: built.scatter(bytearray(8192), uint64([0]), bytes(4095)),
+    lambda: built.scatter(bytearray(8192), uint64([0]), bytes(8192)),
+    lambda: built.scatter(bytes(8192), uint64([0]), bytes(4096)),
+    lambda: built.scatter(bytearray(8192), [0], bytes(4096)),
+    lambda: built.scatter(bytearray(8192), numpy.array([0], numpy.int32), bytes(4096)),
+    lambda: built.scatter(numpy.zeros((4, 4096), numpy.uint8)[:, ::2].reshape(-1)[::2], uint64([0]), bytes(4096)),
+    lambda: built.gather(bytes(8192), uint64([0]), bytes(4096)),
+    lambda: built.compare(bytes(8192), uint64([0, 1]), bytes(8192), uint64([0])),
+    lambda: built.zero_pages(bytes(4097), uint64([0, 0])),
+    lambda: built.zero_pages(bytes(8192), uint64([0])),
+    lambda: built.zero_pfns(bytes(8192), uint64([0, 1]), uint64([0])),
+    lambda: built.read_pages(-1, bytearray(4096), uint64([0]), 4097),
+    lambda: built.read_pages(-1, bytearray(4096), uint64([0]), -1),
+    lambda: built.readv(-1, [b"read-only"]),
+    lambda: built.writev(-1, ["text"]),
+    lambda: built.pwrite_pages(-1, uint64([1 << 51]), bytes(4096)),
+    lambda: built.pwrite_pages(-1, uint64([1]), bytes(4095)),
+])
+def test_wrong_arguments(call):
+    with pytest.raises((ValueError, TypeError, BufferError)):
+        call()
+
+
+def test_failures_are_oserrors():
+    for call in (lambda: built.writev(-1, [b"x"]), lambda: built.readv(-1, [bytearray(1)]),
+                 lambda: built.pwrite_pages(-1, uint64([0]), bytes(4096))):
+        with pytest.raises(OSError) as caught:
+            call()
+        assert caught.value.errno == 9
+
+
+class Reader(threading.Thread):
+    """Takes everything from a descriptor, a little at a time."""
+
+    def __init__(self, fd, piece):
+        super().__init__()
+        self.fd, self.piece, self.got = fd, piece, b""
+        self.start()
+
+    def run(self):
+        parts = []
+        with os.fdopen(self.fd, "rb", buffering=0) as file:
+            while True:
+                part = file.read(self.piece)
+                if not part:
+                    break
+                parts.append(part)
+        self.got = b"".join(parts)
+
+
+def ends(kind):
+    if kind == "pipe":
+        return os.pipe()
+    ours, theirs = socket.socketpair()
+    if kind == "non-blocking":
+        ours.setblocking(False)
+        theirs.setblocking(False)
+    return ours.detach(), theirs.detach()
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket", "non-blocking"])
+def test_writing_partially_and_more_pieces_than_iov_max(kind):
+    reading, writing = ends(kind)
+    os.set_blocking(reading, True)
+    reader = Reader(reading, 70001)
+    memory = filled(3000)
+    pfns = uint64(list(range(0, 3000, 2)) + list(range(2999, 0, -1)))
+    head = b"the head" * 3
+    written = built.write_pages(writing, head, memory.reshape(-1), pfns)
+    pieces = [bytes([value % 256]) * (value % 5) for value in range(5000)]
+    written += built.writev(writing, pieces)
+    os.close(writing)
+    reader.join()
+    expected = head + memory[pfns.astype(int)].tobytes() + b"".join(pieces)
+    assert written == len(expected) and reader.got == expected
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket", "non-blocking"])
+def test_reading_what_comes_in_bits(kind):
+    reading, writing = ends(kind)
+    os.set_blocking(writing, True)
+    pages = filled(3000)
+
+    def write():
+        with os.fdopen(writing, "wb", buffering=0) as file:
+            view = memoryview(pages.tobytes())
+            while len(view):
+                view = view[file.write(view[:50001]):]
+    thread = threading.Thread(target=write)
+    thread.start()
+    memory = numpy.zeros((6000, 4096), numpy.uint8)
+    pfns = uint64(range(0, 6000, 2))
+    memory[0, :100] = pages[0, :100]
+    head = bytearray(100)
+    assert built.readv(reading, [head]) == 100
+    assert built.read_pages(reading, memory.reshape(-1), pfns, 100) == 3000 * 4096 - 100
+    assert built.read_pages(reading, memory.reshape(-1), pfns) == 0
+    thread.join()
+    os.close(reading)
+    assert (memory[::2] == pages).all() and not memory[1::2].any()
+
+
+@pytest.mark.parametrize("skip", [0, 1, 4095, 4096, 4097, 12288])
+def test_skipping_what_is_there(skip):
+    data = filled(3).tobytes()
+    with tempfile.TemporaryFile() as file:
+        file.write(data[skip:skip + 5000])
+        file.seek(0)
+        memory = bytearray(b"\xee" * 4 * 4096)
+        got = built.read_pages(file.fileno(), memory, uint64([2, 3, 0]), skip)
+    expected = bytearray(b"\xee" * 3 * 4096)
+    expected[skip:skip + 5000] = data[skip:skip + 5000]
+    assert got == min(5000, len(data) - skip)
+    assert memory == expected[8192:] + b"\xee" * 4096 + expected[:8192]
+
+
+def test_interrupted_by_signals():
+    """Handlers run, the transfer goes on; one that raises ends it."""
+    reading, writing = os.pipe()
+    calls = []
+    old = signal.signal(signal.SIGALRM, lambda *_: calls.append(1))
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.02, 0.02)
+        memory = filled(2000).reshape(-1)
+        reader = Reader(reading, 1000)
+        for _ in range(20):
+            if calls:
+                break
+            assert built.write_pages(writing, b"", memory, uint64(range(2000))) == 2000 * 4096
+        assert calls
+
+        def raise_it(*_):
+            raise KeyboardInterrupt
+        signal.signal(signal.SIGALRM, raise_it)
+        with pytest.raises(KeyboardInterrupt):
+            while True:
+                built.write_pages(writing, b"", memory, uint64(range(2000)))
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, old)
+        os.close(writing)
+    reader.join()
+
+
+@BOTH
+def test_pwrite_pages(kernel):
+    pages = filled(5)
+    with tempfile.TemporaryFile() as file:
+        kernel.pwrite_pages(file.fileno(), uint64([7, 8, 1, 7, 100]), pages.reshape(-1))
+        data = file.read()
+    assert len(data) == 101 * 4096
+    for pfn, page in ((7, 3), (8, 1), (1, 2), (100, 4)):
+        assert data[pfn * 4096:(pfn + 1) * 4096] == pages[page].tobytes()
+
+
+@BOTH
+def test_nothing_is_fine(kernel):
+    empty = uint64([])
+    kernel.scatter(bytearray(4096), empty, b"")
+    assert kernel.zero_pages(bytes(4096), uint64([0])) == 1
+    assert built.writev(-1, []) == 0 and built.writev(-1, [b""]) == 0 and built.readv(-1, []) == 0
+    assert built.zero_pages(b"", empty) == 0 and built.read_pages(-1, bytearray(4096), empty) == 0
