@@ -139,8 +139,9 @@ def test_whatever_the_guest_and_however_it_is_saved(data):
         None, xstream.xen_policy(1, 0), xstream.downtime_policy(0, rounds=3), xstream.downtime_policy(1000)]))
     stream = stream_of(source, live=data.draw(st.booleans()), policy=policy)
     xstream.verify(stream, strict=True)
-    with WAYS[data.draw(st.sampled_from(["buffer", "misaligned", "mapped", "pipe", "socket", "object"]))](stream) as way:
-        target, _ = restored(way, source)
+    way = WAYS[data.draw(st.sampled_from(["buffer", "misaligned", "mapped", "pipe", "socket", "object"]))]
+    with way(stream) as input_:
+        target, _ = restored(input_, source)
     same(target, source)
 
 
@@ -171,7 +172,8 @@ def test_genuine_streams(v3_stream):
         changed.update(memory.compare(PageData(words, pages)))
     # A restore writes to the start info and the p2m.
     assert changed == {target.start_info_pfn, *target.p2m_pfns}
-    assert sorted(target.pinned.values()) == sorted(kind for kind in bytes.fromhex(about["final_types"]) if 9 <= kind <= 12)
+    pinned = [kind for kind in bytes.fromhex(about["final_types"]) if 9 <= kind <= 12]
+    assert sorted(target.pinned.values()) == sorted(pinned)
 
 
 # Hooks that fail
@@ -527,7 +529,7 @@ def test_a_page_table_that_is_not_whole_when_the_guest_is_suspended():
 
 
 def test_numbers_in_a_pv_stream_that_lead_nowhere(make):
-    """Each frame number that the stream's vcpu and start info hold, past the guest's end or in a page of another kind."""
+    """Each frame number in the stream's vcpu 0, past the guest's end or in a page of another kind."""
     source = make()
     if source.kind != "pv":
         pytest.skip("an HVM guest has none")
@@ -538,7 +540,8 @@ def test_numbers_in_a_pv_stream_that_lead_nowhere(make):
                 blob, offset = record.blob, reader.offset + 16
     good = vcpu.frames(blob, source.guest_width, in_stream=True)
     table = source._where.l1[0]
-    bad = [good._replace(start_info=pfn) for pfn in (5000, table)] + [good._replace(gdt=(pfn,)) for pfn in (5000, table)]
+    bad = [good._replace(start_info=pfn) for pfn in (5000, table)]
+    bad += [good._replace(gdt=(pfn,)) for pfn in (5000, table)]
     bad += [good._replace(cr3=pfn) for pfn in (5000, table, 900)]
     if source.guest_width == 8:
         bad += [good._replace(user=pfn) for pfn in (5000, 900)]

@@ -83,7 +83,7 @@ class RestoreProtocol(_Protocol):  # type: ignore[misc]
     def __init__(self, guest: Guest, **options: Any) -> None:
         self._source = FedSource(stable=False)
         self._restorer = Restorer(self._source, guest, **options)
-        self.restored: "asyncio.Future[Restored]" = asyncio.get_event_loop().create_future()
+        self.restored: asyncio.Future[Restored] = asyncio.get_event_loop().create_future()
         self.transport: Optional[asyncio.BaseTransport] = None
 
     def rest(self) -> bytes:

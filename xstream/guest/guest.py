@@ -101,8 +101,8 @@ class Guest:
     # Saving
 
     def pfn_end(self) -> int:
-        """HVM: one more than the highest PFN. Asked once; the stream can't have PFNs past it. Restoring under COLO: once
-        a checkpoint, of what has been restored."""
+        """HVM: one more than the highest PFN. Asked once; the stream can't have PFNs past it. Restoring under COLO:
+        once a checkpoint, of what has been restored."""
         raise NotImplementedError
 
     def page_types(self, frames: Any, types: Any) -> None:
