@@ -554,6 +554,34 @@ def test_numbers_in_a_pv_stream_that_lead_nowhere(make):
         assert target.abandoned
 
 
+@pytest.mark.parametrize("pfn", [5000, 5])
+def test_a_p2m_that_is_not_in_the_guest(pfn):
+    source = SimulatedGuest("pv", 1200)
+    data = bytearray(stream_of(source))
+    with Reader(bytes(data)) as reader:
+        offset = next(reader.offset for record in reader if isinstance(record, xstream.P2MFrames))
+    data[offset + 16:offset + 24] = (source._where.l1[0] if pfn == 5 else pfn).to_bytes(8, "little")
+    with pytest.raises(CorruptStream) as caught:
+        restored(bytes(data), source)
+    assert caught.value.offset == offset and caught.value.record_type == "X86_PV_P2M_FRAMES"
+
+
+def test_empty_records_are_passed_over(make):
+    """As Xen 4.6 to 4.8 sent them, here behind those that have contents."""
+    source = make()
+    out = io.BytesIO()
+    with Reader(stream_of(source)) as reader:
+        writer = Writer(out, reader.domain)
+        for record in reader:
+            writer.write(record)
+            if hasattr(record, "vcpu_id"):
+                writer.write(record._replace(blob=b""))
+            elif isinstance(record, xstream.HvmParams):
+                writer.write(record._replace(entries=b""))
+    target, _ = restored(out.getvalue(), source)
+    same(target, source)
+
+
 def test_version_2(make):
     """Its policies are the toolstack's, and its STATIC_DATA_END is inferred."""
     source = make()
@@ -589,3 +617,52 @@ def test_through_a_pipe(make, spliceable):
         os.close(writing)
         thread.join()
     same(target, source)
+
+
+# Hostile streams
+
+@settings(max_examples=150)
+@given(data=st.data())
+def test_hostile_bytes_escape_as_nothing_but_stream_errors(data):
+    """A few bytes changed anywhere, headers and records' heads rather than pages: restored, or refused."""
+    kind = data.draw(st.sampled_from(sorted(KINDS)))
+    stream = bytearray(SMALL_STREAMS[kind])
+    with Reader(bytes(stream)) as reader:
+        heads = [reader.offset for _ in reader]
+    for _ in range(data.draw(st.integers(1, 3))):
+        place = data.draw(st.sampled_from(heads)) + data.draw(st.integers(0, 700))
+        if place < len(stream):
+            stream[place] = data.draw(st.integers(0, 255))
+    target = SimulatedGuest.empty(KINDS[kind]["kind"], limit=1 << 16)
+    try:
+        xstream.restore(bytes(stream), target, checkpointed=data.draw(st.booleans()))
+    except (StreamError, GuestError):
+        assert target.abandoned and not target.running
+
+
+SMALL_STREAMS = {name: stream_of(SimulatedGuest(pages=70, vcpus=1, **options)) for name, options in KINDS.items()}
+
+
+@settings(max_examples=100)
+@given(data=st.data())
+def test_hostile_page_tables_and_start_info(data):
+    """Any bytes in the pages that an engine looks into."""
+    kind = data.draw(st.sampled_from([name for name in KINDS if name != "hvm"]))
+    source = SimulatedGuest(pages=70, vcpus=1, **KINDS[kind])
+    stream = bytearray(SMALL_STREAMS[kind])
+    with Reader(bytes(stream)) as reader:
+        for record in reader:
+            if isinstance(record, PageData):
+                pfns = record.pfns[record.types < 13].tolist()
+                pages = reader.offset + 16 + len(record.words)
+    chosen = [source.start_info_pfn, *source.p2m_pfns, *source._where.levels()]
+    for _ in range(data.draw(st.integers(1, 4))):
+        place = pages + 4096 * pfns.index(data.draw(st.sampled_from(chosen))) + 8 * data.draw(st.integers(0, 511))
+        entry = st.integers(0, 100).map(lambda pfn: (pfn << 12 | 1).to_bytes(8, "little"))
+        stream[place:place + 8] = data.draw(st.one_of(st.binary(min_size=8, max_size=8), entry))
+    target = SimulatedGuest.empty("pv", limit=1 << 16)
+    try:
+        xstream.restore(bytes(stream), target)
+    except StreamError as error:
+        assert error.offset is not None and error.record is not None
+        assert target.abandoned

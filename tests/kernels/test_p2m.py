@@ -92,7 +92,8 @@ def test_populated_only(table, data):
     ("changed", (numbers(1), numbers(), bytearray(1))),
     ("changed", (numbers(*range(9)), numbers(*range(9)), bytearray(1))),
     ("widen", (bytes(7), numbers(1))), ("narrow", (numbers(1), bytearray(5))),
-    ("claim", (bytes(9), bytearray(1), numbers(0))), ("claim", (bytes(8), bytearray(1), numbers())), ("assign", (numbers(1), numbers(0), numbers())),
+    ("claim", (bytes(9), bytearray(1), numbers(0))), ("claim", (bytes(8), bytearray(1), numbers())),
+    ("assign", (numbers(1), numbers(0), numbers())),
     ("populated_only", (numbers(1), b"", numbers(1)))])
 def test_sizes_that_do_not_fit(function, arguments):
     with pytest.raises(ValueError):

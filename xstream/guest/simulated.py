@@ -188,8 +188,8 @@ class SimulatedGuest(Guest):
 
     def contents(self) -> Iterator[Tuple[memoryview, bytes]]:
         """The memory as a stream has it, whatever host the guest is on: PFN words of the pages there are, and the
-        pages; in batches, copies. PFNs stand in page tables; the p2m and the fields of the start info that a restore sets are
-        zeros. Two guests with the same contents are the same."""
+        pages; in batches, copies. PFNs stand in page tables; the p2m and the fields of the start info that a restore
+        sets are zeros. Two guests with the same contents are the same."""
         for start in range(0, len(self.memory), BATCH_PFNS):
             pfns = array("Q", range(start, min(start + BATCH_PFNS, len(self.memory))))
             types = bytearray(len(pfns))

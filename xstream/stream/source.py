@@ -354,7 +354,7 @@ class ObjectSource(StreamSource):
 
 
 class FedSource(StreamSource):
-    """Pieces of bytes that the caller brings when it has them. Views of what was fed stay good, if that is asked for."""
+    """Pieces of bytes that the caller brings when it has them. If ``stable``, views of what was fed stay good."""
 
     def __init__(self, base: int = 0, *, stable: bool = True) -> None:
         super().__init__(base)
@@ -372,8 +372,8 @@ class FedSource(StreamSource):
             view = view[fits:]
 
     def room(self) -> memoryview:
-        """Where the caller may receive bytes to, instead of having them copied by ``feed``; then ``filled`` must say how
-        many there are."""
+        """Where the caller may receive bytes to, instead of having them copied by ``feed``; then ``filled`` must say
+        how many there are."""
         self._make_room(self._end - self._start + 1)
         return self._buffer[self._end:]
 
