@@ -136,8 +136,8 @@ def fed(data: bytes) -> Iterator[Any]:
 
 
 WAYS: Dict[str, Callable[[bytes], Any]] = {
-    "buffer": buffer, "mapping": mapping, "misaligned": misaligned, "mapped": mapped,
-    "descriptor": descriptor, "pipe": pipe, "socket": connection, "object": file_object, "read only": only_read, "trickle": trickle, "fed": fed,
+    "buffer": buffer, "mapping": mapping, "misaligned": misaligned, "mapped": mapped, "descriptor": descriptor,
+    "pipe": pipe, "socket": connection, "object": file_object, "read only": only_read, "trickle": trickle, "fed": fed,
 }
 
 

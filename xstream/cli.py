@@ -76,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--checkpointed", action="store_true",
                              help="the stream has checkpoints (Remus, COLO): its end is its last complete one")
     for command in (extract, digest):
-        command.add_argument("--limit", type=_size, metavar="SIZE", default=Limits().guest_pfns * _PAGE_SIZE,
+        command.add_argument("--limit", type=parse_size, metavar="SIZE", default=Limits().guest_pfns * _PAGE_SIZE,
                              help="refuse guests whose memory spans more than this (K, M, G, T; default 1T)")
     return parser
 
@@ -91,7 +91,8 @@ def _add(commands: Any, name: str, run: Callable[[Any], Optional[int]], text: st
     return command
 
 
-def _size(text: str) -> int:
+def parse_size(text: str) -> int:
+    """Bytes of "512M" and the like; argparse's error for anything else."""
     number, unit = text.upper().rstrip("IB"), ""
     if number and number[-1] in "KMGT":
         number, unit = number[:-1], number[-1]
@@ -165,11 +166,11 @@ def _info(options: Any) -> Optional[int]:
     if report.checkpoints:
         print("{} checkpoints; what stands behind the last is void".format(report.checkpoints))
     _print_layers(report.layers)
-    _print_table([["page type", "PFNs"]] + [[name, str(count)] for name, count in report.types.items()])
-    _print_table([["record type", "bytes"]] + [
+    print_table([["page type", "PFNs"]] + [[name, str(count)] for name, count in report.types.items()])
+    print_table([["record type", "bytes"]] + [
         ["{} {}".format(layer, name) if len(report.layers) > 1 else name, str(size)]
         for layer, sizes in report.sizes.items() for name, size in sizes.items()])
-    _print_table([["layer", "record", "offset", "type", "records", "PFNs", "pages", "bytes"]] + [
+    print_table([["layer", "record", "offset", "type", "records", "PFNs", "pages", "bytes"]] + [
         [row.layer, str(row.first), str(row.offset), row.type, str(row.records), str(row.pfns or ""),
          str(row.pages or ""), str(row.bytes)] for row in report.records])
     if report.more_rows:
@@ -253,7 +254,7 @@ def _print_layers(layers: Any) -> None:
     """The layers as a tree; nothing where there is but one."""
     if len(layers) < 2:
         return
-    _print_table([["layer", "offset", "records", ""]] + [
+    print_table([["layer", "offset", "records", ""]] + [
         ["  " * layer.depth + layer.format, str(layer.offset), str(layer.records),
          ", ".join("{} {}".format(name, value) for name, value in layer.about.items())] for layer in layers])
 
@@ -338,7 +339,7 @@ def _print_differences(report: Any) -> None:
     rows = [["{:#x}{}.{}".format(row.leaf, "" if row.subleaf is None else ":{:#x}".format(row.subleaf), row.register),
              row] for row in report.cpuid] + [["msr {:#x}".format(row.number), row] for row in report.msr]
     if rows:
-        _print_table([["register", "first", "second", "lost", "gained"]] + [
+        print_table([["register", "first", "second", "lost", "gained"]] + [
             [place, "{:#x}".format(row.value_a), "{:#x}".format(row.value_b), " ".join(row.lost), " ".join(row.gained)]
             for place, row in rows])
         print()
@@ -351,12 +352,12 @@ def _print_json(document: Dict[str, Any]) -> None:
     print()
 
 
-def _print_table(rows: List[List[str]]) -> None:
-    """Columns as wide as they must be; what is a number under its heading stands to the right."""
+def print_table(rows: List[List[str]]) -> None:
+    """Print rows, the first of them headings, in columns; those of numbers stand to the right."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     print()
     for row in rows:
-        cells = [cell.rjust(width) if all(not other[at] or other[at].isdigit() for other in rows[1:])
+        cells = [cell.rjust(width) if all(other[at].replace(".", "").isdigit() or not other[at] for other in rows[1:])
                  else cell.ljust(width) for at, (cell, width) in enumerate(zip(row, widths))]
         print(printable("  ".join(cells).rstrip()))
 

@@ -111,8 +111,7 @@ class Writer:
         head, words, data = libxc.build(record)
         if isinstance(data, PendingPages):
             self.sink.write([frame, head, words])
-            for piece in data.pieces():
-                self.sink.write([piece])
+            self.sink.take(data)
         else:
             self.sink.write([frame, head, words, data])
         self.ordering.page_data()
