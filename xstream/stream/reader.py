@@ -213,8 +213,8 @@ class Reader:
                 raise error.located(layer=self.layer, base=0 if isinstance(error, TruncatedStream) else base)
             self.source.advance(libxc.HEADERS_SIZE)
             self._headers = image, domain
-            self._ordering = Ordering(image.version, domain.type, checkpointed=self.checkpointed, strict=self.strict,
-                                      limits=self.limits)
+            self._ordering = Ordering(image.version, domain.type, converted=domain.xen_major == 0,
+                                      checkpointed=self.checkpointed, strict=self.strict, limits=self.limits)
         return self._headers
 
     def _peek_headers(self) -> memoryview:
