@@ -8,6 +8,7 @@ from typing import Any, Callable, Deque, Dict, Iterator, List, NamedTuple, Optio
 
 from xstream.errors import LimitExceeded, OrderError, StreamError, StrictViolation, TruncatedStream, UnsupportedStream
 from xstream.limits import Limits
+from xstream.stream.legacy_reader import LegacyReader
 from xstream.stream.nesting import (
     INNER_CHECKPOINT,
     INNER_END,
@@ -18,7 +19,7 @@ from xstream.stream.nesting import (
 )
 from xstream.stream.reader import Identity, Layer, PageRun, Reader
 from xstream.stream.source import PendingPages, Source
-from xstream.wire import libvirt, libxc, libxl, xend, xenopsd, xl
+from xstream.wire import legacy, libvirt, libxc, libxl, xend, xenopsd, xl
 from xstream.wire.frames import FRAME, padded
 
 #: Records kept while the memory stream's headers are looked for: a container has one to three before them.
@@ -31,14 +32,18 @@ class Settings(NamedTuple):
     limits: Limits = Limits()
     strict: bool = False
     checkpointed: bool = False
+    width: Optional[int] = None
+    guest: Optional[str] = None
 
 
-def memory_reader(format: str, source: Source, settings: Settings) -> Any:
-    """The reader of the memory stream within a container: "libxc", or "legacy" for Xen 4.5 and before."""
-    if format == "legacy":
-        raise UnsupportedStream("legacy memory image, of Xen 4.5 or earlier", layer="legacy", offset=source.offset)
-    return Reader(source, limits=settings.limits, strict=settings.strict, checkpointed=settings.checkpointed,
-                  contained=True)
+def memory_reader(format: str, source: Source, settings: Settings, **place: bool) -> Any:
+    """The reader of a memory stream, of format "libxc" or "legacy". ``place`` is what the reader is told of it:
+    ``contained``, and of a legacy one ``device_model``."""
+    limits, strict, checkpointed, width, guest = settings
+    if format == legacy.LAYER:
+        return LegacyReader(source, limits=limits, strict=strict, checkpointed=checkpointed, width=width, guest=guest,
+                            **place)
+    return Reader(source, limits=limits, strict=strict, checkpointed=checkpointed, **place)
 
 
 class LayerReader:
@@ -138,7 +143,7 @@ class _SaveFileReader(LayerReader):
         self._taken = True
         format = self._inner_format()
         return LibxlReader(self.source, self.settings) if format == "libxl" else \
-            memory_reader(format, self.source, self.settings)
+            memory_reader(format, self.source, self.settings, contained=True)
 
     def follow_inner(self, event: str) -> None:
         self.ended = event == INNER_END
@@ -252,7 +257,7 @@ class LibxlReader(LayerReader):
     def take_inner(self) -> Optional[Any]:
         if self._nesting.state == "libxc":
             if self._domain is None:
-                self._domain = memory_reader("libxc", self.source, self.settings)
+                self._domain = memory_reader(libxc.LAYER, self.source, self.settings, contained=True)
             return self._domain
         if self._nesting.state == "resumed" and not self._state_follows():
             return self._domain
@@ -330,10 +335,15 @@ class XenopsdReader(LayerReader):
         if self._image == xenopsd.LIBXL:
             self._inner = LibxlReader(self.source, self.settings)
         else:
-            plain = self._image == xenopsd.LIBXC or self.source.peek(8) == libxc.MARKER
-            self._inner = memory_reader("libxc" if plain else "legacy", self.source, self.settings)
+            self._inner = self._memory_reader()
         self._image = None
         return self._inner
+
+    def _memory_reader(self) -> Any:
+        if self._image == xenopsd.LIBXC or self.source.peek(len(libxc.MARKER)) == libxc.MARKER:
+            return memory_reader(libxc.LAYER, self.source, self.settings, contained=True)
+        # In an unstructured image QEMU's record is xenopsd's own, not libxc's.
+        return memory_reader(legacy.LAYER, self.source, self.settings, contained=True, device_model=self._structured)
 
     def follow_inner(self, event: str) -> None:
         self._nesting.follow_inner(event)

@@ -1,10 +1,10 @@
 """Legacy libxc streams: records out of a source."""
-from typing import Any, Callable, Dict, Iterator, Optional
+from typing import Any, Callable, Dict, Iterator, Optional, Tuple
 
 from xstream.errors import CorruptStream, LimitExceeded, OrderError, StreamError, StrictViolation, TruncatedStream
 from xstream.kernels import pfns as pfn_kernel
 from xstream.limits import Limits
-from xstream.stream.reader import Identity, PageRun
+from xstream.stream.reader import Identity, Layer, PageRun, only_layer
 from xstream.stream.source import PendingPages, Source, open_source
 from xstream.wire import legacy, libxc
 from xstream.wire.legacy import CHUNK, U32, Record
@@ -27,7 +27,8 @@ class LegacyReader:
     - ``strict``: what a restore ignores is a StrictViolation;
     - ``checkpointed``: a legacy stream says itself whether it has checkpoints: one that is none has a LAST_CHECKPOINT.
       Without, the input may end where a tail is complete, or anywhere behind the first. Either value reads both;
-    - ``contained``: another layer goes on behind the end.
+    - ``contained``: another layer goes on behind the end;
+    - ``device_model``: whether an HVM guest's tail has the device model's record; where not, that is the container's.
 
     A stream whose LAST_CHECKPOINT is missing, and that ends with its first tail, reads as a single checkpoint. Where a
     checkpoint's tail is complete a libxc Checkpoint is given, which has no bytes of its own.
@@ -40,7 +41,7 @@ class LegacyReader:
 
     def __init__(self, source: Any, *, width: Optional[int] = None, guest: Optional[str] = None,
                  limits: Limits = Limits(), strict: bool = False, checkpointed: bool = False,
-                 contained: bool = False) -> None:
+                 contained: bool = False, device_model: bool = True) -> None:
         if width not in (None,) + legacy.WIDTHS:
             raise ValueError("width is 4 or 8 bytes, not {!r}".format(width))
         if guest not in (None, legacy.PV, legacy.HVM):
@@ -55,6 +56,7 @@ class LegacyReader:
         self.checkpoints = 0
         self.ended = False
         self._contained = contained
+        self._device_model = device_model
         self._given = width, guest
         self._start: Optional[legacy.Start] = None
         self._info: Optional[legacy.ExtendedInfo] = None
@@ -103,6 +105,11 @@ class LegacyReader:
     def pfn_end(self) -> int:
         """One more than the highest PFN that may come: the guest's p2m_size, or the limit."""
         return min(self.head.p2m_size, self.limits.guest_pfns)
+
+    @property
+    def layers(self) -> Tuple[Layer, ...]:
+        """The stream as the one layer that it is; see :class:`~xstream.stream.containers.NestedReader`."""
+        return only_layer(self)
 
     def describe(self) -> Dict[str, Any]:
         """What there is to say of the stream beyond its records."""
@@ -416,7 +423,10 @@ class LegacyReader:
         self._where = "HVM_TAIL"
         pfns = legacy.parse_magic_pfns(self.source.need(legacy.MAGIC_PFNS_SIZE))
         context = self._read_blob(legacy.MAGIC_PFNS_SIZE, "length of the HVM context")
-        self._step = self._read_device_model
+        if self._device_model:
+            self._step = self._read_device_model
+        else:
+            self._end_tail()
         return legacy.HvmTail(*pfns, context=context)
 
     def _read_device_model(self) -> Record:

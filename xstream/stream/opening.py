@@ -4,27 +4,28 @@ from typing import Any, Iterator, Optional, Tuple, Union
 from xstream.errors import CorruptStream, UnsupportedStream
 from xstream.limits import Limits
 from xstream.stream.compressed import DecompressedSource
-from xstream.stream.containers import LAYERS, NestedReader, Settings
+from xstream.stream.containers import LAYERS, NestedReader, Settings, memory_reader
+from xstream.stream.legacy_reader import LegacyReader
 from xstream.stream.reader import Reader
-from xstream.stream.signs import COMPRESSED, OTHERS, OURS, Sign
+from xstream.stream.signs import COMPRESSED, LEGACY, LEGACY_SIZE, OTHERS, OURS, Sign
 from xstream.stream.source import FedSource, NeedMoreData, Source, open_source
-from xstream.wire import libxc
+from xstream.wire import legacy, libxc
 
-#: What reads a stream: of libxc, or of a container.
-AnyReader = Union[Reader, NestedReader]
+#: What reads a stream: of libxc, old or new, or of a container.
+AnyReader = Union[Reader, LegacyReader, NestedReader]
 
 #: Formats that can be asked for by name.
-FORMATS = (libxc.LAYER,) + tuple(LAYERS)
+FORMATS = (libxc.LAYER, legacy.LAYER) + tuple(LAYERS)
 
 
 def open_stream(source: Any, *, format: Optional[str] = None, limits: Limits = Limits(), strict: bool = False,
-                checkpointed: bool = False) -> AnyReader:
+                checkpointed: bool = False, width: Optional[int] = None, guest: Optional[str] = None) -> AnyReader:
     """The reader for a stream, or a container of one, of whatever format.
 
     ``source`` is anything that :func:`~xstream.stream.source.open_source` takes; what is looked at to recognise it is
     not lost. What is compressed by gzip, xz or zstd is decompressed on the way (zstd with Python 3.14, or where the
     package ``zstandard`` is there); offsets then count decompressed bytes. ``format``, one of FORMATS, overrules
-    recognition. The other arguments are Reader's.
+    recognition. ``width`` and ``guest`` are for legacy memory streams: LegacyReader's. The others are Reader's.
 
     Raises UnsupportedStream, naming it, for what is known not to be a stream; CorruptStream for what isn't known at
     all; NeedMoreData from a fed source that has too little; ValueError for an unknown ``format``.
@@ -35,9 +36,11 @@ def open_stream(source: Any, *, format: Optional[str] = None, limits: Limits = L
     try:
         if format is None:
             opened, format = _recognised(opened)
-        if format == libxc.LAYER:
-            return Reader(opened, limits=limits, strict=strict, checkpointed=checkpointed)
-        return NestedReader(opened, format, Settings(limits, strict, checkpointed))
+        settings = Settings(limits, strict, checkpointed, width, guest)
+        if format in LAYERS:
+            return NestedReader(opened, format, settings)
+        reader: AnyReader = memory_reader(format, opened, settings)
+        return reader
     except BaseException:
         if opened is not source:
             opened.close()
@@ -74,9 +77,14 @@ def recognise(source: Source) -> Optional[Sign]:
         for sign in possible:
             if len(start) >= sign.offset + len(sign.magic):
                 return sign
-        if not possible or len(start) < size:
+        if legacy.is_start(start):
+            return LEGACY
+        if len(start) < size:
             return None
-        size = min(sign.offset + len(sign.magic) for sign in possible)
+        sizes = [sign.offset + len(sign.magic) for sign in possible] + [LEGACY_SIZE]
+        size = min((other for other in sizes if other > size), default=0)
+        if not size:
+            return None
 
 
 def _fits(sign: Sign, start: bytes) -> bool:

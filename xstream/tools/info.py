@@ -7,8 +7,8 @@ from xstream.kernels import pfns as pfn_kernel
 from xstream.limits import Limits
 from xstream.stream.opening import AnyReader, open_stream
 from xstream.stream.reader import Layer, PageRun
-from xstream.stream.source import pieces
-from xstream.wire.formats import record_name, record_size
+from xstream.stream.source import PendingPages, pieces
+from xstream.wire.formats import record_name
 from xstream.wire.libxc import PAGE_SIZE, PAGE_TYPES, PageData
 
 #: Rows of the record list; a stream that alternates its records without end must not fill memory.
@@ -73,7 +73,9 @@ class _Survey:
                             len(run.data), len(run.words) // 8, run.pages))
 
     def record(self, reader: AnyReader, record: Any) -> None:
-        name, size = record_name(reader.layer, record), record_size(reader.layer, record)
+        name = record_name(reader.layer, record)
+        data = getattr(record, "data", None)
+        size = reader.source.offset - reader.offset + (len(data) if isinstance(data, PendingPages) else 0)
         pfns = pages = 0
         if isinstance(record, PageData):
             pfns, pages = record.pfn_count, len(record.data) // PAGE_SIZE
