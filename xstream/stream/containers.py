@@ -301,7 +301,7 @@ class LibxlReader(LayerReader):
         padding = whole[FRAME.size + length:]
         record = libxl.parse(record_type, whole[FRAME.size:FRAME.size + length],
                              bytes(padding) if any(padding) else b"")
-        check_libxl_record(record, None if self._domain is None else self._domain.domain.type)
+        check_libxl_record(record, None if self._domain is None else self._domain.domain.type, self.settings.strict)
         self._check_ignored(record, length)
         self._nesting.follow(record_type)
         self.source.advance(len(whole))
@@ -491,8 +491,21 @@ class NestedReader:
                      for depth, reader in self._met)
 
     @property
+    def readers(self) -> Tuple[Any, ...]:
+        """The readers of the layers met so far, in the order of ``layers``; only to be looked at."""
+        return tuple(reader for _, reader in self._met)
+
+    @property
     def memory(self) -> Any:
         """The reader of the memory stream. Raises OrderError where none comes at the beginning."""
+        self.look_ahead()
+        return self._memory
+
+    def look_ahead(self) -> None:
+        """Read on up to where memory begins, so that all layers around it are known; nothing is lost by it.
+
+        Raises OrderError where no memory comes at the beginning, and what reading raises.
+        """
         self._descend()
         while self._memory is None:
             given = self._pull() if self._can_look_ahead() else None
@@ -501,7 +514,6 @@ class NestedReader:
                                  offset=self.source.offset)
             self._ahead.append(given)
             self._descend()
-        return self._memory
 
     @property
     def identity(self) -> Identity:
