@@ -12,6 +12,8 @@ from xstream.stream.source import Source, StreamSource
 
 #: Compressed bytes taken at once.
 _INPUT = 64 << 10
+#: Bytes decompressed behind a stream's end, to come to the checksum.
+_BEHIND = 1 << 20
 #: Memory that an xz stream's dictionary may ask for; ``xz -9`` asks for 64 MiB.
 _XZ_MEMORY = 256 << 20
 _MAGICS = {sign.format: sign.magic for sign in COMPRESSED}
@@ -43,6 +45,10 @@ class DecompressedSource(StreamSource):
         self._codec = _CODECS[format]()
         self._member = self._codec.new()
         self._input = b""  # taken from the source and not decompressed yet
+
+    def check_end(self) -> None:
+        # The checksum stands behind the last byte; what is longer than this isn't the stream's any more.
+        self.peek(_BEHIND)
 
     def close(self) -> None:
         self._lower.close()

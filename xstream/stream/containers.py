@@ -600,6 +600,7 @@ class NestedReader:
         """Once, behind the last record: what is there that shouldn't be."""
         if self._finished:
             return
+        self.source.check_end()
         if self.strict and self._outermost.ended and not self.source.at_end():
             raise StrictViolation("bytes behind the end", layer=self._outermost.layer, offset=self.source.offset,
                                   field="trailing bytes", expected="the end of the input", got="more")

@@ -495,6 +495,8 @@ class LegacyReader:
         """Once, behind the end: what is there that shouldn't be."""
         if self._finished:
             return
+        if not self._contained:
+            self.source.check_end()
         if self.strict and not self._contained and not self.source.at_end():
             raise StrictViolation("bytes behind the end", layer=self.layer, offset=self.source.offset,
                                   field="trailing bytes", expected="the end of the input", got="more")

@@ -226,7 +226,7 @@ class Reader:
         """The headers' bytes; what isn't a libxc stream at all is said to be that, however short it is."""
         untrusted = self.source.peek(libxc.HEADERS_SIZE)
         start = bytes(untrusted[:8])
-        if not start or start != libxc.MARKER[:len(start)]:
+        if start != libxc.MARKER[:len(start)] or not (start or self._contained):
             raise CorruptStream("not a libxc stream", offset=0, field="marker", expected=libxc.MARKER.hex(),
                                 got=start.hex() or "an empty input")
         return self.source.need(libxc.HEADERS_SIZE)
@@ -300,6 +300,8 @@ class Reader:
         """Once, behind END: what is there that shouldn't be."""
         if self._finished:
             return
+        if not self._contained:
+            self.source.check_end()
         if self.strict and not self._contained and not self.source.at_end():
             raise StrictViolation("bytes behind END", layer=self.layer, offset=self.source.offset,
                                   field="trailing bytes", expected="the end of the input", got="more")

@@ -74,6 +74,9 @@ class Source:
         """Whether there is nothing more to come."""
         return not len(self.peek(1))
 
+    def check_end(self) -> None:
+        """Once a stream has ended: raise what tells that its bytes weren't good, if anything behind them does."""
+
     def close(self) -> None:
         """Let go of what the source itself opened."""
 

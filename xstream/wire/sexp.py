@@ -45,7 +45,7 @@ def parse(untrusted: Buffer) -> Sexp:
         assert token is not None  # every byte begins one
         kind, offset = token.lastgroup, token.end()
         count += kind != "space"
-        if count > MAX_ITEMS or len(outer) > MAX_DEPTH:
+        if count > MAX_ITEMS or (kind == "open" and len(outer) == MAX_DEPTH):
             raise LimitExceeded("S-expression larger than the limit", offset=token.start(),
                                 expected="at most {} items, {} deep".format(MAX_ITEMS, MAX_DEPTH))
         if kind == "open":
