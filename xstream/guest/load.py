@@ -7,9 +7,9 @@ from xstream.errors import MemoryMismatch, StreamError, TruncatedStream
 from xstream.guest.memory import Applied, GuestMemory
 from xstream.guest.tables import checked_tables
 from xstream.limits import Limits
-from xstream.stream.reader import Reader
+from xstream.stream.opening import AnyReader, open_stream
 from xstream.stream.source import ObjectSource, pieces
-from xstream.wire.libxc import PAGE_SIZE, Checkpoint, PageData
+from xstream.wire.libxc import PAGE_SIZE, PageData
 
 #: Pages of an unfinished checkpoint kept in memory; beyond it they go to an unnamed temporary file.
 _SPOOL_MEMORY = 16 << 20
@@ -58,14 +58,14 @@ class Spool:
 
 
 class Loader:
-    """Applies a Reader's stream to a GuestMemory.
+    """Applies a reader's stream to a GuestMemory.
 
     Behind VERIFY, pages are compared and not written; with ``strict`` reading a difference is a MemoryMismatch, else
     the first are named in ``Loaded.differing`` (Xen's restorer logs and goes on). In a checkpointed stream what stands
-    behind a CHECKPOINT takes effect with the next one.
+    behind a complete checkpoint takes effect with the next one.
     """
 
-    def __init__(self, reader: Reader, memory: GuestMemory) -> None:
+    def __init__(self, reader: AnyReader, memory: GuestMemory) -> None:
         self.reader = reader
         self.memory = memory
         self.loaded = Loaded()
@@ -98,7 +98,7 @@ class Loader:
                 self._spool.add(record)
             else:
                 self._page_data(record)
-        elif isinstance(record, Checkpoint):
+        elif reader.checkpoints > self.loaded.checkpoints:
             self._checkpoint()
         return record is not None
 
@@ -138,7 +138,7 @@ class Loader:
 
 
 def load(source: Any, memory: GuestMemory, **options: Any) -> Loaded:
-    """Load a stream's final memory into ``memory``. ``source`` and ``options`` are Reader's."""
+    """Load a stream's final memory into ``memory``. ``source`` and ``options`` are those of xstream.open."""
     options.setdefault("limits", Limits(guest_pfns=memory.limit))
-    with Reader(source, **options) as reader:
+    with open_stream(source, **options) as reader:
         return Loader(reader, memory).run()

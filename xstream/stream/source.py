@@ -12,6 +12,7 @@ from typing import Any, Dict, Iterable, Iterator, Optional, Union
 
 from xstream.errors import TruncatedStream
 from xstream.kernels import pages as page_kernel
+from xstream.kernels import transfer as transfer_kernel
 from xstream.wire.frames import Buffer
 from xstream.wire.libxc import PAGE_SIZE
 
@@ -72,6 +73,9 @@ class Source:
     def at_end(self) -> bool:
         """Whether there is nothing more to come."""
         return not len(self.peek(1))
+
+    def check_end(self) -> None:
+        """Once a stream has ended: raise what tells that its bytes weren't good, if anything behind them does."""
 
     def close(self) -> None:
         """Let go of what the source itself opened."""
@@ -150,6 +154,13 @@ class PendingPages:
     def read(self) -> bytes:
         """All of it, at once: as much memory as the pages take."""
         return b"".join(bytes(piece) for piece in self.pieces())
+
+    def move_to(self, fd: int) -> int:
+        """Move all of it to a descriptor, by the kernel alone where it can; how many bytes."""
+        self._claim()
+        self._left -= self._source.move_to(fd, self._size)
+        self._check()
+        return self._size
 
     def skip(self) -> None:
         """Pass over what has not been read."""
@@ -244,6 +255,19 @@ class StreamSource(Source):
             self._base += got
         return done
 
+    def move_to(self, fd: int, size: int) -> int:
+        """For PendingPages: write ``size`` bytes to a descriptor; gives the bytes moved, fewer only at the end."""
+        done = 0
+        scratch = memoryview(bytearray(min(size, _PIECE)))
+        while done < size:
+            piece = scratch[:size - done]
+            got = self.read_into(piece)
+            page_kernel.writev(fd, [piece[:got]])
+            done += got
+            if got < len(piece):
+                break
+        return done
+
     def discard(self, size: int) -> int:
         """For PendingPages: pass over ``size`` bytes; gives the bytes passed, fewer only at the end."""
         done = min(size, self._end - self._start)
@@ -307,6 +331,14 @@ class DescriptorSource(StreamSource):
             memoryview(memory).cast("B")[begin:begin + part] = ready[whole * PAGE_SIZE:]
         self._start += held
         got = page_kernel.read_pages(self._fd, memory, pfns, held)
+        self._base += got
+        return held + got
+
+    def move_to(self, fd: int, size: int) -> int:
+        held = min(self._end - self._start, size)
+        page_kernel.writev(fd, [self._buffer[self._start:self._start + held]])
+        self._start += held
+        got = transfer_kernel.transfer(self._fd, fd, size - held)
         self._base += got
         return held + got
 
