@@ -53,6 +53,9 @@ def mark(words: Any, state: Any) -> Tuple[int, int, int]:
     IndexError for a PFN past the states, with nothing changed.
     """
 
+def populated_of(pfns: Any, state: Any, flags: Any) -> None:
+    """1 in ``flags`` (uint8) for each of ``pfns`` that is populated, else 0."""
+
 def forget(pfns: Any, state: Any, sent: Any) -> int:
     """Make ``pfns`` as if never mentioned; put those that had been sent a page into ``sent`` (uint64, room for all),
     and return how many. PFNs past the states are passed over."""

@@ -213,6 +213,15 @@ def mark(const uint8_t[::1] words not None, uint8_t[::1] state not None):
     return carrying, carrying - resent, resent
 
 
+def populated_of(const uint64_t[::1] pfns not None, const uint8_t[::1] state not None, uint8_t[::1] flags not None):
+    cdef Py_ssize_t i
+    if flags.shape[0] != pfns.shape[0]:
+        raise ValueError("{} PFNs for {} flags".format(pfns.shape[0], flags.shape[0]))
+    with nogil:
+        for i in range(pfns.shape[0]):
+            flags[i] = pfns[i] < <uint64_t>state.shape[0] and (state[pfns[i]] & _POPULATED) != 0
+
+
 def forget(const uint64_t[::1] pfns not None, uint8_t[::1] state not None, uint64_t[::1] sent not None):
     cdef Py_ssize_t i, found = 0
     if sent.shape[0] < pfns.shape[0]:

@@ -128,6 +128,10 @@ class Reader:
         """One more than the highest PFN that may come: the end of a PV guest's p2m, or the limit."""
         return self.ordering.pfn_end
 
+    def type_name(self, record: Record) -> str:
+        """The name that a record is reported by."""
+        return libxc.type_name(libxc.type_of(record))
+
     @property
     def ordering(self) -> Ordering:
         """Where the stream stands by its order rules."""

@@ -6,7 +6,7 @@ from xstream.guest.load import Loader
 from xstream.guest.memory import GuestMemory
 from xstream.kernels import pfns as pfn_kernel
 from xstream.limits import Limits
-from xstream.stream.reader import Reader
+from xstream.stream.opening import open_stream
 from xstream.stream.sink import DescriptorSink
 from xstream.tools.output import is_stream, replacing
 from xstream.wire.libxc import PAGE_SIZE
@@ -58,9 +58,10 @@ def extract(source: Any, path: str, *, limits: Limits = Limits(),
 
     The file appears when it is complete, not before. Where ``path`` is "-" (stdout), a pipe or a device, the bytes are
     written to it in order, holes as zeros, once all of the stream has been read. ``limits.guest_pfns`` bounds the
-    size. ``source`` and ``options`` are Reader's. Raises StreamError's kin and OSError.
+    size. ``source`` and ``options`` are those of
+    :func:`~xstream.stream.opening.open_stream`. Raises StreamError's kin and OSError.
     """
-    with Reader(source, limits=limits, **options) as reader:
+    with open_stream(source, limits=limits, **options) as reader:
         if is_stream(path):
             memory = GuestMemory(limit=limits.guest_pfns)
             Loader(reader, memory).run(progress)

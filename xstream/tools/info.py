@@ -5,10 +5,10 @@ from xstream.guest.memory import Applied, GuestMemory
 from xstream.kernels import pages as page_kernel
 from xstream.kernels import pfns as pfn_kernel
 from xstream.limits import Limits
-from xstream.stream.reader import PageRun, Reader
+from xstream.stream.opening import AnyReader, open_stream
+from xstream.stream.reader import PageRun
 from xstream.stream.source import pieces
-from xstream.wire import libxc
-from xstream.wire.frames import padded
+from xstream.wire.legacy import CompressedBatch, CompressedPages, UnmappedPfns
 from xstream.wire.libxc import PAGE_SIZE, PAGE_TYPES, PageData
 
 #: Rows of the record list; a stream that alternates its records without end must not fill memory.
@@ -60,7 +60,7 @@ class _Survey:
         self.sizes: Dict[str, int] = {}
         self._zero_indexes = memoryview(bytearray(8)).cast("Q")
 
-    def run(self, reader: Reader, run: PageRun) -> None:
+    def run(self, reader: AnyReader, run: PageRun) -> None:
         for at in range(0, len(run.extents), 2):
             offset = run.extents[at]
             self._scan(run.data[offset:offset + run.extents[at + 1] * PAGE_SIZE])
@@ -68,21 +68,27 @@ class _Survey:
         self._row(RecordRow(reader.index - run.records + 1, reader.offset, "PAGE_DATA", run.records, len(run.data),
                             len(run.words) // 8, run.pages))
 
-    def record(self, reader: Reader, record: libxc.Record) -> None:
-        name = libxc.type_name(libxc.type_of(record))
+    def record(self, reader: AnyReader, record: Any) -> None:
         pfns = pages = 0
-        size = 8
         if isinstance(record, PageData):
             pfns, pages = record.pfn_count, len(record.data) // PAGE_SIZE
             for piece in pieces(record.data):
                 self._scan(piece)
             self._pages(reader, self.memory.mark(record.words))
-            size += 8 + 8 * pfns + PAGE_SIZE * pages
-        else:
-            size += padded(sum(len(piece) for piece in libxc.build(record)))
-        self._row(RecordRow(reader.index, reader.offset, name, 1, size, pfns, pages))
+        elif isinstance(record, CompressedBatch):
+            applied = self.memory.mark(record.words)
+            pfns, pages = len(record.words) // 8, applied.data
+            self._pages(reader, applied)
+        elif isinstance(record, UnmappedPfns):
+            pfns = len(record.pfns) // 8
+            self.memory.forget(record.pfns)
+        if isinstance(record, CompressedPages):
+            for _ in pieces(record.data):
+                pass
+        self._row(RecordRow(reader.index, reader.offset, reader.type_name(record), 1,
+                            reader.source.offset - reader.offset, pfns, pages))
 
-    def _pages(self, reader: Reader, applied: Applied) -> None:
+    def _pages(self, reader: AnyReader, applied: Applied) -> None:
         if reader.verifying:
             self.verified += applied.data
         else:
@@ -108,12 +114,13 @@ class _Survey:
 
 def info(source: Any, *, limits: Limits = Limits(), progress: Callable[[int], Any] = lambda offset: None,
          **options: Any) -> InfoReport:
-    """Survey a whole stream; ``source`` and ``options`` are Reader's, but that checkpoints need not be announced.
+    """Survey a whole stream; ``source`` and ``options`` are those of :func:`~xstream.stream.opening.open_stream`,
+    but that checkpoints need not be announced.
 
     Page data is read once, to find zero pages. Raises StreamError's kin.
     """
     options.setdefault("checkpointed", True)
-    with Reader(source, limits=limits, **options) as reader:
+    with open_stream(source, limits=limits, **options) as reader:
         survey = _Survey(limits)
         while True:
             run = reader.next_run()
@@ -128,7 +135,7 @@ def info(source: Any, *, limits: Limits = Limits(), progress: Callable[[int], An
         return _report(reader, survey)
 
 
-def _report(reader: Reader, survey: _Survey) -> InfoReport:
+def _report(reader: AnyReader, survey: _Survey) -> InfoReport:
     memory = survey.memory
     histogram = pfn_kernel.type_histogram(memory.state)
     return InfoReport(

@@ -1,7 +1,7 @@
 """Is this stream good? Structure, order and PFN words; page data isn't looked at."""
 from typing import Any, Callable, NamedTuple
 
-from xstream.stream.reader import Reader
+from xstream.stream.opening import open_stream
 from xstream.wire.libxc import PAGE_SIZE, PageData
 
 
@@ -21,11 +21,12 @@ class VerifyReport(NamedTuple):
 
 
 def verify(source: Any, *, progress: Callable[[int], Any] = lambda offset: None, **options: Any) -> VerifyReport:
-    """Check a whole stream; ``source`` and ``options`` are Reader's.
+    """Check a whole stream; ``source`` and ``options`` are those of
+    :func:`~xstream.stream.opening.open_stream`.
 
     ``progress`` is told the offset reached, now and then. Raises the first fault, as StreamError's kin.
     """
-    with Reader(source, **options) as reader:
+    with open_stream(source, **options) as reader:
         batches = pfns = pages = 0
         while True:
             run = reader.next_run()
