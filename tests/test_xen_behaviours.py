@@ -218,6 +218,11 @@ def test_records_that_may_be_missing():
     accept(PV_MEMORY + samples.vcpu_basic() + end())
 
 
+def test_a_converted_stream_has_no_policies():
+    accept(headers(HVM, xen=(0, 1)) + samples.hvm()[40 + len(policies()):], strict_too=True)
+    accept(headers(HVM, xen=(4, 17)) + samples.hvm()[40 + len(policies()):])
+
+
 def test_empty_contexts_of_xen_4_6_to_4_8():
     empty = record(0x0A, bytes(8))
     accept(samples.hvm(tail=samples.tsc_info() + samples.hvm_context() + empty + end()), strict_too=True)

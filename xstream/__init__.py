@@ -15,7 +15,10 @@ from xstream.errors import (
 from xstream.guest.load import load
 from xstream.guest.memory import GuestMemory
 from xstream.limits import Limits
-from xstream.stream.reader import PushReader, Reader
+from xstream.stream.containers import NestedReader
+from xstream.stream.opening import PushReader
+from xstream.stream.opening import open_stream as open
+from xstream.stream.reader import Reader
 from xstream.stream.source import NeedMoreData
 from xstream.stream.writer import Writer
 from xstream.tools.digest import digest, page_digests
@@ -50,8 +53,8 @@ from xstream.wire.libxc import (
 __all__ = [
     "Checkpoint", "CheckpointDirtyPfnList", "CorruptStream", "CpuidPolicy", "DomainHeader", "End", "GuestMemory",
     "HvmContext", "HvmParams", "ImageHeader", "LimitExceeded", "Limits", "MemoryMismatch", "MsrPolicy",
-    "NeedMoreData", "OrderError", "P2MFrames", "PVInfo", "PageData", "PushReader", "Reader", "SharedInfo",
-    "StaticDataEnd", "StreamError", "StrictViolation", "TruncatedStream", "TscInfo", "Unknown", "UnsupportedStream",
-    "VcpuBasic", "VcpuExtended", "VcpuMsrs", "VcpuXsave", "Verify", "Writer", "__version__", "digest", "extract",
-    "info", "load", "page_digests", "verify",
+    "NeedMoreData", "NestedReader", "OrderError", "P2MFrames", "PVInfo", "PageData", "PushReader", "Reader",
+    "SharedInfo", "StaticDataEnd", "StreamError", "StrictViolation", "TruncatedStream", "TscInfo", "Unknown",
+    "UnsupportedStream", "VcpuBasic", "VcpuExtended", "VcpuMsrs", "VcpuXsave", "Verify", "Writer", "__version__",
+    "digest", "extract", "info", "load", "open", "page_digests", "verify",
 ]

@@ -7,12 +7,11 @@ from xstream.errors import CorruptStream, MemoryMismatch, StreamError, Truncated
 from xstream.guest.deltas import DeltaDecoder
 from xstream.guest.memory import Applied, GuestMemory
 from xstream.kernels import pagetables
-from xstream.kernels import pfns as pfn_kernel
 from xstream.limits import Limits
-from xstream.stream.opening import open_stream
+from xstream.stream.opening import AnyReader, open_stream
 from xstream.stream.source import ObjectSource, PendingPages, pieces
 from xstream.wire.legacy import CompressedBatch, CompressedPages, UnmappedPfns
-from xstream.wire.libxc import PAGE_SIZE, Checkpoint, PageData
+from xstream.wire.libxc import PAGE_SIZE, PageData
 
 #: Pages of an unfinished checkpoint kept in memory; beyond it they go to an unnamed temporary file.
 _SPOOL_MEMORY = 16 << 20
@@ -116,10 +115,10 @@ class Loader:
 
     Behind VERIFY, pages are compared and not written; with ``strict`` reading a difference is a MemoryMismatch, else
     the first are named in ``Loaded.differing`` (Xen's restorer logs and goes on). In a checkpointed stream what stands
-    behind a CHECKPOINT takes effect with the next one.
+    behind a complete checkpoint takes effect with the next one.
     """
 
-    def __init__(self, reader: Any, memory: GuestMemory) -> None:
+    def __init__(self, reader: AnyReader, memory: GuestMemory) -> None:
         self.reader = reader
         self.memory = memory
         self.loaded = Loaded()
@@ -164,7 +163,7 @@ class Loader:
                 self._apply(record)
         elif isinstance(record, UnmappedPfns):
             self._unmapped.add(record)
-        elif isinstance(record, Checkpoint):
+        elif reader.checkpoints > self.loaded.checkpoints:
             self._checkpoint()
         return record is not None
 
@@ -241,8 +240,7 @@ class Loader:
 
 
 def load(source: Any, memory: GuestMemory, **options: Any) -> Loaded:
-    """Load a stream's final memory into ``memory``. ``source`` and ``options`` are those of
-    :func:`~xstream.stream.opening.open_stream`."""
+    """Load a stream's final memory into ``memory``. ``source`` and ``options`` are those of xstream.open."""
     options.setdefault("limits", Limits(guest_pfns=memory.limit))
     with open_stream(source, **options) as reader:
         return Loader(reader, memory).run()

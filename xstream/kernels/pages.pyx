@@ -1,4 +1,4 @@
-# cython: boundscheck=False, wraparound=False, cdivision=True
+# cython: boundscheck=False, wraparound=False, cdivision=True, auto_pickle=False
 """Pages of guest memory: copy, compare, look for zeros, and move them between memory and descriptors."""
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.exc cimport PyErr_CheckSignals, PyErr_SetFromErrno
@@ -132,8 +132,8 @@ def zero_pfns(const uint8_t[::1] memory not None, const uint64_t[::1] pfns not N
     return found
 
 
-cdef class Pieces:
-    """Pieces of memory to be moved in order, as many as there are, and how far that has come."""
+cdef class _Pieces:
+    """_Pieces of memory to be moved in order, as many as there are, and how far that has come."""
     cdef iovec *vec
     cdef Py_ssize_t count, room
     cdef Py_buffer *views
@@ -189,7 +189,7 @@ cdef wait_for(int fd, Direction direction):
     PyErr_CheckSignals()
 
 
-cdef Py_ssize_t move_all(int fd, Pieces pieces, Direction direction) except -1:
+cdef Py_ssize_t move_all(int fd, _Pieces pieces, Direction direction) except -1:
     """Move everything, or to the end of the input; how many bytes."""
     cdef iovec *vec = pieces.vec
     cdef Py_ssize_t count = pieces.count, total = 0, moved
@@ -211,9 +211,9 @@ cdef Py_ssize_t move_all(int fd, Pieces pieces, Direction direction) except -1:
     return total
 
 
-cdef Pieces hold_all(object buffers, int flags):
+cdef _Pieces hold_all(object buffers, int flags):
     buffers = list(buffers)
-    cdef Pieces pieces = Pieces(len(buffers), len(buffers))
+    cdef _Pieces pieces = _Pieces(len(buffers), len(buffers))
     for buffer in buffers:
         pieces.hold(buffer, flags)
     return pieces
@@ -227,8 +227,8 @@ def readv(int fd, buffers not None):
     return move_all(fd, hold_all(buffers, PyBUF_WRITABLE), READING)
 
 
-cdef void add_pages(Pieces pieces, const uint8_t[::1] memory, const uint64_t[::1] pfns, Py_ssize_t skip) noexcept nogil:
-    """Pieces for the pages of the PFNs, neighbours as one, but for the first `skip` bytes."""
+cdef void add_pages(_Pieces pieces, const uint8_t[::1] memory, const uint64_t[::1] pfns, Py_ssize_t skip) noexcept nogil:
+    """_Pieces for the pages of the PFNs, neighbours as one, but for the first `skip` bytes."""
     cdef Py_ssize_t i = skip // PAGE, run
     skip %= PAGE
     while i < pfns.shape[0]:
@@ -239,7 +239,7 @@ cdef void add_pages(Pieces pieces, const uint8_t[::1] memory, const uint64_t[::1
 
 
 def write_pages(int fd, head not None, const uint8_t[::1] memory not None, const uint64_t[::1] pfns not None):
-    cdef Pieces pieces = Pieces(pfns.shape[0] + 1, 1)
+    cdef _Pieces pieces = _Pieces(pfns.shape[0] + 1, 1)
     check_pfns(pfns, memory.shape[0])
     pieces.hold(head, PyBUF_SIMPLE)
     add_pages(pieces, memory, pfns, 0)
@@ -247,7 +247,7 @@ def write_pages(int fd, head not None, const uint8_t[::1] memory not None, const
 
 
 def read_pages(int fd, uint8_t[::1] memory not None, const uint64_t[::1] pfns not None, Py_ssize_t skip=0):
-    cdef Pieces pieces = Pieces(pfns.shape[0] + 1, 0)
+    cdef _Pieces pieces = _Pieces(pfns.shape[0] + 1, 0)
     check_pfns(pfns, memory.shape[0])
     if not 0 <= skip <= pfns.shape[0] * PAGE:
         raise ValueError("skip {} of {} bytes".format(skip, pfns.shape[0] * PAGE))

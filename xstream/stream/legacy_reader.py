@@ -1,10 +1,10 @@
 """Legacy libxc streams: records out of a source."""
-from typing import Any, Callable, Dict, Iterator, Optional
+from typing import Any, Callable, Dict, Iterator, Optional, Tuple
 
 from xstream.errors import CorruptStream, LimitExceeded, OrderError, StreamError, StrictViolation, TruncatedStream
 from xstream.kernels import pfns as pfn_kernel
 from xstream.limits import Limits
-from xstream.stream.reader import Identity, PageRun
+from xstream.stream.reader import Identity, Layer, PageRun
 from xstream.stream.source import PendingPages, Source, open_source
 from xstream.wire import legacy, libxc
 from xstream.wire.legacy import CHUNK, U32, Record
@@ -51,6 +51,7 @@ class LegacyReader:
         self.checkpointed = checkpointed
         self.index = -1
         self.offset = self.start = self.source.offset
+        self.size = 0  # of the last record, in bytes
         self.verifying = False
         self.checkpoints = 0
         self.ended = False
@@ -105,13 +106,20 @@ class LegacyReader:
         return min(self.head.p2m_size, self.limits.guest_pfns)
 
     def describe(self) -> Dict[str, Any]:
-        """What there is to say of the stream beyond its records."""
-        head = self.head
-        return {"version": 1, "guest": _GUESTS[head.guest], "toolstack_bits": 8 * head.width, "p2m_size": head.p2m_size}
+        """What the header says, and can be told from it, once it has been read."""
+        head = self._start
+        return {} if head is None else {
+            "guest": _GUESTS[head.guest], "toolstack_bits": 8 * head.width, "p2m_size": head.p2m_size}
 
-    def type_name(self, record: Record) -> str:
-        """The name that a record is reported by."""
-        return legacy.type_name(record)
+    @property
+    def layers(self) -> Tuple[Layer, ...]:
+        """The stream as the one layer that it is."""
+        return (Layer(self.layer, 0, self.start, self.index + 1, self.describe()),)
+
+    @property
+    def memory(self) -> "LegacyReader":
+        """The reader of the memory stream: itself."""
+        return self
 
     def next_run(self) -> Optional[PageRun]:
         """None: batches are given by ``next_record`` alone."""
@@ -147,9 +155,11 @@ class LegacyReader:
                                 record=self.index + 1, record_type=self._where or None)
         if record is not None:
             self.index, self.offset = self.index + 1, start
+            self.size = self.source.offset - start
             data = getattr(record, "data", None)
             if isinstance(data, PendingPages):
-                data.where = {"layer": self.layer, "record": self.index, "record_type": legacy.type_name(record)}
+                self.size += len(data)
+                data.where = {"layer": self.layer, "record": self.index, "record_type": legacy.type_name(type(record))}
         return record
 
     # The header
@@ -262,7 +272,7 @@ class LegacyReader:
 
     def _read_mark(self, chunk: int) -> Record:
         record = legacy.MARKS[chunk]()
-        self._where = legacy.type_name(record)
+        self._where = legacy.type_name(type(record))
         if chunk == legacy.ENABLE_COMPRESSION and self._last:
             raise OrderError("compression for checkpoints that don't come", offset=0, field="id",
                              expected="no LAST_CHECKPOINT before", got="ENABLE_COMPRESSION")

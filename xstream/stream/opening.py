@@ -1,77 +1,125 @@
 """What is this? Recognition of formats by content, and the reader for each."""
-from typing import Any, Callable, Optional, Tuple, Union
+from typing import Any, Iterator, Optional, Tuple, Union
 
-from xstream.errors import LimitExceeded, StreamError, TruncatedStream
+from xstream.errors import CorruptStream, UnsupportedStream
 from xstream.limits import Limits
+from xstream.stream.compressed import DecompressedSource
+from xstream.stream.containers import LAYERS, NestedReader, Settings
 from xstream.stream.legacy_reader import LegacyReader
 from xstream.stream.reader import Reader
-from xstream.stream.source import Source, open_source
-from xstream.wire import legacy, xend, xl
-from xstream.wire.frames import Buffer
+from xstream.stream.signs import COMPRESSED, OTHERS, OURS, Sign
+from xstream.stream.source import FedSource, NeedMoreData, Source, open_source
+from xstream.wire import legacy, libxc
 
-AnyReader = Union[Reader, LegacyReader]
+#: What reads a stream: of libxc, of libxc up to Xen 4.5, or of a container.
+AnyReader = Union[Reader, LegacyReader, NestedReader]
+
+#: Formats that can be asked for by name.
+FORMATS = (libxc.LAYER, legacy.LAYER) + tuple(LAYERS)
 
 
-def open_stream(source: Any, *, width: Optional[int] = None, guest: Optional[str] = None, limits: Limits = Limits(),
-                **options: Any) -> AnyReader:
-    """The reader for a stream: Reader's or LegacyReader's, whose arguments these are; behind an xl or xend header too.
+def open_stream(source: Any, *, format: Optional[str] = None, limits: Limits = Limits(), strict: bool = False,
+                checkpointed: bool = False, width: Optional[int] = None, guest: Optional[str] = None) -> AnyReader:
+    """The reader for a stream, or a container of one, of whatever format.
 
-    ``source`` is anything that :func:`~xstream.stream.source.open_source` takes. ``width`` and ``guest`` are a legacy
-    stream's, and say that it is one.
+    ``source`` is anything that :func:`~xstream.stream.source.open_source` takes; what is looked at to recognise it is
+    not lost. What is compressed by gzip, xz or zstd is decompressed on the way (zstd with Python 3.14, or where the
+    package ``zstandard`` is there); offsets then count decompressed bytes. ``format``, one of FORMATS, overrules
+    recognition. ``width`` and ``guest`` are LegacyReader's, for a legacy stream that doesn't tell them itself. The other
+    arguments are Reader's.
+
+    Raises UnsupportedStream, naming it, for what is known not to be a stream; CorruptStream for what isn't known at
+    all; NeedMoreData from a fed source that has too little; ValueError for an unknown ``format``.
     """
+    if format is not None and format not in FORMATS:
+        raise ValueError("unknown format {!r}; known are {}".format(format, ", ".join(FORMATS)))
     opened = open_source(source)
     try:
-        read_head(opened, limits)
-        if width is not None or guest is not None or is_legacy(opened):
-            return LegacyReader(opened, width=width, guest=guest, limits=limits, **options)
-        return Reader(opened, limits=limits, **options)
+        if format is None:
+            opened, format = _recognised(opened)
+        if format == libxc.LAYER:
+            return Reader(opened, limits=limits, strict=strict, checkpointed=checkpointed)
+        if format == legacy.LAYER:
+            return LegacyReader(opened, width=width, guest=guest, limits=limits, strict=strict, checkpointed=checkpointed)
+        return NestedReader(opened, format, Settings(limits, strict, checkpointed, width, guest))
     except BaseException:
         if opened is not source:
             opened.close()
         raise
 
 
-def is_legacy(source: Source) -> bool:
-    """Whether a legacy stream begins here; nothing is consumed."""
-    return legacy.is_start(source.peek(16)[:16])
+def _recognised(source: Source) -> Tuple[Source, str]:
+    """The format of what a source holds, and the source to read it from: itself, or one that decompresses it."""
+    sign = recognise(source)
+    if sign in COMPRESSED:
+        if isinstance(source, FedSource):
+            raise UnsupportedStream("a {} file fed piece by piece: decompress what is fed".format(sign.format),
+                                    layer=sign.format, offset=0)
+        source = DecompressedSource(source, sign.format)
+        sign = recognise(source)
+        if sign in COMPRESSED:
+            raise UnsupportedStream("a {} file within a compressed file".format(sign.format), layer=sign.format,
+                                    offset=0, expected="one compression at most")
+    if sign is None:
+        if legacy.is_start(source.peek(legacy.START_SIZE)[:legacy.START_SIZE]):
+            return source, legacy.LAYER  # which has no magic
+        start = bytes(source.peek(16)[:16])
+        raise CorruptStream("not a stream or save file of any format known here", offset=source.offset,
+                            expected="one of " + ", ".join(FORMATS), got=start or "an empty input")
+    if sign in OTHERS:
+        raise UnsupportedStream("not a Xen stream but a {}: {}".format(sign.format, sign.advice), offset=source.offset)
+    return source, sign.format
 
 
-def read_head(source: Source, limits: Limits) -> Any:
-    """The header of xl or xend in front of a stream, consumed; None where there is none."""
-    for magic, layer, read in _HEADS:
-        if source.peek(1)[:1] == magic[:1] and source.peek(len(magic))[:len(magic)] == magic:
-            start = source.offset
-            try:
-                return read(source, limits)
-            except StreamError as error:
-                raise error.located(layer=layer, base=0 if isinstance(error, TruncatedStream) else start)
-    return None
+def recognise(source: Source) -> Optional[Sign]:
+    """The sign of what a source holds, or None. Nothing is consumed, and no more is asked for than it takes."""
+    size = 1
+    while True:
+        start = bytes(source.peek(size)[:size])
+        possible = [sign for sign in OURS + COMPRESSED + OTHERS if _fits(sign, start)]
+        for sign in possible:
+            if len(start) >= sign.offset + len(sign.magic):
+                return sign
+        if not possible or len(start) < size:
+            return None
+        size = min(sign.offset + len(sign.magic) for sign in possible)
 
 
-def _read_xl(source: Source, limits: Limits) -> xl.SaveHeader:
-    head, length = xl.parse_head(source.need(xl.HEADER_SIZE))
-    _check_length(length, limits, 44, "optional_data_len")
-    untrusted: Buffer = bytes(source.need(xl.HEADER_SIZE + length)[xl.HEADER_SIZE:])
-    head = xl.parse_optional_data(head, untrusted)
-    source.advance(xl.HEADER_SIZE + length)
-    return head
+def _fits(sign: Sign, start: bytes) -> bool:
+    """Whether a beginning doesn't speak against a sign."""
+    return sign.magic.startswith(start[sign.offset:sign.offset + len(sign.magic)])
 
 
-def _read_xend(source: Source, limits: Limits) -> xend.SaveHeader:
-    length = xend.parse_head(source.need(xend.HEADER_SIZE))
-    _check_length(length, limits, 16, "length")
-    head = xend.SaveHeader(bytes(source.need(xend.HEADER_SIZE + length)[xend.HEADER_SIZE:]))
-    source.advance(xend.HEADER_SIZE + length)
-    return head
+class PushReader:
+    """A stream of any format fed piece by piece; no I/O of its own.
 
+    ``feed`` takes bytes, ``records`` gives what has become complete; pages are views of what was fed, and stay good.
+    The keyword arguments are those of :func:`open_stream`.
+    """
 
-def _check_length(length: int, limits: Limits, offset: int, field: str) -> None:
-    if length > limits.body_length:
-        raise LimitExceeded("longer than the limit", offset=offset, field=field,
-                            expected="at most {}".format(limits.body_length), got=length)
+    def __init__(self, **options: Any) -> None:
+        self._source = FedSource()
+        self._options = options
+        self._reader: Optional[Any] = None
 
+    @property
+    def reader(self) -> Any:
+        """The reader behind it. Raises NeedMoreData until enough has been fed to know the format."""
+        if self._reader is None:
+            self._reader = open_stream(self._source, **self._options)
+        return self._reader
 
-_HEADS: Tuple[Tuple[bytes, str, Callable[[Source, Limits], Any]], ...] = (
-    (xl.MAGIC, xl.LAYER, _read_xl),
-    (xend.MAGIC, xend.LAYER, _read_xend),
-)
+    def feed(self, data: Any) -> None:
+        """Take more bytes (copied)."""
+        self._source.feed(data)
+
+    def finish(self) -> None:
+        """Say that the input has ended; ``records`` then raises TruncatedStream where the stream hadn't."""
+        self._source.finish()
+
+    def records(self) -> Iterator[Any]:
+        """The records that are complete and have not been given yet, until more has to be fed."""
+        try:
+            yield from self.reader
+        except NeedMoreData:
+            return

@@ -79,16 +79,18 @@ class Ordering:
     """Where a stream stands, and what the records so far mean for those to come.
 
     One object follows one stream, read or written. ``pfn_end`` is one more than the highest PFN that may come.
+    ``converted``: from a legacy stream, which has no policies.
     """
 
-    def __init__(self, version: int, guest_type: int, *, checkpointed: bool = False, strict: bool = False,
-                 limits: Limits = Limits()) -> None:
+    def __init__(self, version: int, guest_type: int, *, converted: bool = False, checkpointed: bool = False,
+                 strict: bool = False, limits: Limits = Limits()) -> None:
         self.state = "start"
         self.guest_width = 0  # bytes; known once X86_PV_INFO has come
         self.pfn_end = limits.guest_pfns
         self.checkpoints = 0
         self._kind = (version, guest_type)
         self._table = TABLES[self._kind]
+        self._usual = [usual for usual in USUAL[self._kind] if not converted or usual not in (CPUID_POLICY, MSR_POLICY)]
         self._checkpointed = checkpointed
         self._strict = strict
         self._limits = limits
@@ -211,7 +213,7 @@ class Ordering:
         if self._kind[1] == GUEST_PV and not self._vcpu0:
             raise OrderError("no X86_PV_VCPU_BASIC for vcpu 0", offset=-8, field="type",
                              expected="X86_PV_VCPU_BASIC", got="the end")
-        missing = [libxc.type_name(usual) for usual in USUAL[self._kind] if usual not in self._seen]
+        missing = [libxc.type_name(usual) for usual in self._usual if usual not in self._seen]
         if self._strict and missing:
             raise StrictViolation("records missing", offset=-8, field="type", expected=", ".join(missing),
                                   got="the end")

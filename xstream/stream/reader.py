@@ -1,11 +1,11 @@
 """libxc streams: records out of a source."""
-from typing import Any, Iterator, NamedTuple, Optional, Tuple
+from typing import Any, Dict, Iterator, NamedTuple, Optional, Tuple
 
 from xstream.errors import CorruptStream, LimitExceeded, StreamError, StrictViolation, TruncatedStream
 from xstream.kernels import batches as batch_kernel
 from xstream.limits import Limits
 from xstream.stream.ordering import Ordering
-from xstream.stream.source import FedSource, NeedMoreData, PendingPages, Source, open_source
+from xstream.stream.source import PendingPages, Source, open_source
 from xstream.wire import libxc
 from xstream.wire.frames import FRAME, padded
 from xstream.wire.libxc import DomainHeader, ImageHeader, PageData, Record
@@ -39,6 +39,17 @@ class Identity(NamedTuple):
     made_by: str
 
 
+class Layer(NamedTuple):
+    """One layer of a stream: its format, how deep it lies in others, where it begins, how many of its records have been
+    read, and what its headers say, by name."""
+
+    format: str
+    depth: int
+    offset: int
+    records: int
+    about: Dict[str, Any]
+
+
 class Reader:
     """Records of a libxc stream, version 2 or 3, in order.
 
@@ -66,7 +77,7 @@ class Reader:
         self.strict = strict
         self.checkpointed = checkpointed
         self.index = -1
-        self.offset = self.source.offset
+        self.offset = self.start = self.source.offset
         self._contained = contained
         self._headers: Optional[Tuple[ImageHeader, DomainHeader]] = None
         self._ordering: Optional[Ordering] = None
@@ -109,6 +120,28 @@ class Reader:
         return Identity(self.layer, image.version, libxc.GUEST_NAMES[domain.type], made_by)
 
     @property
+    def layers(self) -> Tuple[Layer, ...]:
+        """The stream as the one layer that it is; see :class:`~xstream.stream.containers.NestedReader`."""
+        return (Layer(self.layer, 0, self.start, self.index + 1, self.describe()),)
+
+    @property
+    def memory(self) -> "Reader":
+        """The reader of the memory stream: itself."""
+        return self
+
+    def describe(self) -> Dict[str, Any]:
+        """What the headers say, once they have been read."""
+        if self._headers is None:
+            return {}
+        identity = self.identity
+        return {"version": identity.version, "guest": identity.guest, "made_by": identity.made_by}
+
+    @property
+    def ended(self) -> bool:
+        """Whether END has come."""
+        return self._ordering is not None and self._ordering.ended
+
+    @property
     def verifying(self) -> bool:
         """Whether pages are to be compared and not written: VERIFY has come."""
         return self.ordering.verifying
@@ -127,10 +160,6 @@ class Reader:
     def pfn_end(self) -> int:
         """One more than the highest PFN that may come: the end of a PV guest's p2m, or the limit."""
         return self.ordering.pfn_end
-
-    def type_name(self, record: Record) -> str:
-        """The name that a record is reported by."""
-        return libxc.type_name(libxc.type_of(record))
 
     @property
     def ordering(self) -> Ordering:
@@ -189,8 +218,8 @@ class Reader:
                 raise error.located(layer=self.layer, base=0 if isinstance(error, TruncatedStream) else base)
             self.source.advance(libxc.HEADERS_SIZE)
             self._headers = image, domain
-            self._ordering = Ordering(image.version, domain.type, checkpointed=self.checkpointed, strict=self.strict,
-                                      limits=self.limits)
+            self._ordering = Ordering(image.version, domain.type, converted=domain.xen_major == 0,
+                                      checkpointed=self.checkpointed, strict=self.strict, limits=self.limits)
         return self._headers
 
     def _peek_headers(self) -> memoryview:
@@ -275,30 +304,3 @@ class Reader:
             raise StrictViolation("bytes behind END", layer=self.layer, offset=self.source.offset,
                                   field="trailing bytes", expected="the end of the input", got="more")
         self._finished = True
-
-
-class PushReader:
-    """A libxc stream fed piece by piece; no I/O of its own.
-
-    ``feed`` takes bytes, ``records`` gives what has become complete; pages are views of what was fed, and stay good.
-    The keyword arguments are Reader's; ``reader`` is the Reader behind it.
-    """
-
-    def __init__(self, **options: Any) -> None:
-        self._source = FedSource()
-        self.reader = Reader(self._source, **options)
-
-    def feed(self, data: Any) -> None:
-        """Take more bytes (copied)."""
-        self._source.feed(data)
-
-    def finish(self) -> None:
-        """Say that the input has ended; ``records`` then raises TruncatedStream where the stream hadn't."""
-        self._source.finish()
-
-    def records(self) -> Iterator[Record]:
-        """The records that are complete and have not been given yet, until more has to be fed."""
-        try:
-            yield from self.reader
-        except NeedMoreData:
-            return

@@ -32,8 +32,7 @@ class DigestReport(NamedTuple):
 
 def digest(source: Any, *, limits: Limits = Limits(), progress: Callable[[int], Any] = lambda offset: None,
            **options: Any) -> DigestReport:
-    """Load a stream's final memory and checksum it; ``source`` and ``options`` are those of
-    :func:`~xstream.stream.opening.open_stream`.
+    """Load a stream's final memory and checksum it; ``source`` and ``options`` are those of xstream.open.
 
     Raises StreamError's kin.
     """

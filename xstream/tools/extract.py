@@ -58,8 +58,7 @@ def extract(source: Any, path: str, *, limits: Limits = Limits(),
 
     The file appears when it is complete, not before. Where ``path`` is "-" (stdout), a pipe or a device, the bytes are
     written to it in order, holes as zeros, once all of the stream has been read. ``limits.guest_pfns`` bounds the
-    size. ``source`` and ``options`` are those of
-    :func:`~xstream.stream.opening.open_stream`. Raises StreamError's kin and OSError.
+    size. ``source`` and ``options`` are those of xstream.open. Raises StreamError's kin and OSError.
     """
     with open_stream(source, limits=limits, **options) as reader:
         if is_stream(path):
