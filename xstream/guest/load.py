@@ -7,6 +7,7 @@ from xstream.errors import CorruptStream, MemoryMismatch, StreamError, Truncated
 from xstream.guest.deltas import DeltaDecoder
 from xstream.guest.memory import Applied, GuestMemory
 from xstream.kernels import pagetables
+from xstream.kernels import pfns as pfn_kernel
 from xstream.limits import Limits
 from xstream.stream.opening import AnyReader, open_stream
 from xstream.stream.source import ObjectSource, PendingPages, pieces
@@ -71,7 +72,7 @@ class Spool:
             source.advance(_HEAD.size)
             words = bytes(source.need(words_size))
             data = source.page_data(words_size, data_size)
-            yield PageData(words, data) if kind == 0 else SPOOLED[kind](words if kind == 1 else data)
+            yield (PageData(words, data), CompressedBatch(words), CompressedPages(data))[kind]
         self._file.seek(0)
         self._file.truncate()
 
@@ -180,6 +181,8 @@ class Loader:
             raise
 
     def _page_data(self, record: PageData) -> None:
+        if not len(record.data) and self._takes_back(record):
+            return
         try:
             record = self._checked_tables(record)
             if self.reader.verifying:
@@ -194,6 +197,19 @@ class Loader:
         if error.layer is None:
             error.located(layer=self.reader.layer, record=self.reader.index, record_type="PAGE_DATA",
                           base=0 if isinstance(error, TruncatedStream) else self.reader.offset)
+
+    def _takes_back(self, record: PageData) -> bool:
+        """Whether a batch takes PFNs out of the guest's map: a conversion writes one of XTAB alone for those that a
+        legacy stream's tail names. (In a stream of Xen's own XTAB undoes nothing.)"""
+        domain = getattr(self.reader.memory, "domain", None)
+        if domain is None or domain.xen_major:
+            return False
+        pfns, types = memoryview(bytearray(len(record.words))).cast("Q"), bytearray(record.pfn_count)
+        pfn_kernel.unpack(record.words, pfns, types)
+        if types.count(0xF) < len(types):
+            return False
+        self.memory.forget(pfns)
+        return True
 
     def _checked_tables(self, record: PageData) -> PageData:
         """The batch, once the page tables in it are known to be good ones; nothing is looked at in other batches."""

@@ -199,7 +199,7 @@ class LegacyReader:
         size, = U32.unpack_from(untrusted, width)
         self._check_size(size, _EXTENDED_INFO_LIMIT, width, "size of the extended info")
         body = self._keep(self.source.need(width + 4 + size)[width + 4:])
-        info = self._parsed(width + 4, legacy.parse_extended_info, body)
+        info: legacy.ExtendedInfo = self._parsed(width + 4, legacy.parse_extended_info, body)
         if self.strict and info.others:
             raise StrictViolation("unknown block in the extended info", offset=width, field="block",
                                   expected="vcpu, extv or xcnt", got=info.others[0][0])
@@ -214,7 +214,7 @@ class LegacyReader:
         head = self.head
         size = head.width * legacy.p2m_frame_count(head.p2m_size, self._info.guest_width)
         frames = self._keep(self.source.need(size))
-        record = legacy.parse_p2m_frames(frames, head.width, head.p2m_size)
+        record: Record = legacy.parse_p2m_frames(frames, head.width, head.p2m_size)
         self.source.advance(size)
         self._step = self._read_chunk
         return record
@@ -324,7 +324,7 @@ class LegacyReader:
 
     def _read_tmem(self) -> Record:
         self._where = "TMEM"
-        record = self._parsed(4, legacy.parse_tmem, self.source.need(4 + legacy.TMEM_SIZE)[4:])
+        record: legacy.Tmem = self._parsed(4, legacy.parse_tmem, self.source.need(4 + legacy.TMEM_SIZE)[4:])
         self.source.advance(4 + legacy.TMEM_SIZE)
         self._step = self._read_tmem_pool
         return record

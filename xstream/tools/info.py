@@ -5,6 +5,7 @@ from xstream.guest.memory import Applied, GuestMemory
 from xstream.kernels import pages as page_kernel
 from xstream.kernels import pfns as pfn_kernel
 from xstream.limits import Limits
+from xstream.stream.legacy_reader import LegacyReader
 from xstream.stream.opening import AnyReader, open_stream
 from xstream.stream.reader import Layer, PageRun
 from xstream.stream.source import pieces
@@ -75,7 +76,9 @@ class _Survey:
 
     def record(self, reader: AnyReader, record: Any) -> None:
         name = record_name(reader.layer, record)
-        size = record_size(reader.layer, record) if reader.layer != legacy.LAYER else reader.memory.size
+        memory = reader.memory
+        size = memory.size if isinstance(memory, LegacyReader) and reader.layer == memory.layer else \
+            record_size(reader.layer, record)
         pfns = pages = 0
         if isinstance(record, PageData):
             pfns, pages = record.pfn_count, len(record.data) // PAGE_SIZE
