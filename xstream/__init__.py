@@ -6,6 +6,7 @@ from xstream.errors import (
                             CorruptStream,
                             LimitExceeded,
                             MemoryMismatch,
+                            MissingPart,
                             OrderError,
                             StreamError,
                             StrictViolation,
@@ -15,15 +16,19 @@ from xstream.errors import (
 from xstream.guest.load import load
 from xstream.guest.memory import GuestMemory
 from xstream.limits import Limits
+from xstream.stream.container_writers import LibvirtWriter, LibxlWriter, XenopsdWriter, XlWriter
 from xstream.stream.containers import NestedReader
 from xstream.stream.opening import PushReader
 from xstream.stream.opening import open_stream as open
 from xstream.stream.reader import Reader
 from xstream.stream.source import NeedMoreData
 from xstream.stream.writer import Writer
+from xstream.tools.contents import contents
 from xstream.tools.digest import digest, page_digests
 from xstream.tools.extract import extract
 from xstream.tools.info import info
+from xstream.tools.policy import compare_policies, policy
+from xstream.tools.rewrap import Parts, rewrap
 from xstream.tools.verify import verify
 from xstream.version import __version__
 from xstream.wire.libxc import (
@@ -52,9 +57,10 @@ from xstream.wire.libxc import (
 
 __all__ = [
     "Checkpoint", "CheckpointDirtyPfnList", "CorruptStream", "CpuidPolicy", "DomainHeader", "End", "GuestMemory",
-    "HvmContext", "HvmParams", "ImageHeader", "LimitExceeded", "Limits", "MemoryMismatch", "MsrPolicy",
-    "NeedMoreData", "NestedReader", "OrderError", "P2MFrames", "PVInfo", "PageData", "PushReader", "Reader",
-    "SharedInfo", "StaticDataEnd", "StreamError", "StrictViolation", "TruncatedStream", "TscInfo", "Unknown",
-    "UnsupportedStream", "VcpuBasic", "VcpuExtended", "VcpuMsrs", "VcpuXsave", "Verify", "Writer", "__version__",
-    "digest", "extract", "info", "load", "open", "page_digests", "verify",
+    "HvmContext", "HvmParams", "ImageHeader", "LibvirtWriter", "LibxlWriter", "LimitExceeded", "Limits",
+    "MemoryMismatch", "MissingPart", "MsrPolicy", "NeedMoreData", "NestedReader", "OrderError", "P2MFrames",
+    "PVInfo", "PageData", "Parts", "PushReader", "Reader", "SharedInfo", "StaticDataEnd", "StreamError",
+    "StrictViolation", "TruncatedStream", "TscInfo", "Unknown", "UnsupportedStream", "VcpuBasic", "VcpuExtended",
+    "VcpuMsrs", "VcpuXsave", "Verify", "Writer", "XenopsdWriter", "XlWriter", "__version__", "compare_policies",
+    "contents", "digest", "extract", "info", "load", "open", "page_digests", "policy", "rewrap", "verify",
 ]

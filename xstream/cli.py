@@ -9,13 +9,13 @@ import sys
 import traceback
 from typing import Any, Callable, Dict, List, Optional
 
-from xstream.errors import LimitExceeded, StreamError
+from xstream.errors import LimitExceeded, MissingPart, StreamError
 from xstream.limits import Limits
 from xstream.version import __version__
 
 GOOD, BAD_STREAM, BAD_USE, OWN_FAULT = range(4)
 _PAGE_SIZE = 4096
-_FORMATS = ("libxc", "libxl", "xl", "libvirt", "xenopsd", "xend")
+_FORMATS = ("libxc", "legacy", "libxl", "xl", "libvirt", "xenopsd", "xend")
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
@@ -33,7 +33,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
         # Whoever read our output has seen enough; Python must not complain at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BAD_USE
-    except (OSError, MemoryError, ImportError) as error:
+    except (OSError, MemoryError, ImportError, MissingPart) as error:
         _complain("{}".format(error) or type(error).__name__)
         return BAD_USE
     except KeyboardInterrupt:
@@ -72,7 +72,15 @@ def _parser() -> argparse.ArgumentParser:
     policy = _add(commands, "policy", _policy, "the CPU that a guest was shown, or what a second one's lacks of it")
     policy.add_argument("other", metavar="OTHER", nargs="?", help="another stream; exit status 1 if its CPU lacks "
                         "features that FILE's guest was told of")
-    for command in (verify, extract, digest):
+    convert = _add(commands, "convert", _convert, "put a guest into another container, or take it out of one")
+    convert.add_argument("out", metavar="OUT", help="file to write; - for stdout")
+    convert.add_argument("--to", required=True, choices=("libxc", "libxl", "xl", "libvirt", "xenopsd"),
+                         help="what to write")
+    convert.add_argument("--config", metavar="CONFIG", help="file with what the container says of the domain: xl's "
+                         "configuration, JSON or text; libvirt's XML; xenopsd's Xenops record")
+    convert.add_argument("--device-model", metavar="RECORD", help="file with QEMU's record of an HVM guest")
+    convert.add_argument("--no-device-model", action="store_true", help="the guest has none: it is PVH")
+    for command in (verify, extract, digest, convert):
         command.add_argument("--checkpointed", action="store_true",
                              help="the stream has checkpoints (Remus, COLO): its end is its last complete one")
     for command in (extract, digest):
@@ -345,6 +353,27 @@ def _print_differences(report: Any) -> None:
         print()
     print("the second lacks: {}".format(" ".join(report.lost)) if report.lost else
           "the second lacks nothing that the first was told of")
+
+
+def _convert(options: Any) -> Optional[int]:
+    from xstream.tools.output import output
+    from xstream.tools.rewrap import Parts, rewrap
+    parts = Parts(_contents_of(options.config), _contents_of(options.device_model), options.no_device_model)
+    with _Progress(options) as progress, output(options.out) as fd:
+        report = rewrap(_source(options), fd, options.to, parts, format=options.format,
+                        checkpointed=options.checkpointed, progress=progress)
+    if options.json and options.out != "-":
+        _print_json(report._asdict())
+    elif report.dropped:
+        _complain("left out, for want of a place: " + ", ".join(report.dropped))
+    return None
+
+
+def _contents_of(path: Optional[str]) -> Optional[bytes]:
+    if path is None:
+        return None
+    with open(path, "rb") as file:
+        return file.read()
 
 
 def _print_json(document: Dict[str, Any]) -> None:

@@ -27,7 +27,7 @@ _LOOK_AHEAD = 16
 
 
 class Settings(NamedTuple):
-    """What the readers of all layers are told alike; the names are Reader's, and LegacyReader's."""
+    """What the readers of all layers are told alike; the names are Reader's."""
 
     limits: Limits = Limits()
     strict: bool = False
@@ -36,14 +36,16 @@ class Settings(NamedTuple):
     guest: Optional[str] = None
 
 
-def memory_reader(format: str, source: Source, settings: Settings) -> Any:
-    """The reader of the memory stream within a container: "libxc", or "legacy" for Xen 4.5 and before."""
-    # A converted stream may stand where its header still says that it is a legacy one.
-    if format == legacy.LAYER and source.peek(8) != libxc.MARKER:
-        return LegacyReader(source, width=settings.width, guest=settings.guest, limits=settings.limits,
-                            strict=settings.strict, checkpointed=settings.checkpointed, contained=True)
-    return Reader(source, limits=settings.limits, strict=settings.strict, checkpointed=settings.checkpointed,
-                  contained=True)
+def memory_reader(format: str, source: Source, settings: Settings, **place: bool) -> Any:
+    """The reader of a memory stream, of format "libxc" or "legacy". ``place`` is what the reader is told of it:
+    ``contained``, and of a legacy one ``device_model``."""
+    limits, strict, checkpointed, width, guest = settings
+    # A converted stream may stand where a header still says that it is a legacy one.
+    if format == legacy.LAYER and source.peek(len(libxc.MARKER)) != libxc.MARKER:
+        return LegacyReader(source, limits=limits, strict=strict, checkpointed=checkpointed, width=width, guest=guest,
+                            **place)
+    place.pop("device_model", None)
+    return Reader(source, limits=limits, strict=strict, checkpointed=checkpointed, **place)
 
 
 class LayerReader:
@@ -143,7 +145,7 @@ class _SaveFileReader(LayerReader):
         self._taken = True
         format = self._inner_format()
         return LibxlReader(self.source, self.settings) if format == "libxl" else \
-            memory_reader(format, self.source, self.settings)
+            memory_reader(format, self.source, self.settings, contained=True)
 
     def follow_inner(self, event: str) -> None:
         self.ended = event == INNER_END
@@ -257,7 +259,7 @@ class LibxlReader(LayerReader):
     def take_inner(self) -> Optional[Any]:
         if self._nesting.state == "libxc":
             if self._domain is None:
-                self._domain = memory_reader("libxc", self.source, self.settings)
+                self._domain = memory_reader(libxc.LAYER, self.source, self.settings, contained=True)
             return self._domain
         if self._nesting.state == "resumed" and not self._state_follows():
             return self._domain
@@ -301,7 +303,7 @@ class LibxlReader(LayerReader):
         padding = whole[FRAME.size + length:]
         record = libxl.parse(record_type, whole[FRAME.size:FRAME.size + length],
                              bytes(padding) if any(padding) else b"")
-        check_libxl_record(record, None if self._domain is None else self._domain.domain.type)
+        check_libxl_record(record, None if self._domain is None else self._domain.domain.type, self.settings.strict)
         self._check_ignored(record, length)
         self._nesting.follow(record_type)
         self.source.advance(len(whole))
@@ -335,10 +337,15 @@ class XenopsdReader(LayerReader):
         if self._image == xenopsd.LIBXL:
             self._inner = LibxlReader(self.source, self.settings)
         else:
-            plain = self._image == xenopsd.LIBXC or self.source.peek(8) == libxc.MARKER
-            self._inner = memory_reader("libxc" if plain else "legacy", self.source, self.settings)
+            self._inner = self._memory_reader()
         self._image = None
         return self._inner
+
+    def _memory_reader(self) -> Any:
+        if self._image == xenopsd.LIBXC or self.source.peek(len(libxc.MARKER)) == libxc.MARKER:
+            return memory_reader(libxc.LAYER, self.source, self.settings, contained=True)
+        # In an unstructured image QEMU's record is xenopsd's own, not libxc's.
+        return memory_reader(legacy.LAYER, self.source, self.settings, contained=True, device_model=self._structured)
 
     def follow_inner(self, event: str) -> None:
         self._nesting.follow_inner(event)
@@ -486,8 +493,21 @@ class NestedReader:
                      for depth, reader in self._met)
 
     @property
+    def readers(self) -> Tuple[Any, ...]:
+        """The readers of the layers met so far, in the order of ``layers``; only to be looked at."""
+        return tuple(reader for _, reader in self._met)
+
+    @property
     def memory(self) -> Any:
         """The reader of the memory stream. Raises OrderError where none comes at the beginning."""
+        self.look_ahead()
+        return self._memory
+
+    def look_ahead(self) -> None:
+        """Read on up to where memory begins, so that all layers around it are known; nothing is lost by it.
+
+        Raises OrderError where no memory comes at the beginning, and what reading raises.
+        """
         self._descend()
         while self._memory is None:
             given = self._pull() if self._can_look_ahead() else None
@@ -496,7 +516,6 @@ class NestedReader:
                                  offset=self.source.offset)
             self._ahead.append(given)
             self._descend()
-        return self._memory
 
     @property
     def identity(self) -> Identity:

@@ -4,7 +4,7 @@ from typing import Any, Callable, Dict, Iterator, Optional, Tuple
 from xstream.errors import CorruptStream, LimitExceeded, OrderError, StreamError, StrictViolation, TruncatedStream
 from xstream.kernels import pfns as pfn_kernel
 from xstream.limits import Limits
-from xstream.stream.reader import Identity, Layer, PageRun
+from xstream.stream.reader import Identity, Layer, PageRun, only_layer
 from xstream.stream.source import PendingPages, Source, open_source
 from xstream.wire import legacy, libxc
 from xstream.wire.legacy import CHUNK, U32, Record
@@ -27,7 +27,8 @@ class LegacyReader:
     - ``strict``: what a restore ignores is a StrictViolation;
     - ``checkpointed``: a legacy stream says itself whether it has checkpoints: one that is none has a LAST_CHECKPOINT.
       Without, the input may end where a tail is complete, or anywhere behind the first. Either value reads both;
-    - ``contained``: another layer goes on behind the end.
+    - ``contained``: another layer goes on behind the end;
+    - ``device_model``: whether an HVM guest's tail has the device model's record; where not, that is the container's.
 
     A stream whose LAST_CHECKPOINT is missing, and that ends with its first tail, reads as a single checkpoint. Where a
     checkpoint's tail is complete a libxc Checkpoint is given, which has no bytes of its own.
@@ -40,7 +41,7 @@ class LegacyReader:
 
     def __init__(self, source: Any, *, width: Optional[int] = None, guest: Optional[str] = None,
                  limits: Limits = Limits(), strict: bool = False, checkpointed: bool = False,
-                 contained: bool = False) -> None:
+                 contained: bool = False, device_model: bool = True) -> None:
         if width not in (None,) + legacy.WIDTHS:
             raise ValueError("width is 4 or 8 bytes, not {!r}".format(width))
         if guest not in (None, legacy.PV, legacy.HVM):
@@ -51,11 +52,11 @@ class LegacyReader:
         self.checkpointed = checkpointed
         self.index = -1
         self.offset = self.start = self.source.offset
-        self.size = 0  # of the last record, in bytes
         self.verifying = False
         self.checkpoints = 0
         self.ended = False
         self._contained = contained
+        self._device_model = device_model
         self._given = width, guest
         self._start: Optional[legacy.Start] = None
         self._info: Optional[legacy.ExtendedInfo] = None
@@ -114,7 +115,7 @@ class LegacyReader:
     @property
     def layers(self) -> Tuple[Layer, ...]:
         """The stream as the one layer that it is."""
-        return (Layer(self.layer, 0, self.start, self.index + 1, self.describe()),)
+        return only_layer(self)
 
     @property
     def memory(self) -> "LegacyReader":
@@ -155,11 +156,9 @@ class LegacyReader:
                                 record=self.index + 1, record_type=self._where or None)
         if record is not None:
             self.index, self.offset = self.index + 1, start
-            self.size = self.source.offset - start
             data = getattr(record, "data", None)
             if isinstance(data, PendingPages):
-                self.size += len(data)
-                data.where = {"layer": self.layer, "record": self.index, "record_type": legacy.type_name(type(record))}
+                data.where = {"layer": self.layer, "record": self.index, "record_type": legacy.type_name(record)}
         return record
 
     # The header
@@ -272,7 +271,7 @@ class LegacyReader:
 
     def _read_mark(self, chunk: int) -> Record:
         record = legacy.MARKS[chunk]()
-        self._where = legacy.type_name(type(record))
+        self._where = legacy.type_name(record)
         if chunk == legacy.ENABLE_COMPRESSION and self._last:
             raise OrderError("compression for checkpoints that don't come", offset=0, field="id",
                              expected="no LAST_CHECKPOINT before", got="ENABLE_COMPRESSION")
@@ -426,7 +425,10 @@ class LegacyReader:
         self._where = "HVM_TAIL"
         pfns = legacy.parse_magic_pfns(self.source.need(legacy.MAGIC_PFNS_SIZE))
         context = self._read_blob(legacy.MAGIC_PFNS_SIZE, "length of the HVM context")
-        self._step = self._read_device_model
+        if self._device_model:
+            self._step = self._read_device_model
+        else:
+            self._end_tail()
         return legacy.HvmTail(*pfns, context=context)
 
     def _read_device_model(self) -> Record:

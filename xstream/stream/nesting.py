@@ -114,15 +114,19 @@ def xenopsd_nesting(structured: bool) -> Nesting:
     return Nesting(XENOPSD, xenopsd.type_name, head=xenopsd.HEADER_SIZE, usual=(xenopsd.XENOPS,))
 
 
-def check_libxl_record(record: libxl.Record, guest_type: Optional[int]) -> None:
-    """Raise OrderError for what libxl refuses whatever the place: a device model's record for a PV guest, and a state
-    that only the secondary sends. ``guest_type`` is the libxc stream's, None while that isn't known."""
+def check_libxl_record(record: libxl.Record, guest_type: Optional[int], strict: bool = False) -> None:
+    """Raise OrderError for a device model's record of a PV guest, which libxl refuses wherever it stands; ``guest_type``
+    is the libxc stream's, None while that isn't known.
+
+    With ``strict`` also StrictViolation for a checkpoint state that only the back channel carries, from the secondary:
+    in a capture of both directions together it is to be expected.
+    """
     if isinstance(record, (libxl.EmulatorXenstoreData, libxl.EmulatorContext)) and guest_type == GUEST_PV:
         raise OrderError("device model's record for a PV guest", offset=-8, field="type",
                          expected="no emulator record", got=libxl.type_name(libxl.type_of(record)))
-    if isinstance(record, libxl.CheckpointState) and record.control_id != libxl.CHECKPOINT_NEW:
-        raise OrderError("checkpoint state that only the back channel carries", offset=0, field="control_id",
-                         expected=libxl.CHECKPOINT_NEW, got=record.control_id)
+    if strict and isinstance(record, libxl.CheckpointState) and record.control_id != libxl.CHECKPOINT_NEW:
+        raise StrictViolation("checkpoint state of the back channel", offset=0, field="control_id",
+                              expected=libxl.CHECKPOINT_NEW, got=record.control_id)
 
 
 def ignored(module: Any, record: Any, padding_at: int = 0) -> Optional[Tuple[int, str, Any]]:

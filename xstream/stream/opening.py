@@ -4,14 +4,14 @@ from typing import Any, Iterator, Optional, Tuple, Union
 from xstream.errors import CorruptStream, UnsupportedStream
 from xstream.limits import Limits
 from xstream.stream.compressed import DecompressedSource
-from xstream.stream.containers import LAYERS, NestedReader, Settings
+from xstream.stream.containers import LAYERS, NestedReader, Settings, memory_reader
 from xstream.stream.legacy_reader import LegacyReader
 from xstream.stream.reader import Reader
-from xstream.stream.signs import COMPRESSED, OTHERS, OURS, Sign
+from xstream.stream.signs import COMPRESSED, LEGACY, LEGACY_SIZE, OTHERS, OURS, Sign
 from xstream.stream.source import FedSource, NeedMoreData, Source, open_source
 from xstream.wire import legacy, libxc
 
-#: What reads a stream: of libxc, of libxc up to Xen 4.5, or of a container.
+#: What reads a stream: of libxc, old or new, or of a container.
 AnyReader = Union[Reader, LegacyReader, NestedReader]
 
 #: Formats that can be asked for by name.
@@ -25,8 +25,7 @@ def open_stream(source: Any, *, format: Optional[str] = None, limits: Limits = L
     ``source`` is anything that :func:`~xstream.stream.source.open_source` takes; what is looked at to recognise it is
     not lost. What is compressed by gzip, xz or zstd is decompressed on the way (zstd with Python 3.14, or where the
     package ``zstandard`` is there); offsets then count decompressed bytes. ``format``, one of FORMATS, overrules
-    recognition. ``width`` and ``guest`` are LegacyReader's, for a legacy stream that doesn't tell them itself. The other
-    arguments are Reader's.
+    recognition. ``width`` and ``guest`` are for legacy memory streams: LegacyReader's. The others are Reader's.
 
     Raises UnsupportedStream, naming it, for what is known not to be a stream; CorruptStream for what isn't known at
     all; NeedMoreData from a fed source that has too little; ValueError for an unknown ``format``.
@@ -37,11 +36,11 @@ def open_stream(source: Any, *, format: Optional[str] = None, limits: Limits = L
     try:
         if format is None:
             opened, format = _recognised(opened)
-        if format == libxc.LAYER:
-            return Reader(opened, limits=limits, strict=strict, checkpointed=checkpointed)
-        if format == legacy.LAYER:
-            return LegacyReader(opened, width=width, guest=guest, limits=limits, strict=strict, checkpointed=checkpointed)
-        return NestedReader(opened, format, Settings(limits, strict, checkpointed, width, guest))
+        settings = Settings(limits, strict, checkpointed, width, guest)
+        if format in LAYERS:
+            return NestedReader(opened, format, settings)
+        reader: AnyReader = memory_reader(format, opened, settings)
+        return reader
     except BaseException:
         if opened is not source:
             opened.close()
@@ -61,8 +60,6 @@ def _recognised(source: Source) -> Tuple[Source, str]:
             raise UnsupportedStream("a {} file within a compressed file".format(sign.format), layer=sign.format,
                                     offset=0, expected="one compression at most")
     if sign is None:
-        if legacy.is_start(source.peek(legacy.START_SIZE)[:legacy.START_SIZE]):
-            return source, legacy.LAYER  # which has no magic
         start = bytes(source.peek(16)[:16])
         raise CorruptStream("not a stream or save file of any format known here", offset=source.offset,
                             expected="one of " + ", ".join(FORMATS), got=start or "an empty input")
@@ -80,9 +77,14 @@ def recognise(source: Source) -> Optional[Sign]:
         for sign in possible:
             if len(start) >= sign.offset + len(sign.magic):
                 return sign
-        if not possible or len(start) < size:
+        if legacy.is_start(start):
+            return LEGACY
+        if len(start) < size:
             return None
-        size = min(sign.offset + len(sign.magic) for sign in possible)
+        sizes = [sign.offset + len(sign.magic) for sign in possible] + [LEGACY_SIZE]
+        size = min((other for other in sizes if other > size), default=0)
+        if not size:
+            return None
 
 
 def _fits(sign: Sign, start: bytes) -> bool:

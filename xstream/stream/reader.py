@@ -50,6 +50,11 @@ class Layer(NamedTuple):
     about: Dict[str, Any]
 
 
+def only_layer(reader: Any) -> Tuple[Layer, ...]:
+    """The layers of a memory stream that nothing is around: itself."""
+    return (Layer(reader.layer, 0, reader.start, reader.index + 1, reader.describe()),)
+
+
 class Reader:
     """Records of a libxc stream, version 2 or 3, in order.
 
@@ -122,7 +127,7 @@ class Reader:
     @property
     def layers(self) -> Tuple[Layer, ...]:
         """The stream as the one layer that it is; see :class:`~xstream.stream.containers.NestedReader`."""
-        return (Layer(self.layer, 0, self.start, self.index + 1, self.describe()),)
+        return only_layer(self)
 
     @property
     def memory(self) -> "Reader":

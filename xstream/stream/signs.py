@@ -1,7 +1,7 @@
 """The bytes by which formats are known: those that are read, and those that are met instead."""
 from typing import NamedTuple, Tuple
 
-from xstream.wire import libvirt, libxc, libxl, xend, xenopsd, xl
+from xstream.wire import legacy, libvirt, libxc, libxl, xend, xenopsd, xl
 
 
 class Sign(NamedTuple):
@@ -22,6 +22,11 @@ OURS: Tuple[Sign, ...] = (
     Sign(xenopsd.LAYER, xenopsd.LEGACY_SIGNATURE),
     Sign(xend.LAYER, xend.MAGIC),
 )
+
+#: A legacy stream has no magic bytes: it is what begins with good numbers.
+LEGACY = Sign(legacy.LAYER, b"")
+#: Bytes of those.
+LEGACY_SIZE = 16
 
 #: Decompressed on the way, where Python has the means.
 COMPRESSED: Tuple[Sign, ...] = (

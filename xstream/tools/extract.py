@@ -1,5 +1,4 @@
 """The final guest memory as a raw file."""
-import os
 from typing import Any, Callable, Iterator, NamedTuple, Tuple
 
 from xstream.guest.load import Loader
@@ -8,7 +7,7 @@ from xstream.kernels import pfns as pfn_kernel
 from xstream.limits import Limits
 from xstream.stream.opening import open_stream
 from xstream.stream.sink import DescriptorSink
-from xstream.tools.output import is_stream, replacing
+from xstream.tools.output import is_stream, output, replacing
 from xstream.wire.libxc import PAGE_SIZE
 
 _ZEROS = memoryview(bytes(1 << 20))
@@ -73,10 +72,7 @@ def extract(source: Any, path: str, *, limits: Limits = Limits(),
 
 
 def _write_in_order(memory: GuestMemory, path: str) -> None:
-    fd = os.dup(1) if path == "-" else os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
+    with output(path) as fd:
         sink = DescriptorSink(fd)
         for piece in image_pieces(memory):
             sink.write([piece])
-    finally:
-        os.close(fd)

@@ -5,12 +5,11 @@ from xstream.guest.memory import Applied, GuestMemory
 from xstream.kernels import pages as page_kernel
 from xstream.kernels import pfns as pfn_kernel
 from xstream.limits import Limits
-from xstream.stream.legacy_reader import LegacyReader
 from xstream.stream.opening import AnyReader, open_stream
 from xstream.stream.reader import Layer, PageRun
-from xstream.stream.source import pieces
-from xstream.wire import legacy
-from xstream.wire.formats import record_name, record_size
+from xstream.stream.source import PendingPages, pieces
+from xstream.wire.formats import record_name
+from xstream.wire.legacy import CompressedBatch, UnmappedPfns
 from xstream.wire.libxc import PAGE_SIZE, PAGE_TYPES, PageData
 
 #: Rows of the record list; a stream that alternates its records without end must not fill memory.
@@ -76,20 +75,19 @@ class _Survey:
 
     def record(self, reader: AnyReader, record: Any) -> None:
         name = record_name(reader.layer, record)
-        memory = reader.memory
-        size = memory.size if isinstance(memory, LegacyReader) and reader.layer == memory.layer else \
-            record_size(reader.layer, record)
+        data = getattr(record, "data", None)
+        size = reader.source.offset - reader.offset + (len(data) if isinstance(data, PendingPages) else 0)
         pfns = pages = 0
         if isinstance(record, PageData):
             pfns, pages = record.pfn_count, len(record.data) // PAGE_SIZE
             for piece in pieces(record.data):
                 self._scan(piece)
             self._pages(reader, self.memory.mark(record.words))
-        elif isinstance(record, legacy.CompressedBatch):
+        elif isinstance(record, CompressedBatch):
             applied = self.memory.mark(record.words)
             pfns, pages = len(record.words) // 8, applied.data
             self._pages(reader, applied)
-        elif isinstance(record, legacy.UnmappedPfns):
+        elif isinstance(record, UnmappedPfns):
             pfns = len(record.pfns) // 8
             self.memory.forget(record.pfns)
         self._row(RecordRow(reader.layer, reader.index, reader.offset, name, 1, size, pfns, pages))

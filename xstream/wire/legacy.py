@@ -17,8 +17,6 @@ from xstream.wire.frames import Buffer
 LAYER = "legacy"
 WIDTHS = (4, 8)
 PV, HVM = "pv", "hvm"
-#: Bytes by which a legacy stream, which has no magic, can be known.
-START_SIZE = 16
 #: PFNs in a batch, at most (MAX_BATCH_SIZE).
 MAX_BATCH = 1024
 #: Most PFNs of a guest: a PFN word has 28 bits for them, and the writer refuses to use the last.
@@ -290,14 +288,9 @@ _MARK_IDS = {record_class: chunk for chunk, record_class in MARKS.items()}
 CHUNKS = frozenset(MARKS) | frozenset(PARAMS) | {VCPU_INFO, TMEM, TSC_INFO, COMPRESSED, TOOLSTACK}
 
 
-def type_name(record_type: Type[Any]) -> str:
-    """The name that records of a class are reported by."""
-    return NAMES[record_type]
-
-
-def type_of(record: Record) -> Type[Any]:
-    """The class of a record: not every one has a number."""
-    return type(record)
+def type_name(record: Record) -> str:
+    """The name that a record is reported by."""
+    return NAMES[type(record)]
 
 
 def ulong(untrusted: Buffer, width: int, at: int = 0) -> int:
@@ -325,7 +318,7 @@ def find_guest(untrusted: Buffer, width: int) -> str:
 
 def is_start(untrusted: Buffer) -> bool:
     """Whether this can be a legacy stream: 16 bytes that begin with a good p2m_size and what may follow one."""
-    if len(untrusted) < START_SIZE:
+    if len(untrusted) < 16:
         return False
     width = find_width(untrusted)
     if not 0 < ulong(untrusted, width) <= MAX_PFNS:
