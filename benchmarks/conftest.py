@@ -1,6 +1,7 @@
 """The workloads of ``python -m xstream.bench``, for pytest-benchmark."""
 import pytest
 
+from xstream.bench.engines import EngineBench
 from xstream.bench.guests import seeded_guest
 from xstream.bench.workloads import Bench
 
@@ -10,6 +11,13 @@ GUEST_PAGES = 64 << 8  # 64 MiB
 @pytest.fixture(scope="session")
 def bench():
     made = Bench(seeded_guest(GUEST_PAGES))
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def engines():
+    made = EngineBench(GUEST_PAGES)
     yield made
     made.close()
 

@@ -6,7 +6,7 @@ import pytest
 import samples
 
 from xstream.bench import __main__ as command
-from xstream.bench import guests, timing, workloads
+from xstream.bench import engines, guests, timing, workloads
 
 
 @pytest.fixture
@@ -19,7 +19,8 @@ def bench():
 def test_table(capsys):
     assert command.main(["--size", "1M", "--rounds", "1"]) == 0
     out = capsys.readouterr().out
-    for name in ("decode", "encode", "verify", "digest", "zero scan", "limit : ours", guests.MIX):
+    for name in ("decode", "encode", "verify", "digest", "zero scan", "restore", "save into a pipe", "localise",
+                 "limit : ours", guests.MIX):
         assert name in out
 
 
@@ -54,6 +55,18 @@ def test_the_guest_is_seeded_and_of_its_mix():
     words = first.pages.view(numpy.uint64)
     repeated = int((words == words[:, :1]).all(axis=1).sum()) - zero
     assert 0.25 < zero / 3000 < 0.35 and 0.15 < repeated / 3000 < 0.25
+
+
+def test_the_engines_do_their_work():
+    made = engines.EngineBench(300)
+    for work in made.workloads():
+        made.target.memory.buffer[:] = bytes(300 * 4096)
+        work.run()
+        if work.limit:
+            work.limit()
+        if work.name.startswith("restore"):
+            assert made.target.digest() == made.guest.digest()
+    made.close()
 
 
 def test_workloads_do_their_work(bench):

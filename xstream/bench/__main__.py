@@ -1,5 +1,6 @@
 """``python -m xstream.bench``: arguments and tables."""
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -8,6 +9,7 @@ from typing import Any, Dict, List, Optional
 
 import numpy
 
+from xstream.bench.engines import EngineBench
 from xstream.bench.guests import MIX, seeded_guest
 from xstream.bench.timing import Pair, measure
 from xstream.bench.workloads import Bench, Workload
@@ -28,11 +30,11 @@ def main(arguments: Optional[List[str]] = None) -> int:
     except (OSError, StreamError) as error:
         print("xstream.bench: {}".format(error), file=sys.stderr)
         return 1 if isinstance(error, StreamError) else 2
-    bench = Bench(memory)
-    try:
+    with contextlib.closing(Bench(memory)) as bench:
         rows = [(work, measure(work.run, work.limit, options.rounds)) for work in bench.workloads()]
-    finally:
-        bench.close()
+    if options.stream is None:
+        with contextlib.closing(EngineBench(len(memory))) as engines:
+            rows += [(work, measure(work.run, work.limit, options.rounds)) for work in engines.workloads()]
     machine = {"python": platform.python_version(), "numpy": numpy.__version__, "xstream": __version__,
                "cpu": _cpu_name(), "cores": len(os.sched_getaffinity(0)), "crc32c": checksum.implementation()}
     guest = {"bytes": bench.size, "pages": len(memory), "source": options.stream or "seeded: " + MIX}
