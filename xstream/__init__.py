@@ -29,6 +29,7 @@ from xstream.stream.reader import Reader
 from xstream.stream.source import NeedMoreData
 from xstream.stream.writer import Writer
 from xstream.tools.contents import contents
+from xstream.tools.convert import convert
 from xstream.tools.digest import digest, page_digests
 from xstream.tools.extract import extract
 from xstream.tools.info import info
@@ -68,6 +69,6 @@ __all__ = [
     "PushReader", "Reader", "Restored", "Round", "Saved", "SharedInfo", "SimulatedGuest", "StaticDataEnd",
     "StreamError", "StrictViolation", "TruncatedStream", "TscInfo", "Unknown", "UnsupportedStream", "VcpuBasic",
     "VcpuExtended", "VcpuMsrs", "VcpuXsave", "Verify", "Writer", "XenopsdWriter", "XlWriter", "__version__",
-    "compare_policies", "contents", "digest", "downtime_policy", "extract", "info", "load", "open", "page_digests",
-    "policy", "restore", "rewrap", "save", "verify", "xen_policy",
+    "compare_policies", "contents", "convert", "digest", "downtime_policy", "extract", "info", "load", "open",
+    "page_digests", "policy", "restore", "rewrap", "save", "verify", "xen_policy",
 ]

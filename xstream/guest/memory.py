@@ -133,7 +133,7 @@ class GuestMemory:
         numbers = memoryview(pfns).cast("B").cast("Q")
         for start in range(0, len(numbers), _AT_ONCE):
             some = numbers[start:start + _AT_ONCE]
-            sent = _uint64(len(some))
+            sent = uint64(len(some))
             sent = sent[:pfn_kernel.forget(some, self.state, sent)]
             self._store(sent, bytes(len(sent) * PAGE_SIZE))
 

@@ -270,7 +270,7 @@ class LegacyReader:
         return param
 
     def _read_mark(self, chunk: int) -> Record:
-        record = legacy.MARKS[chunk]()
+        record: Record = legacy.MARKS[chunk]()
         self._where = legacy.type_name(record)
         if chunk == legacy.ENABLE_COMPRESSION and self._last:
             raise OrderError("compression for checkpoints that don't come", offset=0, field="id",

@@ -10,13 +10,15 @@ from xstream.kernels import pfns as pfn_kernel
 from xstream.kernels import transfer
 from xstream.limits import Limits
 from xstream.stream.legacy_reader import LegacyReader
-from xstream.stream.opening import AnyReader, open_stream
+from xstream.stream.compressed import DecompressedSource
+from xstream.stream.opening import AnyReader, open_stream, recognise
+from xstream.stream.signs import COMPRESSED
 from xstream.stream.sink import Sink, open_sink
-from xstream.stream.source import DescriptorSource, Source, open_source
+from xstream.stream.source import BufferSource, DescriptorSource, Source, open_source
 from xstream.stream.writer import Writer
-from xstream.tools.converted_forms import FORMS, Extras
+from xstream.tools.converted_forms import FORMS, Extras, Form
 from xstream.tools.converted_memory import KeptMemory, MemoryRoad, find_freed
-from xstream.tools.output import is_stream, replacing
+from xstream.tools.output import output
 from xstream.wire import legacy, libvirt, libxc, libxl, xend, xl
 from xstream.wire.libxc import PAGE_SIZE, PageData
 
@@ -48,6 +50,7 @@ class Conversion(NamedTuple):
     to: str = libxc.LAYER
     width: Optional[int] = None
     guest: Optional[str] = None
+    format: Optional[str] = None
     checkpointed: bool = False
     last_checkpoint: bool = False
     squash: bool = False
@@ -64,7 +67,7 @@ def convert(source: Any, sink: Any, *, progress: Callable[[int], Any] = lambda o
     goes from descriptor to descriptor without passing through this process. A header of xl's or libvirt's in front is
     kept, and for libxl says that such a stream follows; one of xend's is left out.
 
-    - ``width`` (4 or 8), ``guest`` ("pv" or "hvm"): as LegacyReader has them;
+    - ``width`` (4 or 8), ``guest`` ("pv" or "hvm"): as LegacyReader has them; ``format`` as xstream.open has it;
     - ``checkpointed``: the input is a Remus stream. It is recognised as one without being told, but only at the end of
       its first checkpoint: of what a pipe has brought until then nothing is kept, and page deltas against it would be
       an error (Xen's sender makes none). Told before, a copy of the guest's memory is kept in a temporary file;
@@ -83,6 +86,40 @@ def convert(source: Any, sink: Any, *, progress: Callable[[int], Any] = lambda o
         raise ValueError("to is one of {}, not {!r}".format(", ".join(FORMS), how.to))
     with _opened(source) as start, _sink(sink) as out:
         return _Converter(start, out, how).run(progress)
+
+
+def find_legacy(source: Any, format: Optional[str] = None) -> Tuple[Any, bool]:
+    """Whether what a source holds has a legacy stream in it, and what to read it from: a file as it was given, else the
+    source that has been looked at. Nothing is consumed. ``format`` is what it is known to be, if it is."""
+    opened = plain = open_source(source)
+    sign = recognise(opened)
+    if sign in COMPRESSED:
+        assert sign is not None
+        opened = DecompressedSource(opened, sign.format)
+        sign = recognise(opened)
+    name = format or (sign.format if sign is not None else "")
+    looks = _LEGACY_WITHIN.get(name)
+    found = looks is not None and looks(opened)
+    if isinstance(plain, BufferSource):  # a file's bytes stay where they are
+        plain.close()
+        return source, found
+    return opened, found
+
+
+def _in_xl(source: Source) -> bool:
+    start = source.peek(xl.HEADER_SIZE)
+    return len(start) == xl.HEADER_SIZE and not xl.parse_head(start)[0].mandatory_flags & xl.LIBXL_STREAM
+
+
+def _in_libvirt(source: Source) -> bool:
+    start = source.peek(libvirt.HEADER_SIZE)
+    return len(start) == libvirt.HEADER_SIZE and libvirt.parse_head(start)[0].version == libvirt.LEGACY_STREAM
+
+
+#: Formats that can hold a legacy stream, and how to see whether one does.
+_LEGACY_WITHIN: Dict[str, Callable[[Source], bool]] = {
+    legacy.LAYER: lambda source: True, xend.LAYER: lambda source: True, xl.LAYER: _in_xl, libvirt.LAYER: _in_libvirt,
+}
 
 
 class _Start(NamedTuple):
@@ -120,16 +157,8 @@ def _sink(sink: Any) -> Iterator[Sink]:
     if not isinstance(sink, (str, os.PathLike)):
         yield _widened(sink)
         return
-    path = os.fspath(sink)
-    if not is_stream(path):
-        with replacing(path) as fd:
-            yield open_sink(fd)
-        return
-    fd = os.dup(1) if path == "-" else os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
+    with output(os.fspath(sink)) as fd:
         yield _widened(fd)
-    finally:
-        os.close(fd)
 
 
 def _widened(sink: Any) -> Sink:
@@ -162,7 +191,7 @@ class _Converter:
         self._start = start
         self._sink = sink
         self._how = how
-        self._form = FORMS[how.to]()
+        self._form: Form = FORMS[how.to]()
         self._reader = self._open(start.source)
         self._legacy = _legacy(self._reader)
         self._road = MemoryRoad(self._legacy, self._write_pages, how.limits)
@@ -357,8 +386,9 @@ class _Converter:
             self._writer.write(batch)
 
     def _open(self, source: Source) -> AnyReader:
-        return open_stream(source, limits=self._how.limits, strict=self._how.strict, checkpointed=True,
-                           width=self._how.width, guest=self._how.guest)
+        how = self._how
+        return open_stream(source, format=how.format, limits=how.limits, strict=how.strict, checkpointed=True,
+                           width=how.width, guest=how.guest)
 
     def _look_again(self, look: Callable[[LegacyReader], Any]) -> Any:
         """Have a look at the input, a regular file, from its beginning, and come back to where it stands."""

@@ -1,5 +1,5 @@
 """What a converted stream looks like beyond the libxc records: alone, or within a libxl stream."""
-from typing import Any, Iterable, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Tuple, Type
 
 from xstream.stream.sink import Sink
 from xstream.wire import legacy, libxc, libxl
@@ -13,40 +13,47 @@ class Extras(NamedTuple):
     device_model: Optional[legacy.DeviceModel] = None
 
 
-class LibxcForm:
-    """A libxc stream alone, as Xen's converter has it: the device model's record follows END as it came."""
+class Form:
+    """How what isn't libxc's own stands around its records."""
 
     def begin(self, sink: Sink) -> None:
         """Write what stands before the libxc stream."""
 
     def end(self, sink: Sink, extras: Extras, width: int) -> Tuple[str, ...]:
-        """Write what follows END; gives the names of what can't be."""
-        if extras.device_model is not None:
-            sink.write(legacy.build(extras.device_model, width))
-        return ("physmap",) if extras.physmap else ()
+        """Write what follows END; gives the names of what has no place there."""
+        raise NotImplementedError
 
     def end_checkpoint(self, sink: Sink, extras: Extras) -> Tuple[str, ...]:
-        """Write what follows CHECKPOINT: nothing, for libxc's records go on at once. Gives the names of what is left
-        out."""
-        return (("physmap",) if extras.physmap else ()) + (() if extras.device_model is None else ("DEVICE_MODEL",))
+        """Write what follows CHECKPOINT; gives the names of what has no place there."""
+        raise NotImplementedError
 
 
-class LibxlForm:
+class LibxcForm(Form):
+    """A libxc stream alone, as Xen's converter has it: the device model's record follows END as it came."""
+
+    def end(self, sink: Sink, extras: Extras, width: int) -> Tuple[str, ...]:
+        if extras.device_model is not None:
+            sink.write(legacy.build(extras.device_model, width))
+        return ()
+
+    def end_checkpoint(self, sink: Sink, extras: Extras) -> Tuple[str, ...]:
+        # libxc's records go on at once.
+        return () if extras.device_model is None else ("DEVICE_MODEL",)
+
+
+class LibxlForm(Form):
     """A libxl stream, whose header says that it was converted."""
 
     def begin(self, sink: Sink) -> None:
-        """Write what stands before the libxc stream."""
         sink.write([libxl.build_header(libxl.Header(libxl.VERSION, libxl.FROM_LEGACY))])
         _write(sink, libxl.LibxcContext())
 
     def end(self, sink: Sink, extras: Extras, width: int) -> Tuple[str, ...]:
-        """Write what follows END."""
         self._write_extras(sink, extras)
         _write(sink, libxl.End())
         return ()
 
     def end_checkpoint(self, sink: Sink, extras: Extras) -> Tuple[str, ...]:
-        """Write what follows CHECKPOINT."""
         self._write_extras(sink, extras)
         _write(sink, libxl.CheckpointEnd())
         return ()
@@ -59,7 +66,7 @@ class LibxlForm:
             _write(sink, libxl.EmulatorContext(0, 0, extras.device_model.blob))
 
 
-FORMS = {libxc.LAYER: LibxcForm, libxl.LAYER: LibxlForm}
+FORMS: Dict[str, Type[Form]] = {libxc.LAYER: LibxcForm, libxl.LAYER: LibxlForm}
 
 
 def _physmap_pairs(entries: Iterable[legacy.PhysmapEntry]) -> List[Tuple[bytes, bytes]]:

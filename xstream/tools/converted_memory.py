@@ -36,7 +36,8 @@ class PfnSet:
 
     def among(self, words: Buffer) -> memoryview:
         """Those of the words whose PFN is in the set."""
-        return _select(words, self._bitmap, True, False)[0]
+        found: memoryview = _select(words, self._bitmap, True, False)[0]
+        return found
 
     def without(self, record: PageData) -> PageData:
         """A batch without the PFNs in the set; it is the batch itself where it has none of them."""
