@@ -3,15 +3,15 @@
 Source of the formats: the specifications in Xen's docs/specs, and Xen's own code where it says more.
 """
 from xstream.errors import (
-                            CorruptStream,
-                            LimitExceeded,
-                            MemoryMismatch,
-                            MissingPart,
-                            OrderError,
-                            StreamError,
-                            StrictViolation,
-                            TruncatedStream,
-                            UnsupportedStream,
+    CorruptStream,
+    LimitExceeded,
+    MemoryMismatch,
+    MissingPart,
+    OrderError,
+    StreamError,
+    StrictViolation,
+    TruncatedStream,
+    UnsupportedStream,
 )
 from xstream.guest.guest import Cancelled, Completed, Guest, GuestError, HookError, Pages
 from xstream.guest.load import load
@@ -38,27 +38,27 @@ from xstream.tools.rewrap import Parts, rewrap
 from xstream.tools.verify import verify
 from xstream.version import __version__
 from xstream.wire.libxc import (
-                            Checkpoint,
-                            CheckpointDirtyPfnList,
-                            CpuidPolicy,
-                            DomainHeader,
-                            End,
-                            HvmContext,
-                            HvmParams,
-                            ImageHeader,
-                            MsrPolicy,
-                            P2MFrames,
-                            PageData,
-                            PVInfo,
-                            SharedInfo,
-                            StaticDataEnd,
-                            TscInfo,
-                            Unknown,
-                            VcpuBasic,
-                            VcpuExtended,
-                            VcpuMsrs,
-                            VcpuXsave,
-                            Verify,
+    Checkpoint,
+    CheckpointDirtyPfnList,
+    CpuidPolicy,
+    DomainHeader,
+    End,
+    HvmContext,
+    HvmParams,
+    ImageHeader,
+    MsrPolicy,
+    P2MFrames,
+    PageData,
+    PVInfo,
+    SharedInfo,
+    StaticDataEnd,
+    TscInfo,
+    Unknown,
+    VcpuBasic,
+    VcpuExtended,
+    VcpuMsrs,
+    VcpuXsave,
+    Verify,
 )
 
 __all__ = [
