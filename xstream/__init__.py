@@ -23,6 +23,8 @@ from xstream.guest.simulated import SimulatedGuest
 from xstream.limits import Limits
 from xstream.stream.container_writers import LibvirtWriter, LibxlWriter, XenopsdWriter, XlWriter
 from xstream.stream.containers import NestedReader
+from xstream.stream.legacy_reader import LegacyReader
+from xstream.stream.legacy_writer import LegacyWriter
 from xstream.stream.opening import PushReader
 from xstream.stream.opening import open_stream as open
 from xstream.stream.reader import Reader
