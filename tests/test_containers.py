@@ -69,7 +69,8 @@ def test_records_come_in_order_with_their_places():
     stream = xl()
     records, _ = read(stream)
     assert [(layer, index) for layer, index, _, _ in records] == (
-        [("xl", 0), ("libxl", 0)] + [("libxc", number) for number in range(8)] + [("libxl", number) for number in (1, 2, 3)])
+        [("xl", 0), ("libxl", 0)] + [("libxc", number) for number in range(8)]
+        + [("libxl", number) for number in (1, 2, 3)])
     start = len(xl_header())
     assert records[1][2] == start + 16 and records[2][2] == start + 16 + 8 + 40
     for _, _, offset, kept in records[-3:]:

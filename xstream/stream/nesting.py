@@ -72,7 +72,8 @@ class Nesting:
         row = self._table[self.state]
         if record_type in row:
             return row[record_type]
-        if self._optional and record_type & OPTIONAL and self.state != "end":
+        own_turn = row and all(isinstance(known, int) for known in row)
+        if self._optional and record_type & OPTIONAL and own_turn:
             return self.state
         if not any(record_type in other for other in self._table.values()):
             raise UnsupportedStream("unknown mandatory record", offset=-self._head, field="type",
@@ -115,8 +116,8 @@ def xenopsd_nesting(structured: bool) -> Nesting:
 
 
 def check_libxl_record(record: libxl.Record, guest_type: Optional[int], strict: bool = False) -> None:
-    """Raise OrderError for a device model's record of a PV guest, which libxl refuses wherever it stands; ``guest_type``
-    is the libxc stream's, None while that isn't known.
+    """Raise OrderError for a device model's record of a PV guest, which libxl refuses wherever it stands.
+    ``guest_type`` is the libxc stream's, None while that isn't known.
 
     With ``strict`` also StrictViolation for a checkpoint state that only the back channel carries, from the secondary:
     in a capture of both directions together it is to be expected.
