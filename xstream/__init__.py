@@ -24,6 +24,7 @@ from xstream.stream.reader import Reader
 from xstream.stream.source import NeedMoreData
 from xstream.stream.writer import Writer
 from xstream.tools.contents import contents
+from xstream.tools.convert import convert
 from xstream.tools.digest import digest, page_digests
 from xstream.tools.extract import extract
 from xstream.tools.info import info
@@ -62,5 +63,5 @@ __all__ = [
     "PVInfo", "PageData", "Parts", "PushReader", "Reader", "SharedInfo", "StaticDataEnd", "StreamError",
     "StrictViolation", "TruncatedStream", "TscInfo", "Unknown", "UnsupportedStream", "VcpuBasic", "VcpuExtended",
     "VcpuMsrs", "VcpuXsave", "Verify", "Writer", "XenopsdWriter", "XlWriter", "__version__", "compare_policies",
-    "contents", "digest", "extract", "info", "load", "open", "page_digests", "policy", "rewrap", "verify",
+    "contents", "convert", "digest", "extract", "info", "load", "open", "page_digests", "policy", "rewrap", "verify",
 ]

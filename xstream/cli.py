@@ -72,10 +72,15 @@ def _parser() -> argparse.ArgumentParser:
     policy = _add(commands, "policy", _policy, "the CPU that a guest was shown, or what a second one's lacks of it")
     policy.add_argument("other", metavar="OTHER", nargs="?", help="another stream; exit status 1 if its CPU lacks "
                         "features that FILE's guest was told of")
-    convert = _add(commands, "convert", _convert, "put a guest into another container, or take it out of one")
+    convert = _add(commands, "convert", _convert, "make a stream of today of a legacy one, while it flows; or put a guest "
+                   "into another container, or take it out of one")
     convert.add_argument("out", metavar="OUT", help="file to write; - for stdout")
-    convert.add_argument("--to", required=True, choices=("libxc", "libxl", "xl", "libvirt", "xenopsd"),
-                         help="what to write")
+    convert.add_argument("--to", choices=("libxc", "libxl", "xl", "libvirt", "xenopsd"), default="libxc",
+                         help="what to write; of a legacy stream libxc (default) or libxl, behind the header that it has")
+    convert.add_argument("--last-checkpoint", action="store_true",
+                         help="of a legacy Remus stream only the last complete state, as a plain stream")
+    convert.add_argument("--squash", action="store_true",
+                         help="of a legacy stream each page once, with its last contents")
     convert.add_argument("--config", metavar="CONFIG", help="file with what the container says of the domain: xl's "
                          "configuration, JSON or text; libvirt's XML; xenopsd's Xenops record")
     convert.add_argument("--device-model", metavar="RECORD", help="file with QEMU's record of an HVM guest")
@@ -95,6 +100,9 @@ def _add(commands: Any, name: str, run: Callable[[Any], Optional[int]], text: st
     command.add_argument("file", metavar="FILE", help="the stream; - for stdin")
     command.add_argument("--json", action="store_true", help="one JSON document on stdout")
     command.add_argument("--format", choices=_FORMATS, help="what FILE is, whatever it looks like")
+    command.add_argument("--width", type=int, choices=(32, 64), help="bits of the toolstack that wrote a legacy stream, "
+                         "where it isn't found out")
+    command.add_argument("--guest", choices=("pv", "hvm"), help="kind of guest in a legacy stream, likewise")
     command.set_defaults(run=run)
     return command
 
@@ -154,12 +162,17 @@ def _source(options: Any) -> Any:
     return 0 if options.file == "-" else options.file
 
 
+def _format(options: Any) -> Dict[str, Any]:
+    """What the reader is told of the stream."""
+    return {"format": options.format, "width": options.width and options.width // 8, "guest": options.guest}
+
+
 def _info(options: Any) -> Optional[int]:
     if options.records or options.record is not None:
         return _contents(options)
     from xstream.tools.info import info
     with _Progress(options) as progress:
-        report = info(_source(options), format=options.format, progress=progress)
+        report = info(_source(options), **_format(options), progress=progress)
     if options.json:
         _print_json(dict(report._asdict(), records=[row._asdict() for row in report.records],
                          layers=_plain_layers(report.layers)))
@@ -189,7 +202,7 @@ def _info(options: Any) -> Optional[int]:
 def _contents(options: Any) -> Optional[int]:
     from xstream.tools.contents import contents
     with _Progress(options) as progress:
-        found = contents(_source(options), options.record, format=options.format, progress=progress)
+        found = contents(_source(options), options.record, **_format(options), progress=progress)
         if options.json:
             return _print_contents_json(options, found)
         shown = 0
@@ -274,7 +287,7 @@ def _plain_layers(layers: Any) -> List[Dict[str, Any]]:
 def _verify(options: Any) -> None:
     from xstream.tools.verify import verify
     with _Progress(options) as progress:
-        report = verify(_source(options), format=options.format, strict=options.strict,
+        report = verify(_source(options), **_format(options), strict=options.strict,
                         checkpointed=options.checkpointed, progress=progress)
     if options.json:
         _print_json(dict(report._asdict(), ok=True, layers=_plain_layers(report.layers)))
@@ -287,7 +300,7 @@ def _verify(options: Any) -> None:
 def _extract(options: Any) -> None:
     from xstream.tools.extract import extract
     with _Progress(options) as progress:
-        report = extract(_source(options), options.out, format=options.format, limits=_limits(options),
+        report = extract(_source(options), options.out, **_format(options), limits=_limits(options),
                          checkpointed=options.checkpointed, progress=progress)
     if options.json and options.out != "-":
         _print_json(report._asdict())
@@ -318,7 +331,7 @@ def _digest(options: Any) -> None:
 def _policy(options: Any) -> Optional[int]:
     from xstream.tools.policy import compare_policies, policy
     with _Progress(options) as progress:
-        mine = policy(_source(options), format=options.format, progress=progress)
+        mine = policy(_source(options), **_format(options), progress=progress)
     if options.other is None:
         _print_policy(options, mine)
         return None
@@ -356,17 +369,32 @@ def _print_differences(report: Any) -> None:
 
 
 def _convert(options: Any) -> Optional[int]:
-    from xstream.tools.output import output
-    from xstream.tools.rewrap import Parts, rewrap
-    parts = Parts(_contents_of(options.config), _contents_of(options.device_model), options.no_device_model)
-    with _Progress(options) as progress, output(options.out) as fd:
-        report = rewrap(_source(options), fd, options.to, parts, format=options.format,
-                        checkpointed=options.checkpointed, progress=progress)
+    from xstream.tools.convert import find_legacy
+    source, legacy = find_legacy(_source(options), options.format)
+    report = (_convert_legacy if legacy else _rewrap)(options, source)
     if options.json and options.out != "-":
         _print_json(report._asdict())
     elif report.dropped:
         _complain("left out, for want of a place: " + ", ".join(report.dropped))
     return None
+
+
+def _convert_legacy(options: Any, source: Any) -> Any:
+    from xstream.tools.convert import convert
+    if options.to not in ("libxc", "libxl"):
+        raise MissingPart("a legacy stream is converted to libxc or libxl first, then to {}".format(options.to))
+    with _Progress(options) as progress:
+        return convert(source, options.out, to=options.to, checkpointed=options.checkpointed, progress=progress,
+                       last_checkpoint=options.last_checkpoint, squash=options.squash, **_format(options))
+
+
+def _rewrap(options: Any, source: Any) -> Any:
+    from xstream.tools.output import output
+    from xstream.tools.rewrap import Parts, rewrap
+    parts = Parts(_contents_of(options.config), _contents_of(options.device_model), options.no_device_model)
+    with _Progress(options) as progress, output(options.out) as fd:
+        return rewrap(source, fd, options.to, parts, checkpointed=options.checkpointed, progress=progress,
+                      **_format(options))
 
 
 def _contents_of(path: Optional[str]) -> Optional[bytes]:

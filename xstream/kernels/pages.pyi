@@ -41,3 +41,6 @@ def read_pages(fd: int, memory: Any, pfns: Any, skip: int = 0) -> int:
 
 def pwrite_pages(fd: int, pfns: Any, pages: Any) -> None:
     """Write each page to the offset in a file at which a raw image has it: its PFN times 4096."""
+
+def pread_pages(fd: int, pfns: Any, pages: Any) -> None:
+    """Read each page from the offset in a file at which a raw image has it; zeros past the file's end."""

@@ -53,6 +53,17 @@ def mark(words: Any, state: Any) -> Tuple[int, int, int]:
     IndexError for a PFN past the states, with nothing changed.
     """
 
+def select(words: Any, bitmap: Any, wanted: bool, mark: bool, out: Any, pages: Any) -> Tuple[int, int]:
+    """Copy to ``out`` those words whose PFN's bit in ``bitmap`` (bytes, bit 0 of byte 0 first) is as ``wanted``, in
+    order; their pages' indices among all that the words carry to ``pages`` (uint64). Returns how many of both.
+
+    ``mark``: set the bits of those PFNs; the words are then looked at from the last, so that with ``wanted`` False each
+    PFN's last is the only one. Raises IndexError for a PFN past the bitmap, ValueError without room for all.
+    """
+
+def populated_of(pfns: Any, state: Any, flags: Any) -> None:
+    """1 in ``flags`` (uint8) for each of ``pfns`` that is populated, else 0."""
+
 def forget(pfns: Any, state: Any, sent: Any) -> int:
     """Make ``pfns`` as if never mentioned; put those that had been sent a page into ``sent`` (uint64, room for all),
     and return how many. PFNs past the states are passed over."""

@@ -1,7 +1,7 @@
 # cython: boundscheck=False, wraparound=False, cdivision=True
 """PFN words, page types and dirty bitmaps."""
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memmove
 
 BAD_TYPE = 1
 BAD_PFN = 2
@@ -211,6 +211,49 @@ def mark(const uint8_t[::1] words not None, uint8_t[::1] state not None):
                 kept |= _POPULATED
             state[pfn] = <uint8_t>(_MENTIONED | kept | ((word >> 60) ^ 15))
     return carrying, carrying - resent, resent
+
+
+def select(const uint8_t[::1] words not None, uint8_t[::1] bitmap not None, bint wanted, bint mark,
+           uint8_t[::1] out not None, uint64_t[::1] pages not None):
+    cdef Py_ssize_t i, count = word_count(words), page, kept = 0, carried = 0, carrying = count_data(words)
+    cdef uint64_t word, pfn
+    cdef bint carries
+    if out.shape[0] < words.shape[0] or pages.shape[0] < carrying:
+        raise ValueError("{} words with {} pages, room for {} and {}".format(
+            count, carrying, out.shape[0] // 8, pages.shape[0]))
+    if highest_pfn(words) >= 8 * bitmap.shape[0]:
+        raise IndexError("PFN {:#x} past the {} of the bitmap".format(highest_pfn(words), 8 * bitmap.shape[0]))
+    page = carrying
+    with nogil:
+        # Backwards, so that of a PFN that comes twice the last is the one that is met first.
+        for i in range(count - 1, -1, -1):
+            word = load(&words[0], i)
+            pfn = pfn_of(word)
+            carries = carries_data(word)
+            page -= carries
+            if ((bitmap[pfn >> 3] >> (pfn & 7)) & 1) != wanted:
+                continue
+            if mark:
+                bitmap[pfn >> 3] |= 1 << (pfn & 7)
+            kept += 1
+            memcpy(&out[8 * (count - kept)], &word, 8)
+            if carries:
+                carried += 1
+                pages[carrying - carried] = page
+        if kept < count:
+            memmove(&out[0], &out[8 * (count - kept)], 8 * kept)
+        if carried < carrying:
+            memmove(&pages[0], &pages[carrying - carried], 8 * carried)
+    return kept, carried
+
+
+def populated_of(const uint64_t[::1] pfns not None, const uint8_t[::1] state not None, uint8_t[::1] flags not None):
+    cdef Py_ssize_t i
+    if flags.shape[0] != pfns.shape[0]:
+        raise ValueError("{} PFNs for {} flags".format(pfns.shape[0], flags.shape[0]))
+    with nogil:
+        for i in range(pfns.shape[0]):
+            flags[i] = pfns[i] < <uint64_t>state.shape[0] and (state[pfns[i]] & _POPULATED) != 0
 
 
 def forget(const uint64_t[::1] pfns not None, uint8_t[::1] state not None, uint64_t[::1] sent not None):

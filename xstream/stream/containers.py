@@ -40,9 +40,11 @@ def memory_reader(format: str, source: Source, settings: Settings, **place: bool
     """The reader of a memory stream, of format "libxc" or "legacy". ``place`` is what the reader is told of it:
     ``contained``, and of a legacy one ``device_model``."""
     limits, strict, checkpointed, width, guest = settings
-    if format == legacy.LAYER:
+    # A converted stream may stand where a header still says that it is a legacy one.
+    if format == legacy.LAYER and source.peek(len(libxc.MARKER)) != libxc.MARKER:
         return LegacyReader(source, limits=limits, strict=strict, checkpointed=checkpointed, width=width, guest=guest,
                             **place)
+    place.pop("device_model", None)
     return Reader(source, limits=limits, strict=strict, checkpointed=checkpointed, **place)
 
 

@@ -106,19 +106,21 @@ class LegacyReader:
         """One more than the highest PFN that may come: the guest's p2m_size, or the limit."""
         return min(self.head.p2m_size, self.limits.guest_pfns)
 
+    def describe(self) -> Dict[str, Any]:
+        """What the header says, and can be told from it, once it has been read."""
+        head = self._start
+        return {} if head is None else {
+            "guest": _GUESTS[head.guest], "toolstack_bits": 8 * head.width, "p2m_size": head.p2m_size}
+
     @property
     def layers(self) -> Tuple[Layer, ...]:
-        """The stream as the one layer that it is; see :class:`~xstream.stream.containers.NestedReader`."""
+        """The stream as the one layer that it is."""
         return only_layer(self)
 
-    def describe(self) -> Dict[str, Any]:
-        """What there is to say of the stream beyond its records."""
-        head = self.head
-        return {"version": 1, "guest": _GUESTS[head.guest], "toolstack_bits": 8 * head.width, "p2m_size": head.p2m_size}
-
-    def type_name(self, record: Record) -> str:
-        """The name that a record is reported by."""
-        return legacy.type_name(record)
+    @property
+    def memory(self) -> "LegacyReader":
+        """The reader of the memory stream: itself."""
+        return self
 
     def next_run(self) -> Optional[PageRun]:
         """None: batches are given by ``next_record`` alone."""
@@ -196,7 +198,7 @@ class LegacyReader:
         size, = U32.unpack_from(untrusted, width)
         self._check_size(size, _EXTENDED_INFO_LIMIT, width, "size of the extended info")
         body = self._keep(self.source.need(width + 4 + size)[width + 4:])
-        info = self._parsed(width + 4, legacy.parse_extended_info, body)
+        info: legacy.ExtendedInfo = self._parsed(width + 4, legacy.parse_extended_info, body)
         if self.strict and info.others:
             raise StrictViolation("unknown block in the extended info", offset=width, field="block",
                                   expected="vcpu, extv or xcnt", got=info.others[0][0])
@@ -211,7 +213,7 @@ class LegacyReader:
         head = self.head
         size = head.width * legacy.p2m_frame_count(head.p2m_size, self._info.guest_width)
         frames = self._keep(self.source.need(size))
-        record = legacy.parse_p2m_frames(frames, head.width, head.p2m_size)
+        record: Record = legacy.parse_p2m_frames(frames, head.width, head.p2m_size)
         self.source.advance(size)
         self._step = self._read_chunk
         return record
@@ -268,7 +270,7 @@ class LegacyReader:
         return param
 
     def _read_mark(self, chunk: int) -> Record:
-        record = legacy.MARKS[chunk]()
+        record: Record = legacy.MARKS[chunk]()
         self._where = legacy.type_name(record)
         if chunk == legacy.ENABLE_COMPRESSION and self._last:
             raise OrderError("compression for checkpoints that don't come", offset=0, field="id",
@@ -321,7 +323,7 @@ class LegacyReader:
 
     def _read_tmem(self) -> Record:
         self._where = "TMEM"
-        record = self._parsed(4, legacy.parse_tmem, self.source.need(4 + legacy.TMEM_SIZE)[4:])
+        record: legacy.Tmem = self._parsed(4, legacy.parse_tmem, self.source.need(4 + legacy.TMEM_SIZE)[4:])
         self.source.advance(4 + legacy.TMEM_SIZE)
         self._step = self._read_tmem_pool
         return record

@@ -129,6 +129,11 @@ class Reader:
         """The stream as the one layer that it is; see :class:`~xstream.stream.containers.NestedReader`."""
         return only_layer(self)
 
+    @property
+    def memory(self) -> "Reader":
+        """The reader of the memory stream: itself."""
+        return self
+
     def describe(self) -> Dict[str, Any]:
         """What the headers say, once they have been read."""
         if self._headers is None:

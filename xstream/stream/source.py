@@ -312,7 +312,9 @@ class DescriptorSource(StreamSource):
         super().__init__(base)
         self._fd = fd
         # Bytes that nobody wants go from a pipe to /dev/null without being copied, where Python can say so (3.10).
-        self._splices = hasattr(os, "splice") and stat.S_ISFIFO(os.fstat(fd).st_mode)
+        mode = os.fstat(fd).st_mode
+        self._splices = hasattr(os, "splice") and stat.S_ISFIFO(mode)
+        self._seeks = stat.S_ISREG(mode)
 
     def _receive(self, into: memoryview) -> int:
         while True:
@@ -344,6 +346,9 @@ class DescriptorSource(StreamSource):
 
     def discard(self, size: int) -> int:
         done = min(size, self._end - self._start)
+        if self._seeks:
+            self._start += done
+            return done + self._seek_over(size - done)
         if not self._splices or done == size:
             return super().discard(size)
         self._start += done
@@ -359,6 +364,13 @@ class DescriptorSource(StreamSource):
                 done += got
                 self._base += got
         return done
+
+    def _seek_over(self, size: int) -> int:
+        here = os.lseek(self._fd, 0, os.SEEK_CUR)
+        there = max(here, min(here + size, os.fstat(self._fd).st_size))
+        os.lseek(self._fd, there, os.SEEK_SET)
+        self._base += there - here
+        return there - here
 
     def _wait(self) -> None:
         poller = select.poll()

@@ -9,6 +9,7 @@ from xstream.stream.opening import AnyReader, open_stream
 from xstream.stream.reader import Layer, PageRun
 from xstream.stream.source import PendingPages, pieces
 from xstream.wire.formats import record_name
+from xstream.wire.legacy import CompressedBatch, UnmappedPfns
 from xstream.wire.libxc import PAGE_SIZE, PAGE_TYPES, PageData
 
 #: Rows of the record list; a stream that alternates its records without end must not fill memory.
@@ -82,6 +83,13 @@ class _Survey:
             for piece in pieces(record.data):
                 self._scan(piece)
             self._pages(reader, self.memory.mark(record.words))
+        elif isinstance(record, CompressedBatch):
+            applied = self.memory.mark(record.words)
+            pfns, pages = len(record.words) // 8, applied.data
+            self._pages(reader, applied)
+        elif isinstance(record, UnmappedPfns):
+            pfns = len(record.pfns) // 8
+            self.memory.forget(record.pfns)
         self._row(RecordRow(reader.layer, reader.index, reader.offset, name, 1, size, pfns, pages))
 
     def _pages(self, reader: AnyReader, applied: Applied) -> None:

@@ -125,7 +125,7 @@ class VcpuInfo(NamedTuple):
 class HvmParam(NamedTuple):
     """A chunk of PARAMS: one HVM parameter, by its index."""
 
-    index: int
+    param: int
     value: int
     reserved: int = 0
 
@@ -158,7 +158,7 @@ class TmemPage(NamedTuple):
     """A page of the pool before it; ``data`` as in PageData."""
 
     oid: Buffer
-    index: int
+    page_index: int
     data: Any
 
 
@@ -175,7 +175,7 @@ class TmemInvalid(NamedTuple):
 
     pool_id: int
     oid: Buffer
-    index: int
+    page_index: int
 
 
 class TmemEnd(NamedTuple):
@@ -406,7 +406,7 @@ def check_chunk(chunk: int, guest: str) -> None:
 
 def vcpu_info_size(untrusted: Buffer) -> int:
     """Bytes in the body of a VcpuInfo chunk that begins with these 4. Raises CorruptStream."""
-    highest = CHUNK.unpack_from(untrusted)[0]
+    highest = int(CHUNK.unpack_from(untrusted)[0])
     if not 0 <= highest <= MAX_VCPU_ID:
         raise CorruptStream("impossible vcpu id", offset=0, field="max_vcpu_id",
                             expected="0 to {}".format(MAX_VCPU_ID), got=highest)
@@ -451,8 +451,8 @@ def is_tmem_pages_end(untrusted: Buffer) -> bool:
 
 def parse_tmem_page_head(untrusted: Buffer) -> TmemPage:
     """A page of a pool, without its data."""
-    oid, index = _TMEM_PAGE.unpack_from(untrusted)
-    return TmemPage(oid, index, b"")
+    oid, page_index = _TMEM_PAGE.unpack_from(untrusted)
+    return TmemPage(oid, page_index, b"")
 
 
 def parse_tmem_invalid(untrusted: Buffer) -> TmemInvalid:
@@ -533,11 +533,11 @@ _BUILDERS: Dict[Type[Any], Callable[[Any, int], List[Buffer]]] = {
     ExtendedInfo: _build_extended_info,
     P2MFrames: lambda record, width: [build_ulongs(record.frames, width)],
     VcpuInfo: lambda record, width: [CHUNK.pack(VCPU_INFO) + CHUNK.pack(record.max_vcpu_id), record.online],
-    HvmParam: lambda record, width: [CHUNK.pack(PARAM_CHUNKS[record.index]) + _PARAM.pack(record.reserved, record.value)],
+    HvmParam: lambda record, width: [CHUNK.pack(PARAM_CHUNKS[record.param]) + _PARAM.pack(record.reserved, record.value)],
     Tmem: lambda record, width: [CHUNK.pack(TMEM) + _TMEM.pack(
         record.version, record.max_pools, ALL_ONES, record.flags, record.weight, record.cap, ALL_ONES)],
     TmemPool: lambda record, width: [_TMEM_POOL.pack(*record)],
-    TmemPage: lambda record, width: [_TMEM_PAGE.pack(bytes(record.oid), record.index), record.data],
+    TmemPage: lambda record, width: [_TMEM_PAGE.pack(bytes(record.oid), record.page_index), record.data],
     TmemPagesEnd: lambda record, width: [_ALL_ONES_OID],
     TmemInvalid: lambda record, width: [_TMEM_INVALID.pack(*record)],
     TmemEnd: lambda record, width: [U32.pack(ALL_ONES)],
@@ -565,7 +565,8 @@ def parse_physmap(untrusted: Buffer, width: int) -> List[PhysmapEntry]:
     """The entries of libxl's Toolstack chunk. Raises CorruptStream, UnsupportedStream for another version."""
     data = bytes(untrusted)
     if len(data) < 8:
-        raise CorruptStream("toolstack record too short", offset=0, field="length", expected="at least 8", got=len(data))
+        raise CorruptStream("toolstack record too short", offset=0, field="length", expected="at least 8",
+                            got=len(data))
     version, count = _TWO_U32.unpack_from(data)
     if version != PHYSMAP_VERSION:
         raise UnsupportedStream("toolstack record of an unknown version", offset=0, field="version",
@@ -585,8 +586,8 @@ def parse_physmap(untrusted: Buffer, width: int) -> List[PhysmapEntry]:
                                 expected="at most {}".format(max(len(data) - at - stray, 0)), got=length)
         name = data[at:at + length]
         if length and name.find(b"\0") != length - 1:
-            raise CorruptStream("name doesn't end with its only NUL", offset=at, field="name", expected="a NUL at its end",
-                                got=name)
+            raise CorruptStream("name doesn't end with its only NUL", offset=at, field="name",
+                                expected="a NUL at its end", got=name)
         entries.append(PhysmapEntry(phys_offset, start_addr, size, name[:-1]))
         at += length + stray
     return entries
