@@ -43,7 +43,7 @@ def test_bad_arguments(tmp_path, capsys):
     path.write_bytes(b"no stream")
     assert command.main([str(path)]) == 1
     assert command.main([str(tmp_path / "absent")]) == 2
-    assert "not a libxc stream" in capsys.readouterr().err
+    assert "not a stream" in capsys.readouterr().err
 
 
 def test_the_guest_is_seeded_and_of_its_mix():

@@ -13,8 +13,13 @@ from xstream.errors import (
                             TruncatedStream,
                             UnsupportedStream,
 )
+from xstream.guest.guest import Cancelled, Completed, Guest, GuestError, HookError, Pages
 from xstream.guest.load import load
 from xstream.guest.memory import GuestMemory
+from xstream.guest.policies import Decision, Round, downtime_policy, xen_policy
+from xstream.guest.restore import Restored, restore
+from xstream.guest.save import Saved, save
+from xstream.guest.simulated import SimulatedGuest
 from xstream.limits import Limits
 from xstream.stream.container_writers import LibvirtWriter, LibxlWriter, XenopsdWriter, XlWriter
 from xstream.stream.containers import NestedReader
@@ -57,11 +62,13 @@ from xstream.wire.libxc import (
 )
 
 __all__ = [
-    "Checkpoint", "CheckpointDirtyPfnList", "CorruptStream", "CpuidPolicy", "DomainHeader", "End", "GuestMemory",
-    "HvmContext", "HvmParams", "ImageHeader", "LibvirtWriter", "LibxlWriter", "LimitExceeded", "Limits",
-    "MemoryMismatch", "MissingPart", "MsrPolicy", "NeedMoreData", "NestedReader", "OrderError", "P2MFrames",
-    "PVInfo", "PageData", "Parts", "PushReader", "Reader", "SharedInfo", "StaticDataEnd", "StreamError",
-    "StrictViolation", "TruncatedStream", "TscInfo", "Unknown", "UnsupportedStream", "VcpuBasic", "VcpuExtended",
-    "VcpuMsrs", "VcpuXsave", "Verify", "Writer", "XenopsdWriter", "XlWriter", "__version__", "compare_policies",
-    "contents", "convert", "digest", "extract", "info", "load", "open", "page_digests", "policy", "rewrap", "verify",
+    "Cancelled", "Checkpoint", "CheckpointDirtyPfnList", "Completed", "CorruptStream", "CpuidPolicy", "Decision",
+    "DomainHeader", "End", "Guest", "GuestError", "GuestMemory", "HookError", "HvmContext", "HvmParams",
+    "ImageHeader", "LibvirtWriter", "LibxlWriter", "LimitExceeded", "Limits", "MemoryMismatch", "MissingPart",
+    "MsrPolicy", "NeedMoreData", "NestedReader", "OrderError", "P2MFrames", "PVInfo", "PageData", "Pages", "Parts",
+    "PushReader", "Reader", "Restored", "Round", "Saved", "SharedInfo", "SimulatedGuest", "StaticDataEnd",
+    "StreamError", "StrictViolation", "TruncatedStream", "TscInfo", "Unknown", "UnsupportedStream", "VcpuBasic",
+    "VcpuExtended", "VcpuMsrs", "VcpuXsave", "Verify", "Writer", "XenopsdWriter", "XlWriter", "__version__",
+    "compare_policies", "contents", "convert", "digest", "downtime_policy", "extract", "info", "load", "open",
+    "page_digests", "policy", "restore", "rewrap", "save", "verify", "xen_policy",
 ]

@@ -72,11 +72,12 @@ def _parser() -> argparse.ArgumentParser:
     policy = _add(commands, "policy", _policy, "the CPU that a guest was shown, or what a second one's lacks of it")
     policy.add_argument("other", metavar="OTHER", nargs="?", help="another stream; exit status 1 if its CPU lacks "
                         "features that FILE's guest was told of")
-    convert = _add(commands, "convert", _convert, "make a stream of today of a legacy one, while it flows; or put a guest "
-                   "into another container, or take it out of one")
+    convert = _add(commands, "convert", _convert, "make a stream of today of a legacy one, while it flows; or put a "
+                   "guest into another container, or take it out of one")
     convert.add_argument("out", metavar="OUT", help="file to write; - for stdout")
     convert.add_argument("--to", choices=("libxc", "libxl", "xl", "libvirt", "xenopsd"), default="libxc",
-                         help="what to write; of a legacy stream libxc (default) or libxl, behind the header that it has")
+                         help="what to write; of a legacy stream libxc (default) or libxl, behind the header that it "
+                              "has")
     convert.add_argument("--last-checkpoint", action="store_true",
                          help="of a legacy Remus stream only the last complete state, as a plain stream")
     convert.add_argument("--squash", action="store_true",
@@ -91,7 +92,37 @@ def _parser() -> argparse.ArgumentParser:
     for command in (extract, digest):
         command.add_argument("--limit", type=parse_size, metavar="SIZE", default=Limits().guest_pfns * _PAGE_SIZE,
                              help="refuse guests whose memory spans more than this (K, M, G, T; default 1T)")
+    _add_simulate(commands)
     return parser
+
+
+def _add_simulate(commands: Any) -> None:
+    text = "migrate a simulated guest between two processes"
+    ends = commands.add_parser("simulate", help=text, description=text[0].upper() + text[1:] + ".").add_subparsers(
+        title="ends", dest="end", metavar="END")
+    ends.required = True
+    send = _add_end(ends, "send", _simulate_send, "make a guest, and save it while it runs")
+    send.add_argument("--memory", type=parse_size, metavar="SIZE", default=256 << 20,
+                      help="its memory (default 256M)")
+    send.add_argument("--seed", type=int, default=0, help="what its contents follow from")
+    send.add_argument("--dirty", type=float, metavar="RATIO", default=0.1,
+                      help="pages that it writes to for each page sent (default 0.1)")
+    send.add_argument("--cold", action="store_true", help="suspend it first")
+    send.add_argument("--downtime", type=float, metavar="MS",
+                      help="suspend it once the rest can be sent in so many milliseconds; else after Xen's rule")
+    send.add_argument("--verify", action="store_true", help="send everything once more, for comparison")
+    receive = _add_end(ends, "receive", _simulate_receive, "restore the guest of whoever connects first")
+    for end in (send, receive):
+        end.add_argument("--guest", choices=["hvm", "pv"], default="hvm", help="kind of guest (default hvm)")
+
+
+def _add_end(ends: Any, name: str, run: Callable[[Any], None], text: str) -> argparse.ArgumentParser:
+    end: argparse.ArgumentParser = ends.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    end.add_argument("address", metavar="HOST:PORT", help="the other end; - for {}".format(
+        "stdout" if name == "send" else "stdin"))
+    end.add_argument("--json", action="store_true", help="one JSON document, on stderr where stdout is the stream")
+    end.set_defaults(run=run)
+    return end
 
 
 def _add(commands: Any, name: str, run: Callable[[Any], Optional[int]], text: str) -> argparse.ArgumentParser:
@@ -404,9 +435,64 @@ def _contents_of(path: Optional[str]) -> Optional[bytes]:
         return file.read()
 
 
-def _print_json(document: Dict[str, Any]) -> None:
-    json.dump(document, sys.stdout, indent=2)
-    print()
+def _simulate_send(options: Any) -> None:
+    from xstream.guest.policies import Round, downtime_policy, xen_policy
+    from xstream.guest.simulated import SimulatedGuest
+    from xstream.tools.simulate import send
+    # The stream itself may be on stdout.
+    out = sys.stderr if options.address == "-" else sys.stdout
+
+    def show(last: Round) -> None:
+        if not options.json:
+            print("round {0.number}, {0.phase}: {0.pages} pages, {0.bytes} bytes in {0.seconds:.3f} s, {1:.0f} MiB/s{2}"
+                  .format(last, last.rate / (1 << 20), "" if last.downtime is None else
+                          "; {} dirty, would take {:.1f} ms".format(last.dirty, last.downtime * 1000)), file=out)
+
+    guest = SimulatedGuest(options.guest, max(options.memory // _PAGE_SIZE, 64), options.seed, dirty=options.dirty)
+    policy = xen_policy() if options.downtime is None else downtime_policy(options.downtime)
+    report = _with_address(options, lambda: send(
+        guest, options.address, live=not options.cold, policy=policy, verify=options.verify, on_round=show))
+    saved = report.saved
+    if options.json:
+        rounds = [dict(last._asdict(), rate=last.rate, downtime=last.downtime) for last in saved.rounds]
+        _print_json(dict(saved._asdict(), rounds=rounds, contents="{:08x}".format(report.contents)), out)
+        return
+    print("sent {} bytes, downtime {:.1f} ms; CRC32C of the contents {:08x}".format(
+        saved.bytes, saved.downtime * 1000, report.contents), file=out)
+
+
+def _simulate_receive(options: Any) -> None:
+    from xstream.guest.simulated import SimulatedGuest
+    from xstream.tools.simulate import receive
+
+    def listening(address: str) -> None:
+        print("listening on " + address, file=sys.stderr, flush=True)
+
+    guest = SimulatedGuest.empty(options.guest)
+    report = _with_address(options, lambda: receive(guest, options.address, listening=listening))
+    restored = report.restored
+    if options.json:
+        _print_json({"pages": restored.pages, "bytes": restored.bytes, "populated": report.populated,
+                     "differing": restored.differing, "contents": "{:08x}".format(report.contents)})
+        return
+    print("restored {} pages from {} bytes, {} PFNs populated; CRC32C of the contents {:08x}".format(
+        restored.pages, restored.bytes, report.populated, report.contents))
+    if restored.differing:
+        print("pages that differ from those sent for comparison: PFNs " + ", ".join(map(hex, restored.differing)))
+
+
+def _with_address(options: Any, run: Callable[[], Any]) -> Any:
+    """What ``run`` gives; an address that is none, or another kind of guest, is wrong use."""
+    from xstream.guest.guest import GuestError
+    try:
+        return run()
+    except (GuestError, ValueError) as error:
+        raise OSError(str(error))
+
+
+def _print_json(document: Dict[str, Any], out: Optional[Any] = None) -> None:
+    json.dump(document, out or sys.stdout, indent=2)
+    print(file=out or sys.stdout)
 
 
 def print_table(rows: List[List[str]]) -> None:

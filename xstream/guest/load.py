@@ -3,14 +3,14 @@ import struct
 import tempfile
 from typing import IO, Any, Callable, Iterator, NamedTuple, Optional, Tuple
 
-from xstream.errors import CorruptStream, MemoryMismatch, StreamError, TruncatedStream
+from xstream.errors import MemoryMismatch, StreamError, TruncatedStream
 from xstream.guest.deltas import DeltaDecoder
 from xstream.guest.memory import Applied, GuestMemory
-from xstream.kernels import pagetables
+from xstream.guest.tables import checked_tables
 from xstream.kernels import pfns as pfn_kernel
 from xstream.limits import Limits
 from xstream.stream.opening import AnyReader, open_stream
-from xstream.stream.source import ObjectSource, PendingPages, pieces
+from xstream.stream.source import ObjectSource, pieces
 from xstream.wire.legacy import CompressedBatch, CompressedPages, UnmappedPfns
 from xstream.wire.libxc import PAGE_SIZE, PageData
 
@@ -19,16 +19,6 @@ _SPOOL_MEMORY = 16 << 20
 _HEAD = struct.Struct("<BQQ")  # of a spooled record: which of SPOOLED, bytes of PFN words and of pages
 #: PFNs that a failed comparison names.
 _NAMED_PFNS = 16
-
-
-_TYPE_OF_BYTE = bytes(byte >> 4 for byte in range(256))
-_WITHOUT_DATA = bytes((0xD, 0xE, 0xF))
-_BAD_TABLE = {
-    pagetables.PAST_P2M: "page table entry past the end of the p2m",
-    pagetables.SUPERPAGE: "page table entry that maps a superpage",
-    pagetables.LEVEL: "page table of a level that the guest doesn't have",
-    pagetables.XEN_SLOT: "page table entry in a slot of the hypervisor's own",
-}
 
 
 class Loaded(NamedTuple):
@@ -184,7 +174,7 @@ class Loader:
         if not len(record.data) and self._takes_back(record):
             return
         try:
-            record = self._checked_tables(record)
+            record = checked_tables(self.reader, record)
             if self.reader.verifying:
                 self._compare(record)
             else:
@@ -210,24 +200,6 @@ class Loader:
             return False
         self.memory.forget(pfns)
         return True
-
-    def _checked_tables(self, record: PageData) -> PageData:
-        """The batch, once the page tables in it are known to be good ones; nothing is looked at in other batches."""
-        levels = self.reader.pt_levels
-        # The type is in the highest nibble of the highest byte of each word.
-        carrying = bytes(record.words[7::8]).translate(_TYPE_OF_BYTE).translate(None, _WITHOUT_DATA)
-        if not levels or not carrying.translate(None, b"\0"):
-            return record
-        if isinstance(record.data, PendingPages):
-            record = record._replace(data=record.data.read())
-        page, entry, reason = pagetables.check(record.data, carrying, self.reader.pfn_end, levels=levels,
-                                               strict=self.reader.strict)
-        if reason != pagetables.OK:
-            offset = 8 + len(record.words) + page * PAGE_SIZE + 8 * entry
-            raise CorruptStream(_BAD_TABLE[reason], offset=8 + offset, field="page table entry",
-                                expected="a table of the guest's PFNs, under {:#x}".format(self.reader.pfn_end),
-                                got="entry {} of page {} of the batch".format(entry, page))
-        return record
 
     def _count(self, applied: Applied) -> None:
         self.loaded = self.loaded._replace(data=self.loaded.data + applied.data,

@@ -398,12 +398,11 @@ class ObjectSource(StreamSource):
 
 
 class FedSource(StreamSource):
-    """Pieces of bytes that the caller brings when it has them. Views of what was fed stay good."""
+    """Pieces of bytes that the caller brings when it has them. If ``stable``, views of what was fed stay good."""
 
-    stable = True
-
-    def __init__(self, base: int = 0) -> None:
+    def __init__(self, base: int = 0, *, stable: bool = True) -> None:
         super().__init__(base)
+        self.stable = stable
         self._finished = False
 
     def feed(self, data: Buffer) -> None:
@@ -415,6 +414,16 @@ class FedSource(StreamSource):
             self._buffer[self._end:self._end + fits] = view[:fits]
             self._end += fits
             view = view[fits:]
+
+    def room(self) -> memoryview:
+        """Where the caller may receive bytes to, instead of having them copied by ``feed``; then ``filled`` must say
+        how many there are."""
+        self._make_room(self._end - self._start + 1)
+        return self._buffer[self._end:]
+
+    def filled(self, size: int) -> None:
+        """So many bytes have been received into what ``room`` gave."""
+        self._end += size
 
     def finish(self) -> None:
         """Nothing more will be fed: what is missing now is missing for good."""

@@ -277,7 +277,7 @@ def _xenopsd_blob(record: xenopsd.Blob) -> Dict[str, Any]:
 
 
 def _legacy_param(record: legacy.HvmParam) -> Dict[str, Any]:
-    return {"index": record.index, "name": hvm_params.name(record.index), "value": record.value}
+    return {"index": record.param, "name": hvm_params.name(record.param), "value": record.value}
 
 
 def _legacy_hvm_tail(record: legacy.HvmTail) -> Dict[str, Any]:

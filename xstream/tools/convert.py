@@ -9,8 +9,8 @@ from xstream.guest.load import SPOOLED
 from xstream.kernels import pfns as pfn_kernel
 from xstream.kernels import transfer
 from xstream.limits import Limits
-from xstream.stream.legacy_reader import LegacyReader
 from xstream.stream.compressed import DecompressedSource
+from xstream.stream.legacy_reader import LegacyReader
 from xstream.stream.opening import AnyReader, open_stream, recognise
 from xstream.stream.signs import COMPRESSED
 from xstream.stream.sink import Sink, open_sink
