@@ -76,8 +76,7 @@ def _parser() -> argparse.ArgumentParser:
                    "guest into another container, or take it out of one")
     convert.add_argument("out", metavar="OUT", help="file to write; - for stdout")
     convert.add_argument("--to", choices=("libxc", "libxl", "xl", "libvirt", "xenopsd"), default="libxc",
-                         help="what to write; of a legacy stream libxc (default) or libxl, behind the header that it "
-                              "has")
+                         help="what to write; of a legacy stream libxc (default) or libxl, behind the header it has")
     convert.add_argument("--last-checkpoint", action="store_true",
                          help="of a legacy Remus stream only the last complete state, as a plain stream")
     convert.add_argument("--squash", action="store_true",
@@ -131,8 +130,8 @@ def _add(commands: Any, name: str, run: Callable[[Any], Optional[int]], text: st
     command.add_argument("file", metavar="FILE", help="the stream; - for stdin")
     command.add_argument("--json", action="store_true", help="one JSON document on stdout")
     command.add_argument("--format", choices=_FORMATS, help="what FILE is, whatever it looks like")
-    command.add_argument("--width", type=int, choices=(32, 64), help="bits of the toolstack that wrote a legacy stream, "
-                         "where it isn't found out")
+    command.add_argument("--width", type=int, choices=(32, 64), help="bits of the toolstack that wrote a legacy "
+                         "stream, where it isn't found out")
     command.add_argument("--guest", choices=("pv", "hvm"), help="kind of guest in a legacy stream, likewise")
     command.set_defaults(run=run)
     return command

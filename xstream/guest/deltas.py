@@ -20,15 +20,16 @@ _FAULTS = {
 
 
 class _Batch:
-    """A batch whose pages are being decoded: its words, their PFNs, the receiver's copies, which of them it has, and how
-    many are done."""
+    """A batch whose pages are being decoded: its words, their PFNs, the receiver's copies, which of them it has, and
+    how many are done."""
 
     def __init__(self, words: Buffer, memory: GuestMemory) -> None:
         self.words = words
         self.pfns = memoryview(bytearray(8 * pfn_kernel.count_data(words))).cast("Q")
         pfn_kernel.data_pfns(words, self.pfns)
         if len(set(self.pfns)) < len(self.pfns):
-            raise CorruptStream("PFN twice in a batch of a compressed checkpoint", field="pfn", expected="each PFN once")
+            raise CorruptStream("PFN twice in a batch of a compressed checkpoint", field="pfn",
+                                expected="each PFN once")
         memory.grow(pfn_kernel.highest_pfn(words) + 1)
         self.copies = memory.read(self.pfns)
         self.held = memoryview(bytearray(len(self.pfns)))
@@ -75,8 +76,9 @@ class DeltaDecoder:
     def end(self) -> None:
         """The checkpoint is complete. Raises CorruptStream where its pages aren't, or more have come than it has."""
         if self._current is not None or self._waiting:
-            raise CorruptStream("checkpoint with fewer compressed pages than its batches have", field="compressed pages",
-                                expected="the rest of {} batches".format(len(self._waiting) + (self._current is not None)),
+            batches = len(self._waiting) + (self._current is not None)
+            raise CorruptStream("checkpoint with fewer compressed pages than its batches have",
+                                field="compressed pages", expected="the rest of {} batches".format(batches),
                                 got="the end of the checkpoint")
         if self._at < len(self._data):
             raise self._too_much()

@@ -129,7 +129,7 @@ class GuestMemory:
         return out
 
     def forget(self, pfns: Buffer) -> None:
-        """Make ``pfns`` (uint64) as if they had never been mentioned: not populated, without type, their pages zeros."""
+        """Make ``pfns`` (uint64) as if they had never been mentioned: not populated, without type, pages of zeros."""
         numbers = memoryview(pfns).cast("B").cast("Q")
         for start in range(0, len(numbers), _AT_ONCE):
             some = numbers[start:start + _AT_ONCE]

@@ -35,8 +35,8 @@ def widen(legacy: Any, width: int, pfn_end: int, strict: bool, words: Any) -> Tu
     """
 
 def narrow(words: Any, width: int, legacy: Any) -> int:
-    """Write ``words`` as ``legacy`` ones of ``width`` bytes each; those of type 15 without their PFN. Returns -1, or the
-    index of the first whose PFN has over 28 bits, with the words from there on not written."""
+    """Write ``words`` as ``legacy`` ones of ``width`` bytes each; those of type 15 without their PFN. Returns -1, or
+    the index of the first whose PFN has over 28 bits, with the words from there on not written."""
 
 def count_data(words: Any) -> int:
     """How many words have a type that carries a page: 0 to 4 and 9 to 12."""

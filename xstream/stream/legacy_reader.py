@@ -86,7 +86,8 @@ class LegacyReader:
 
     @property
     def head(self) -> legacy.Start:
-        """The first field, with the toolstack's width and the kind of guest; looked at, if need be, before it is read."""
+        """The first field, with the toolstack's width and the kind of guest; looked at, if need be, before it is
+        read."""
         return self._need_head()
 
     @property
@@ -264,8 +265,8 @@ class LegacyReader:
         self._where = "HVM_PARAM"
         param = legacy.parse_param(chunk, self.source.need(4 + legacy.PARAM_SIZE)[4:])
         if self.strict and param.reserved:
-            raise StrictViolation("a restore ignores this, but it should be zero", offset=4, field="padding", expected=0,
-                                  got=param.reserved)
+            raise StrictViolation("a restore ignores this, but it should be zero", offset=4, field="padding",
+                                  expected=0, got=param.reserved)
         self.source.advance(4 + legacy.PARAM_SIZE)
         return param
 

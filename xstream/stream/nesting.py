@@ -117,8 +117,8 @@ def xenopsd_nesting(structured: bool) -> Nesting:
 
 
 def check_libxl_record(record: libxl.Record, guest_type: Optional[int], strict: bool = False) -> None:
-    """Raise OrderError for a device model's record of a PV guest, which libxl refuses wherever it stands.
-    ``guest_type`` is the libxc stream's, None while that isn't known.
+    """Raise OrderError for a device model's record of a PV guest: libxl refuses it wherever it stands; ``guest_type``
+    is the libxc stream's, None while that isn't known.
 
     With ``strict`` also StrictViolation for a checkpoint state that only the back channel carries, from the secondary:
     in a capture of both directions together it is to be expected.

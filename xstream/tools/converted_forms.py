@@ -59,7 +59,7 @@ class LibxlForm(Form):
         return ()
 
     def _write_extras(self, sink: Sink, extras: Extras) -> None:
-        # Of which device model these are, a legacy stream doesn't say. A PV guest's list is empty; libxl would refuse it.
+        # Of which device model these are, a legacy stream doesn't say.
         if extras.physmap:
             _write(sink, libxl.EmulatorXenstoreData.of(_physmap_pairs(extras.physmap), 0, 0))
         if extras.device_model is not None:

@@ -71,7 +71,8 @@ def find_freed(reader: LegacyReader) -> Optional[PfnSet]:
 
 
 class KeptMemory:
-    """A copy of the guest's memory, in a temporary file: what page deltas are against, or what is written in the end."""
+    """A copy of the guest's memory, in a temporary file: what page deltas are against, or what is written at the
+    end."""
 
     def __init__(self, limits: Limits) -> None:
         self._file: IO[bytes] = tempfile.TemporaryFile()

@@ -1,7 +1,7 @@
 """Legacy libxc stream, Xen 4.5 and earlier: header, chunks and tail.
 
-Source: tools/libxc/xg_save_restore.h, xc_domain_save.c, xc_domain_restore.c, xc_tmem.c and xc_compression.c of Xen 4.0 to
-4.5; tools/libxl/libxl_dom.c there for the toolstack's chunk; tools/python/xen/migration/legacy.py.
+Source: tools/libxc/xg_save_restore.h, xc_domain_save.c, xc_domain_restore.c, xc_tmem.c and xc_compression.c of Xen 4.0
+to 4.5; tools/libxl/libxl_dom.c there for the toolstack's chunk; tools/python/xen/migration/legacy.py.
 
 Everything is little-endian and unpadded. ``width`` is the bytes of an unsigned long of the toolstack that wrote the
 stream: 4 or 8, whatever the guest's. Records are immutable tuples of named fields, as in :mod:`xstream.wire.libxc`; a
@@ -38,6 +38,9 @@ PARAM_CHUNKS: Dict[int, int] = {index: chunk for chunk, index in PARAMS.items()}
 
 VERIFY, VCPU_INFO, TMEM, TMEM_EXTRA, TSC_INFO, LAST_CHECKPOINT = -1, -2, -5, -6, -7, -9
 COMPRESSED, ENABLE_COMPRESSION, TOOLSTACK = -12, -13, -18
+
+#: Blocks of the extended info.
+_BLOCKS = (b"vcpu", b"extv", b"xcnt")
 
 CHUNK = struct.Struct("<i")
 U32 = struct.Struct("<I")
@@ -231,7 +234,7 @@ class UnmappedPfns(NamedTuple):
 
 
 class VcpuContext(NamedTuple):
-    """PV tail: one vcpu. ``extended`` is empty where ExtendedInfo has none; ``mask`` and ``xsave`` are None likewise."""
+    """PV tail: one vcpu. ``extended`` is empty where ExtendedInfo has none; ``mask`` and ``xsave`` None likewise."""
 
     vcpu_id: int
     basic: Buffer
@@ -267,7 +270,7 @@ Record = Union[Start, ExtendedInfo, P2MFrames, libxc.PageData, VerifyMode, VcpuI
                EnableCompression, Toolstack, EndOfBody, UnmappedPfns, VcpuContext, SharedInfo, HvmTail, DeviceModel,
                libxc.Checkpoint]
 
-#: The names that records are reported by. A CHECKPOINT has no bytes: it stands where the tail of a checkpoint is complete.
+#: The names that records are reported by. A CHECKPOINT has no bytes: it stands where a checkpoint's tail is complete.
 NAMES: Dict[Type[Any], str] = {
     Start: "START", ExtendedInfo: "EXTENDED_INFO", P2MFrames: "P2M_FRAMES", libxc.PageData: "PAGE_DATA",
     VerifyMode: "VERIFY", VcpuInfo: "VCPU_INFO", HvmParam: "HVM_PARAM", Tmem: "TMEM", TmemPool: "TMEM_POOL",
@@ -302,7 +305,8 @@ def ulongs(untrusted: Buffer, width: int) -> Buffer:
     """Unsigned longs of ``width`` bytes each, as u64 each; 8-byte ones as they are."""
     if width == 8:
         return untrusted
-    return struct.pack("<{}Q".format(len(untrusted) // 4), *struct.unpack("<{}I".format(len(untrusted) // 4), untrusted))
+    count = len(untrusted) // 4
+    return struct.pack("<{}Q".format(count), *struct.unpack("<{}I".format(count), untrusted))
 
 
 def find_width(untrusted: Buffer) -> int:
@@ -323,13 +327,15 @@ def is_start(untrusted: Buffer) -> bool:
     width = find_width(untrusted)
     if not 0 < ulong(untrusted, width) <= MAX_PFNS:
         return False
+    if find_guest(untrusted, width) == PV:
+        return width == 8 or bytes(untrusted[12:16]) in _BLOCKS
     chunk = CHUNK.unpack_from(untrusted, width)[0]
-    return find_guest(untrusted, width) == PV or 0 < chunk <= MAX_BATCH or (chunk != 0 and chunk in CHUNKS)
+    return 0 < chunk <= MAX_BATCH or (chunk != 0 and chunk in CHUNKS)
 
 
 def parse_start(untrusted: Buffer, width: int, guest: str) -> Start:
-    """The first field. Raises CorruptStream; offsets in errors are relative to the first byte of what is given, here and
-    in all of this module."""
+    """The first field. Raises CorruptStream; offsets in errors are relative to the first byte of what is given, here
+    and in all of this module."""
     p2m_size = ulong(untrusted, width)
     if not 0 < p2m_size <= MAX_PFNS:
         raise CorruptStream("impossible size of the guest", offset=0, field="p2m_size",
@@ -351,7 +357,7 @@ def parse_extended_info(untrusted: Buffer) -> ExtendedInfo:
             raise CorruptStream("block longer than the extended info", offset=at + 4, field="block size",
                                 expected="at most {}".format(len(untrusted) - at - _BLOCK.size), got=size)
         data = untrusted[at + _BLOCK.size:at + _BLOCK.size + size]
-        if name in (b"vcpu", b"extv", b"xcnt"):
+        if name in _BLOCKS:
             _check_block(name, size, at)
             blocks[name] = data
         else:
@@ -369,7 +375,7 @@ def parse_extended_info(untrusted: Buffer) -> ExtendedInfo:
 def _check_block(name: bytes, size: int, at: int) -> None:
     if name == b"vcpu" and size not in libxc.VCPU_BASIC_SIZES.values():
         raise CorruptStream("context of an impossible size", offset=at + 4, field="vcpu block's size",
-                            expected=" or ".join(hex(known) for known in libxc.VCPU_BASIC_SIZES.values()), got=hex(size))
+                            expected=" or ".join(map(hex, libxc.VCPU_BASIC_SIZES.values())), got=hex(size))
     if name == b"xcnt" and size < 4:
         raise CorruptStream("xcnt block too short", offset=at + 4, field="xcnt block's size", expected="at least 4",
                             got=size)
@@ -386,8 +392,9 @@ def parse_p2m_frames(untrusted: Buffer, width: int, p2m_size: int) -> P2MFrames:
     highest = max(frames)
     if highest >= p2m_size:
         at = frames.tolist().index(highest)
-        raise CorruptStream("p2m frame past the end of the p2m", offset=at * width, field="p2m_frame_list[{}]".format(at),
-                            expected="under {:#x}".format(p2m_size), got=hex(highest))
+        raise CorruptStream("p2m frame past the end of the p2m", offset=at * width,
+                            field="p2m_frame_list[{}]".format(at), expected="under {:#x}".format(p2m_size),
+                            got=hex(highest))
     return P2MFrames(frames.cast("B"))
 
 
@@ -397,8 +404,8 @@ def check_chunk(chunk: int, guest: str) -> None:
         raise CorruptStream("batch too large", offset=0, field="count", expected="at most {}".format(MAX_BATCH),
                             got=chunk)
     if chunk <= 0 and chunk not in CHUNKS:
-        raise UnsupportedStream("unknown chunk", offset=0, field="id", expected="{} to {}".format(min(CHUNKS), MAX_BATCH),
-                                got=chunk)
+        raise UnsupportedStream("unknown chunk", offset=0, field="id",
+                                expected="{} to {}".format(min(CHUNKS), MAX_BATCH), got=chunk)
     if chunk in PARAMS and guest != HVM:
         raise CorruptStream("HVM parameter in a PV guest's stream", offset=0, field="id", expected="a PV guest's chunk",
                             got=chunk)
@@ -533,7 +540,8 @@ _BUILDERS: Dict[Type[Any], Callable[[Any, int], List[Buffer]]] = {
     ExtendedInfo: _build_extended_info,
     P2MFrames: lambda record, width: [build_ulongs(record.frames, width)],
     VcpuInfo: lambda record, width: [CHUNK.pack(VCPU_INFO) + CHUNK.pack(record.max_vcpu_id), record.online],
-    HvmParam: lambda record, width: [CHUNK.pack(PARAM_CHUNKS[record.param]) + _PARAM.pack(record.reserved, record.value)],
+    HvmParam: lambda record, width: [
+        CHUNK.pack(PARAM_CHUNKS[record.param]) + _PARAM.pack(record.reserved, record.value)],
     Tmem: lambda record, width: [CHUNK.pack(TMEM) + _TMEM.pack(
         record.version, record.max_pools, ALL_ONES, record.flags, record.weight, record.cap, ALL_ONES)],
     TmemPool: lambda record, width: [_TMEM_POOL.pack(*record)],
