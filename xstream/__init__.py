@@ -12,8 +12,13 @@ from xstream.errors import (
                             TruncatedStream,
                             UnsupportedStream,
 )
+from xstream.guest.guest import Cancelled, Completed, Guest, GuestError, HookError, Pages
 from xstream.guest.load import load
 from xstream.guest.memory import GuestMemory
+from xstream.guest.policies import Decision, Round, downtime_policy, xen_policy
+from xstream.guest.restore import Restored, restore
+from xstream.guest.save import Saved, save
+from xstream.guest.simulated import SimulatedGuest
 from xstream.limits import Limits
 from xstream.stream.reader import PushReader, Reader
 from xstream.stream.source import NeedMoreData
@@ -48,10 +53,12 @@ from xstream.wire.libxc import (
 )
 
 __all__ = [
-    "Checkpoint", "CheckpointDirtyPfnList", "CorruptStream", "CpuidPolicy", "DomainHeader", "End", "GuestMemory",
-    "HvmContext", "HvmParams", "ImageHeader", "LimitExceeded", "Limits", "MemoryMismatch", "MsrPolicy",
-    "NeedMoreData", "OrderError", "P2MFrames", "PVInfo", "PageData", "PushReader", "Reader", "SharedInfo",
-    "StaticDataEnd", "StreamError", "StrictViolation", "TruncatedStream", "TscInfo", "Unknown", "UnsupportedStream",
-    "VcpuBasic", "VcpuExtended", "VcpuMsrs", "VcpuXsave", "Verify", "Writer", "__version__", "digest", "extract",
-    "info", "load", "page_digests", "verify",
+    "Cancelled", "Checkpoint", "CheckpointDirtyPfnList", "Completed", "CorruptStream", "CpuidPolicy", "Decision",
+    "DomainHeader", "End", "Guest", "GuestError", "GuestMemory", "HookError", "HvmContext", "HvmParams",
+    "ImageHeader", "LimitExceeded", "Limits", "MemoryMismatch", "MsrPolicy", "NeedMoreData", "OrderError",
+    "P2MFrames", "PVInfo", "PageData", "Pages", "PushReader", "Reader", "Restored", "Round", "Saved", "SharedInfo",
+    "SimulatedGuest", "StaticDataEnd", "StreamError", "StrictViolation", "TruncatedStream", "TscInfo", "Unknown",
+    "UnsupportedStream", "VcpuBasic", "VcpuExtended", "VcpuMsrs", "VcpuXsave", "Verify", "Writer", "__version__",
+    "digest", "downtime_policy", "extract", "info", "load", "page_digests", "restore", "save", "verify",
+    "xen_policy",
 ]

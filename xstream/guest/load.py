@@ -3,12 +3,12 @@ import struct
 import tempfile
 from typing import IO, Any, Callable, Iterator, NamedTuple, Optional, Tuple
 
-from xstream.errors import CorruptStream, MemoryMismatch, StreamError, TruncatedStream
+from xstream.errors import MemoryMismatch, StreamError, TruncatedStream
 from xstream.guest.memory import Applied, GuestMemory
-from xstream.kernels import pagetables
+from xstream.guest.tables import checked_tables
 from xstream.limits import Limits
 from xstream.stream.reader import Reader
-from xstream.stream.source import ObjectSource, PendingPages, pieces
+from xstream.stream.source import ObjectSource, pieces
 from xstream.wire.libxc import PAGE_SIZE, Checkpoint, PageData
 
 #: Pages of an unfinished checkpoint kept in memory; beyond it they go to an unnamed temporary file.
@@ -16,16 +16,6 @@ _SPOOL_MEMORY = 16 << 20
 _SIZES = struct.Struct("<QQ")  # of a spooled batch: PFN words, pages
 #: PFNs that a failed comparison names.
 _NAMED_PFNS = 16
-
-
-_TYPE_OF_BYTE = bytes(byte >> 4 for byte in range(256))
-_WITHOUT_DATA = bytes((0xD, 0xE, 0xF))
-_BAD_TABLE = {
-    pagetables.PAST_P2M: "page table entry past the end of the p2m",
-    pagetables.SUPERPAGE: "page table entry that maps a superpage",
-    pagetables.LEVEL: "page table of a level that the guest doesn't have",
-    pagetables.XEN_SLOT: "page table entry in a slot of the hypervisor's own",
-}
 
 
 class Loaded(NamedTuple):
@@ -39,7 +29,7 @@ class Loaded(NamedTuple):
     checkpoints: int = 0
 
 
-class _Spool:
+class Spool:
     """Batches of a checkpoint that isn't complete yet, in bounded memory however many there are."""
 
     def __init__(self) -> None:
@@ -79,7 +69,7 @@ class Loader:
         self.reader = reader
         self.memory = memory
         self.loaded = Loaded()
-        self._spool: Optional[_Spool] = None
+        self._spool: Optional[Spool] = None
 
     def run(self, progress: Callable[[int], Any] = lambda offset: None) -> Loaded:
         """Load everything; ``progress`` is told the absolute offset reached, once a batch. Raises StreamError's kin."""
@@ -114,7 +104,7 @@ class Loader:
 
     def _page_data(self, record: PageData) -> None:
         try:
-            record = self._checked_tables(record)
+            record = checked_tables(self.reader, record)
             if self.reader.verifying:
                 self._compare(record)
             else:
@@ -122,24 +112,6 @@ class Loader:
         except StreamError as error:
             raise error.located(layer=self.reader.layer, record=self.reader.index, record_type="PAGE_DATA",
                                 base=0 if isinstance(error, TruncatedStream) else self.reader.offset)
-
-    def _checked_tables(self, record: PageData) -> PageData:
-        """The batch, once the page tables in it are known to be good ones; nothing is looked at in other batches."""
-        levels = self.reader.pt_levels
-        # The type is in the highest nibble of the highest byte of each word.
-        carrying = bytes(record.words[7::8]).translate(_TYPE_OF_BYTE).translate(None, _WITHOUT_DATA)
-        if not levels or not carrying.translate(None, b"\0"):
-            return record
-        if isinstance(record.data, PendingPages):
-            record = record._replace(data=record.data.read())
-        page, entry, reason = pagetables.check(record.data, carrying, self.reader.pfn_end, levels=levels,
-                                               strict=self.reader.strict)
-        if reason != pagetables.OK:
-            offset = 8 + len(record.words) + page * PAGE_SIZE + 8 * entry
-            raise CorruptStream(_BAD_TABLE[reason], offset=8 + offset, field="page table entry",
-                                expected="a table of the guest's PFNs, under {:#x}".format(self.reader.pfn_end),
-                                got="entry {} of page {} of the batch".format(entry, page))
-        return record
 
     def _count(self, applied: Applied) -> None:
         self.loaded = self.loaded._replace(data=self.loaded.data + applied.data,
@@ -161,7 +133,7 @@ class Loader:
             for record in self._spool.drain():
                 self._page_data(record)
         else:
-            self._spool = _Spool()
+            self._spool = Spool()
         self.loaded = self.loaded._replace(checkpoints=self.loaded.checkpoints + 1)
 
 

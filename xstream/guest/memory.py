@@ -48,12 +48,12 @@ class GuestMemory:
             limit = pages = len(self._whole) // PAGE_SIZE
         elif file is None:
             limit = max(limit, pages)
-            self._whole = memoryview(_reserve(limit * PAGE_SIZE))
+            self._whole = memoryview(reserve(limit * PAGE_SIZE))
         else:
             limit = max(limit, pages)
             self._whole = memoryview(b"")
         self.limit = limit
-        self._state = memoryview(_reserve(limit))
+        self._state = memoryview(reserve(limit))
         self.grow(pages)
 
     def __len__(self) -> int:
@@ -113,7 +113,7 @@ class GuestMemory:
 
     def populated_pfns(self, start: int, most: int) -> memoryview:
         """The first ``most`` populated PFNs from ``start`` on, ascending, uint64; a copy."""
-        found = _uint64(min(most, self._length))
+        found = uint64(min(most, self._length))
         return found[:pfn_kernel.populated_pfns(self.state, start, found)]
 
     def read(self, pfns: Any) -> bytearray:
@@ -134,16 +134,13 @@ class GuestMemory:
         Later entries of a PFN win. Raises LimitExceeded, and TruncatedStream where pages still to be read are missing.
         """
         applied = self.mark(record.words)
-        pfns = _uint64(applied.data)
-        pfn_kernel.data_pfns(record.words, pfns)
-        self._store(pfns, record.data)
+        self._store(data_pfns(record.words), record.data)
         return applied
 
     def apply_run(self, run: PageRun) -> Applied:
         """Enter many small batches at once; as ``apply`` of each."""
         applied = self.mark(run.words)
-        pfns = _uint64(applied.data)
-        pfn_kernel.data_pfns(run.words, pfns)
+        pfns = data_pfns(run.words)
         if self._fd is None:
             batch_kernel.scatter(self._whole, pfns, run.data, run.extents)
             return applied
@@ -157,10 +154,9 @@ class GuestMemory:
     def compare(self, record: PageData) -> memoryview:
         """The PFNs of a batch whose page differs from the memory's, uint64; nothing is written. What the memory
         doesn't have yet counts as zeros."""
-        pfns = _uint64(pfn_kernel.count_data(record.words))
-        pfn_kernel.data_pfns(record.words, pfns)
+        pfns = data_pfns(record.words)
         self.grow(pfn_kernel.highest_pfn(record.words) + 1)
-        differing = _uint64(len(pfns))
+        differing = uint64(len(pfns))
         found = done = 0
         for piece in pieces(record.data):
             chunk = pfns[done:done + len(piece) // PAGE_SIZE]
@@ -182,9 +178,18 @@ class GuestMemory:
             done += pages
 
 
-def _reserve(size: int) -> mmap.mmap:
+def reserve(size: int) -> mmap.mmap:
+    """Zeroed bytes that take memory only where they are written to."""
     return mmap.mmap(-1, max(size, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE)
 
 
-def _uint64(count: int) -> memoryview:
+def uint64(count: int) -> memoryview:
+    """A zeroed uint64 array."""
     return memoryview(bytearray(8 * count)).cast("Q")
+
+
+def data_pfns(words: Buffer) -> memoryview:
+    """The PFNs of the words that carry data, in order, uint64; a copy."""
+    pfns = uint64(pfn_kernel.count_data(words))
+    pfn_kernel.data_pfns(words, pfns)
+    return pfns

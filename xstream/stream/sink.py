@@ -1,8 +1,21 @@
 """Where bytes go: a descriptor, or an object with write()."""
+import contextlib
+import errno
+import fcntl
+import os
+import select
+import stat
+import struct
+import termios
 from typing import Any, Sequence
 
 from xstream.kernels import pages as page_kernel
+from xstream.kernels import vmsplice
 from xstream.wire.frames import Buffer
+
+_F_SETPIPE_SZ = 1031  # not in Python's fcntl module before 3.10
+_PIPE_SIZE = 1 << 20  # what anybody may ask for, unless the host says otherwise
+_DRAIN_INTERVAL = 1  # milliseconds
 
 
 class Sink:
@@ -18,6 +31,9 @@ class Sink:
         """Send ``head``, then the pages of ``pfns`` (uint64) of ``memory`` (bytes, PFN 0 first), uncopied."""
         raise NotImplementedError
 
+    def drain(self) -> None:
+        """Return once nothing of ``memory`` is looked at any more. Raises OSError where that won't happen."""
+
 
 class DescriptorSink(Sink):
     """A descriptor: everything goes by writev, partial writes and interruptions are seen to. It stays the caller's."""
@@ -30,6 +46,29 @@ class DescriptorSink(Sink):
 
     def write_pages(self, head: Sequence[Buffer], memory: Buffer, pfns: Buffer) -> None:
         self.offset += page_kernel.write_pages(self._fd, b"".join(head), memory, pfns)
+
+
+class SplicingSink(DescriptorSink):
+    """A pipe into which pages go by reference: they must stay as they are until ``drain``, and the reader must copy
+    them out of the pipe."""
+
+    def __init__(self, fd: int) -> None:
+        super().__init__(fd)
+        # A smaller pipe takes more calls, no more.
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(fd, _F_SETPIPE_SZ, _PIPE_SIZE)
+
+    def write_pages(self, head: Sequence[Buffer], memory: Buffer, pfns: Buffer) -> None:
+        self.write(head)
+        self.offset += vmsplice.splice_pages(self._fd, memory, pfns)
+
+    def drain(self) -> None:
+        poller = select.poll()
+        poller.register(self._fd, 0)
+        while struct.unpack("i", fcntl.ioctl(self._fd, termios.FIONREAD, bytes(4)))[0]:
+            # Nothing tells when a pipe runs empty; only that its reader has gone.
+            if poller.poll(_DRAIN_INTERVAL):
+                raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
 
 
 class ObjectSink(Sink):
@@ -55,13 +94,14 @@ class ObjectSink(Sink):
         self.write([pages])
 
 
-def open_sink(sink: Any) -> Sink:
+def open_sink(sink: Any, *, splice: bool = False) -> Sink:
     """The sink for a descriptor (int), a socket, an object with ``write``, or a Sink itself. Paths aren't taken: see
-    :func:`xstream.tools.output.replacing`. Raises TypeError."""
+    :func:`xstream.tools.output.replacing`. With ``splice`` a pipe's is a SplicingSink. Raises TypeError."""
     if isinstance(sink, Sink):
         return sink
     if isinstance(sink, int):
-        return DescriptorSink(sink)
+        pipe = splice and stat.S_ISFIFO(os.fstat(sink).st_mode)
+        return SplicingSink(sink) if pipe else DescriptorSink(sink)
     if hasattr(sink, "sendmsg") and hasattr(sink, "fileno"):
         return DescriptorSink(sink.fileno())
     if hasattr(sink, "write"):

@@ -71,23 +71,33 @@ class Writer:
         for start in range(0, len(words), 8 * BATCH_PFNS):
             batch = words[start:start + 8 * BATCH_PFNS]
             if memory is not None:
-                self._write_from_memory(batch, memory)
+                at = memoryview(bytearray(8 * pfn_kernel.count_data(batch))).cast("Q")
+                pfn_kernel.data_pfns(batch, at)
+                self.write_batch(batch, memory, at)
             else:
                 size = pfn_kernel.count_data(batch) * PAGE_SIZE
                 self.write(PageData(batch, data[:size]))
                 data = data[size:]
 
-    def _write_from_memory(self, words: memoryview, memory: memoryview) -> None:
+    def write_batch(self, words: Buffer, memory: Buffer, at: Any) -> None:
+        """Write one batch, uncopied where the sink can.
+
+        - ``words``: the PFN words, 8 bytes each;
+        - ``memory``, ``at``: the pages of those that carry data, in order: numbers ``at`` (uint64) of whole pages.
+
+        Raises ValueError where ``at`` is of another length, IndexError for a number past the memory, both before a byte
+        has gone.
+        """
         batch = PageData(words, b"")
         try:
             pages = self.ordering.check_batch(batch)
         except StreamError as error:
             raise error.located(layer=self.layer, base=self.sink.offset + 8, record=self.index + 1,
                                 record_type="PAGE_DATA")
-        pfns = memoryview(bytearray(8 * pages)).cast("Q")
-        pfn_kernel.data_pfns(words, pfns)
+        if len(at) != pages:
+            raise ValueError("{} pages for {} PFNs that carry data".format(len(at), pages))
         head = [FRAME.pack(libxc.PAGE_DATA, _length(batch, pages))] + libxc.build(batch)
-        self.sink.write_pages(head, memory, pfns)
+        self.sink.write_pages(head, memory, at)
         self.ordering.page_data()
         self.index += 1
 

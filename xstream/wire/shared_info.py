@@ -84,5 +84,24 @@ def parse(untrusted: Buffer, guest_width: int) -> SharedPage:
     return SharedPage(pending=fields.pop("pending"), masked=fields.pop("masked"), fields=fields, vcpu_info=vcpu_info)
 
 
+def restored(page: Buffer, guest_width: int) -> bytearray:
+    """A copy of the page with what a restored guest takes over of it: vcpu_info and ``arch``.
+
+    No event is pending, every port is masked, and the frame lists are to be set up anew. The wallclock is left out
+    (zeros): it is the new host's.
+    """
+    # Bytes of each event bitmap, end of the wallclock, and end of the page's fields.
+    events, clock, end = (512, 3088, 3136) if guest_width == 8 else (128, 2316, 2344)
+    taken = bytearray(PAGE_SIZE)
+    infos = VCPUS * _VCPU_INFO_SIZE
+    taken[:infos] = page[:infos]
+    for info in range(0, infos, _VCPU_INFO_SIZE):
+        taken[info + guest_width:info + 2 * guest_width] = bytes(guest_width)
+    taken[infos + events:infos + 2 * events] = b"\xff" * events
+    taken[clock:end] = page[clock:end]
+    taken[clock + guest_width:clock + 2 * guest_width] = bytes(guest_width)
+    return taken
+
+
 def _bits(bitmap: int) -> Tuple[int, ...]:
     return tuple(bit for bit in range(bitmap.bit_length()) if bitmap >> bit & 1)

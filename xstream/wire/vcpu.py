@@ -6,7 +6,8 @@ Source: struct vcpu_guest_context in xen/include/public/arch-x86/xen.h, struct c
 and arch-x86/xen-x86_32.h, struct xen_domctl_ext_vcpucontext in xen/include/public/domctl.h, XEN_DOMCTL_getvcpuextstate
 in xen/arch/x86/domctl.c; frames as PFNs: tools/libs/guest/xg_sr_save_x86_pv.c.
 """
-from typing import Any, Dict, NamedTuple, Tuple
+import struct
+from typing import Any, Dict, NamedTuple, Optional, Tuple
 
 from xstream.errors import CorruptStream, StreamError
 from xstream.wire import features, xsave
@@ -95,6 +96,84 @@ def cr3_frame(cr3: int, guest_width: int) -> int:
     if guest_width == 4:
         return (cr3 >> 12 | cr3 << 20) & 0xFFFFFFFF
     return cr3 >> 12
+
+
+class Frames(NamedTuple):
+    """The frame numbers in a VCPU_BASIC blob: MFNs as the guest has them, PFNs in a stream.
+
+    - ``start_info``: in vcpu 0's edx once the guest has suspended itself; in other vcpus' it is any number;
+    - ``gdt``: the frames in use; ``cr3``: the top page table; ``user``: a 64-bit guest's one for user mode, or None.
+    """
+
+    start_info: int
+    gdt: Tuple[int, ...]
+    cr3: int
+    user: Optional[int]
+
+
+class _Places(NamedTuple):
+    word: str
+    flags: int
+    edx: int
+    gdt_frames: int
+    gdt_ents: int
+    ctrlreg: int
+
+
+#: Offsets in the context, by guest width.
+_PLACES = {8: _Places("Q", 512, 616, 4832, 4960, 4984), 4: _Places("I", 512, 524, 2640, 2704, 2716)}
+_ONLINE = 1 << 5
+#: Entries of a GDT that are the guest's own: 14 pages of 512 (FIRST_RESERVED_GDT_ENTRY).
+_GDT_ENTRIES = 14 * 512
+
+
+def frames(untrusted: Buffer, guest_width: int, *, in_stream: bool) -> Frames:
+    """The frame numbers of a VCPU_BASIC blob of the width's size; ``in_stream`` or as the guest has them.
+
+    Raises CorruptStream for a GDT of too many entries.
+    """
+    places = _PLACES[guest_width]
+    entries = _word(untrusted, places, places.gdt_ents)
+    if entries > _GDT_ENTRIES:
+        raise CorruptStream("GDT of too many entries", offset=places.gdt_ents, field="gdt_ents",
+                            expected="at most {}".format(_GDT_ENTRIES), got=entries)
+    gdt = struct.unpack_from("<{}{}".format(-(-entries // 512), places.word), untrusted, places.gdt_frames)
+    user = None
+    if guest_width == 8:
+        # In a stream bit 0 tells a table in PFN 0 from none.
+        cr1 = _word(untrusted, places, places.ctrlreg + 8)
+        user = cr1 >> 12 if (cr1 & 1 if in_stream else cr1) else None
+    cr3 = cr3_frame(_word(untrusted, places, places.ctrlreg + 3 * guest_width), guest_width)
+    return Frames(struct.unpack_from("<I", untrusted, places.edx)[0], gdt, cr3, user)
+
+
+def with_frames(blob: Buffer, guest_width: int, new: Frames, *, in_stream: bool) -> bytearray:
+    """A copy of a VCPU_BASIC blob with other frame numbers, for a stream or for a guest: there it is online, too.
+
+    ``new.gdt`` must be as long as the blob's, and frames fit the guest's width (ValueError). ``start_info`` is put in
+    whatever vcpu it is.
+    """
+    places = _PLACES[guest_width]
+    changed = bytearray(blob)
+    cr3 = new.cr3 << 12
+    if guest_width == 4:
+        cr3 = (new.cr3 << 12 | new.cr3 >> 20) & 0xFFFFFFFF
+    try:
+        struct.pack_into("<I", changed, places.edx, new.start_info)
+        struct.pack_into("<{}{}".format(len(new.gdt), places.word), changed, places.gdt_frames, *new.gdt)
+        struct.pack_into("<" + places.word, changed, places.ctrlreg + 3 * guest_width, cr3)
+    except struct.error as error:
+        raise ValueError("a frame too high for its field: {}".format(error))
+    if new.user is not None:
+        struct.pack_into("<Q", changed, places.ctrlreg + 8, new.user << 12 | in_stream)
+    if not in_stream:
+        struct.pack_into("<" + places.word, changed, places.flags, _word(blob, places, places.flags) | _ONLINE)
+    return changed
+
+
+def _word(blob: Buffer, places: _Places, offset: int) -> int:
+    number: int = struct.unpack_from("<" + places.word, blob, offset)[0]
+    return number
 
 
 def flag_names(flags: int) -> Tuple[str, ...]:

@@ -1,0 +1,164 @@
+"""Restoring PV guests: MFNs for the PFNs in page tables, contexts and start info, and the p2m they get.
+
+Source: tools/libs/guest/xg_sr_restore_x86_pv.c.
+"""
+import re
+from array import array
+from typing import Callable, Iterator, Tuple
+
+from xstream.errors import CorruptStream, StreamError
+from xstream.guest.guest import Completed, Guest, Hooks
+from xstream.guest.memory import uint64
+from xstream.guest.tables import any_tables, checked_tables, data_types
+from xstream.guest.target import TargetMemory
+from xstream.kernels import p2m as p2m_kernel
+from xstream.kernels import pagetables
+from xstream.stream.reader import Reader
+from xstream.stream.writer import BATCH_PFNS
+from xstream.wire import shared_info as shared_info_wire
+from xstream.wire import start_info as start_info_wire
+from xstream.wire import vcpu as vcpu_wire
+from xstream.wire.frames import Buffer
+from xstream.wire.libxc import PAGE_SIZE, P2MFrames, PageData, SharedInfo, VcpuBasic
+
+_NOTAB = 0
+_PINNED = range(9, 13)
+
+
+class TargetPV:
+    """What restoring a PV guest needs beyond its memory.
+
+    Raises CorruptStream for numbers in the stream that don't fit each other, located but for the record.
+    """
+
+    def __init__(self, guest: Guest, hooks: Hooks, memory: TargetMemory, reader: Reader) -> None:
+        assert memory.p2m is not None
+        self._p2m = memory.p2m
+        self._guest = guest
+        self._hooks = hooks
+        self._memory = memory
+        self._reader = reader
+        self._leaves = array("Q")
+
+    @property
+    def _width(self) -> int:
+        return self._reader.ordering.guest_width
+
+    def add_frames(self, record: P2MFrames) -> None:
+        """Note where the guest's p2m is; a later record replaces or continues an earlier one."""
+        first = record.start_pfn // (PAGE_SIZE // self._width)
+        frames = array("Q", bytes(record.frames))
+        self._leaves[first:first + len(frames)] = frames
+
+    def localised(self, record: PageData) -> PageData:
+        """The batch with MFNs in its page tables; what they refer to is populated first."""
+        record = checked_tables(self._reader, record)
+        types = data_types(record.words)
+        if not any_tables(types):
+            return record
+        wanted = uint64(BATCH_PFNS)
+        count = BATCH_PFNS
+        state = self._memory.state[:self._reader.pfn_end]
+        while count == BATCH_PFNS:
+            count = pagetables.referenced(record.data, types, state, wanted)
+            self._memory.populate(wanted[:count])
+        data = bytearray(len(record.data))
+        page, entry, reason = pagetables.localise(record.data, types, self._p2m[:self._reader.pfn_end], data)
+        if reason != pagetables.OK:
+            raise CorruptStream("page table entry without a frame", field="page table entry",
+                                got="entry {} of page {} of the batch".format(entry, page))
+        return record._replace(data=data)
+
+    def localised_vcpu(self, record: VcpuBasic) -> VcpuBasic:
+        """A context with MFNs, for a guest whose memory is complete."""
+        try:
+            pfns = vcpu_wire.frames(record.blob, self._width, in_stream=True)
+        except StreamError as error:
+            error.offset = None
+            raise error
+        levels = self._reader.pt_levels
+
+        def top_table(pfn: int, field: str) -> int:
+            return self._frame_of(pfn, field, lambda kind: kind in (levels, levels | 8))
+
+        mfns = vcpu_wire.Frames(
+            pfns.start_info if record.vcpu_id else self._frame_of(pfns.start_info, "edx", _is_data),
+            tuple(self._frame_of(pfn, "gdt_frames", _is_data) for pfn in pfns.gdt),
+            top_table(pfns.cr3, "ctrlreg[3]"), pfns.user if pfns.user is None else top_table(pfns.user, "ctrlreg[1]"))
+        return record._replace(blob=vcpu_wire.with_frames(record.blob, self._width, mfns, in_stream=False))
+
+    def restored_info(self, record: SharedInfo) -> SharedInfo:
+        """What the guest takes over of its shared info."""
+        return record._replace(page=shared_info_wire.restored(record.page, self._width))
+
+    def finish(self) -> None:
+        """Pin the page tables, and write the p2m."""
+        self._pin_tables()
+        self._write_p2m()
+
+    def write_start_info(self, vcpu0: VcpuBasic) -> Completed:
+        """Bring the start info up to date; ``vcpu0`` is its context as it came."""
+        pfn = vcpu_wire.frames(vcpu0.blob, self._width, in_stream=True).start_info
+        where = memoryview(array("Q", [pfn]))
+        page = self._memory.read(where)
+        info = start_info_wire.parse(page, self._width)
+        store = self._frame_of(info.store, "store_mfn")
+        console = self._frame_of(info.console, "console.domU.mfn")
+        guest = self._guest
+        new = start_info_wire.StartInfo(self._reader.pfn_end, guest.shared_info_frame * PAGE_SIZE, 0, store,
+                                        guest.store_evtchn, console, guest.console_evtchn)
+        page[start_info_wire.MAGIC_SIZE:start_info_wire.size(self._width)] = start_info_wire.build(new, self._width)
+        self._memory.write(where, page)
+        return Completed(store, console, pfn, tuple(self._leaves))
+
+    def _pin_tables(self) -> None:
+        state = self._memory.state[:self._reader.pfn_end]
+        for start in range(0, len(state), 1 << 20):
+            pinned = [(start + at, kind) for at, kind in _pinned(state[start:start + (1 << 20)])]
+            for first in range(0, len(pinned), BATCH_PFNS):
+                some = pinned[first:first + BATCH_PFNS]
+                frames = self._memory.frames_of(memoryview(array("Q", [pfn for pfn, _ in some])))
+                self._hooks.pin_tables(frames, memoryview(bytearray(kind for _, kind in some)))
+
+    def _write_p2m(self) -> None:
+        """The guest's own p2m: where its PFNs are now."""
+        end, entries = self._reader.pfn_end, PAGE_SIZE // self._width
+        for pfn in set(self._leaves):
+            self._frame_of(pfn, "p2m frame", _is_data)
+        for first in range(0, len(self._leaves), BATCH_PFNS):
+            leaves = self._leaves[first:first + BATCH_PFNS]
+            begin = first * entries
+            count = min(end - begin, len(leaves) * entries)
+            frames = uint64(count)
+            p2m_kernel.populated_only(self._p2m[begin:begin + count], self._memory.state[begin:begin + count], frames)
+            where = memoryview(leaves)
+            # What stands behind the last entry stays.
+            content = memoryview(self._memory.read(where))
+            if self._width == 8:
+                content[:8 * count] = frames.cast("B")
+            else:
+                p2m_kernel.narrow(frames, content[:4 * count])
+            self._memory.write(where, content)
+
+    def _frame_of(self, pfn: int, field: str, fits: Callable[[int], bool] = lambda kind: True) -> int:
+        if pfn >= self._reader.pfn_end or not self._memory.is_populated(pfn):
+            raise CorruptStream("a PFN that the guest doesn't have", field=field,
+                                expected="a populated PFN under {:#x}".format(self._reader.pfn_end), got=hex(pfn))
+        kind = self._memory.type_of(pfn)
+        if not fits(kind):
+            raise CorruptStream("a PFN of the wrong type", field=field, got="PFN {:#x} of type {}".format(pfn, kind))
+        return int(self._p2m[pfn])
+
+
+def _is_data(kind: int) -> bool:
+    return kind == _NOTAB
+
+
+#: From a state byte, whatever else it says of the PFN, to its type if that is a pinned table's, else 0.
+_PINNED_TYPES = bytes(byte & 0xF ^ 0xF if byte & 0xF ^ 0xF in _PINNED else 0 for byte in range(256))
+
+
+def _pinned(state: Buffer) -> Iterator[Tuple[int, int]]:
+    """(index, type) of the state bytes of pinned tables."""
+    kinds = bytes(state).translate(_PINNED_TYPES)
+    return ((match.start(), kinds[match.start()]) for match in re.finditer(b"[^\\0]", kinds))

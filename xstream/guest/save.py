@@ -1,0 +1,348 @@
+"""Saving a guest, cold, live or with checkpoints: the engine that writes its stream.
+
+Source of the order and the rules: tools/libs/guest/xg_sr_save.c; docs/features/migration.pandoc.
+"""
+import contextlib
+import time
+from array import array
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
+
+from xstream.errors import CorruptStream, LimitExceeded, StreamError
+from xstream.guest.guest import GUEST_TYPES, Cancelled, Guest, GuestError, HookError, Hooks, Pages
+from xstream.guest.memory import data_pfns, uint64
+from xstream.guest.policies import Decision, Policy, Round, xen_policy
+from xstream.guest.pv_source import SourceP2M
+from xstream.guest.tables import any_tables, data_types
+from xstream.kernels import pages as page_kernel
+from xstream.kernels import pagetables
+from xstream.kernels import pfns as pfn_kernel
+from xstream.limits import Limits
+from xstream.stream.sink import open_sink
+from xstream.stream.source import Source, open_source
+from xstream.stream.writer import BATCH_PFNS, Writer
+from xstream.wire import libxc
+from xstream.wire.frames import FRAME
+from xstream.wire.libxc import (
+    PAGE_SIZE,
+    Checkpoint,
+    CheckpointDirtyPfnList,
+    DomainHeader,
+    End,
+    PageData,
+    StaticDataEnd,
+    VcpuBasic,
+    Verify,
+)
+
+#: Bytes of a dirty bitmap that are looked at in one step.
+_BITMAP_PIECE = 8192
+_XTAB = 0xF
+_BAD_TABLE = {
+    pagetables.STALE: "an MFN that isn't the guest's",
+    pagetables.SUPERPAGE: "a superpage, which a stream can't have",
+    pagetables.LEVEL: "a level that the guest doesn't have",
+}
+
+
+class Saved(NamedTuple):
+    """What a save did.
+
+    - ``rounds``: each round, in order; ``bytes``: of the whole stream;
+    - ``downtime``: seconds from the (last) suspension to the end of what is sent under it;
+    - ``checkpoints``: how many were sent.
+    """
+
+    rounds: Tuple[Round, ...]
+    bytes: int
+    downtime: float
+    checkpoints: int
+
+
+class Saver:
+    """One save of one guest. See :func:`save` for the arguments.
+
+    ``steps()`` does it, and gives control back after each batch; a caller with an event loop sends what its sink has
+    gathered then. ``saved`` is there at the end.
+    """
+
+    def __init__(self, guest: Guest, sink: Any, *, live: bool = False, policy: Optional[Policy] = None,
+                 verify: bool = False, checkpoint: Optional[Callable[[int], bool]] = None, back_channel: Any = None,
+                 on_round: Callable[[Round], Any] = lambda last: None,
+                 progress: Callable[[int, int], Any] = lambda done, total: None,
+                 cancelled: Callable[[], bool] = lambda: False, limits: Limits = Limits()) -> None:
+        if back_channel is not None and (checkpoint is None or guest.kind != "hvm"):
+            raise ValueError("a back channel is for the checkpoints of HVM guests")
+        if verify and checkpoint is not None:
+            raise ValueError("a stream with checkpoints has no place for VERIFY")
+        self.saved: Optional[Saved] = None
+        self._guest = guest
+        self._hooks = Hooks(guest)
+        self._sink = open_sink(sink, splice=guest.spliceable)
+        self._live = live
+        self._policy = policy or xen_policy()
+        self._verify = verify
+        self._checkpoint = checkpoint
+        self._back_channel: Optional[Source] = None if back_channel is None else open_source(back_channel)
+        self._on_round = on_round
+        self._progress = progress
+        self._cancelled = cancelled
+        self._limits = limits
+        self._p2m: Optional[SourceP2M] = None
+        self._pfn_end = 0
+        self._rounds: List[Round] = []
+        self._checkpoints = 0
+        self._downtime = 0.0
+        self._torn: Set[int] = set()  # PFNs of page tables that couldn't be sent while the guest ran
+        self._scratch = memoryview(b"")
+        self._tracking = self._suspended = False
+
+    def steps(self) -> Iterator[None]:
+        """Do it, batch by batch. Where it fails, or is closed, the guest is as :func:`save` says."""
+        try:
+            yield from self._stream()
+        except BaseException:
+            self._roll_back()
+            raise
+        self.saved = Saved(tuple(self._rounds), self._sink.offset, self._downtime, self._checkpoints)
+
+    def _stream(self) -> Iterator[None]:
+        self._set_up()
+        yield
+        if self._live or self._checkpoint:
+            self._tracking = True
+            self._hooks.track_dirty(True)
+        if self._live:
+            yield from self._live_rounds()
+        yield from self._stop_and_send("final", whole=not self._live)
+        if self._checkpoint:
+            yield from self._send_checkpoints(self._checkpoint)
+        else:
+            self._stop_tracking()
+            self._writer.write(End())
+            self._sink.drain()
+
+    def _set_up(self) -> None:
+        """Write the headers and all that stands ahead of memory."""
+        if self._guest.kind == "pv":
+            self._p2m = SourceP2M(self._guest, self._hooks, self._limits.guest_pfns)
+        self._pfn_end = self._p2m.pfn_end if self._p2m else self._hooks.pfn_end()
+        if self._pfn_end > self._limits.guest_pfns:
+            raise GuestError("a guest of {:#x} PFNs, over the limit of {:#x}".format(
+                self._pfn_end, self._limits.guest_pfns))
+        static = self._hooks.static_records()
+        domain = DomainHeader(GUEST_TYPES[self._guest.kind], 12, 0, *self._guest.xen_version)
+        self._writer = Writer(self._sink, domain, checkpointed=self._checkpoint is not None, limits=self._limits)
+        info, frames = self._p2m.records() if self._p2m else ((), ())
+        for record in (*info, *static, StaticDataEnd(), *frames):
+            self._writer.write(record)
+
+    def _live_rounds(self) -> Iterator[None]:
+        """Rounds while the guest runs, until the policy has had enough. What is dirty then isn't cleaned yet."""
+        dirty = self._everything()
+        while True:
+            yield from self._round(dirty, "live")
+            decision = self._policy(self._rounds[-1])
+            if decision is Decision.ABORT:
+                raise Cancelled("the policy gave up after round {}".format(self._rounds[-1].number))
+            if decision is Decision.STOP:
+                return
+            dirty = self._read_dirty()
+
+    def _stop_and_send(self, phase: str, whole: bool = False) -> Iterator[None]:
+        """Suspend the guest; send the whole of it or what is dirty, and its state."""
+        self._hooks.suspend()
+        self._suspended = True
+        begin = time.monotonic()
+        # Read in any case: it also brings the p2m up to date.
+        dirty = self._read_dirty()
+        pfn_kernel.pfns_to_bitmap(array("Q", self._torn), dirty)
+        self._torn.clear()
+        if self._back_channel is not None and self._checkpoints:
+            self._merge_dirty_list(self._back_channel, dirty)
+        yield from self._round(self._everything() if whole else dirty, phase)
+        if self._verify:
+            self._writer.write(Verify())
+            yield from self._round(self._everything(), "verify")
+        for record in self._hooks.state_records():
+            if self._p2m and isinstance(record, VcpuBasic):
+                record = self._p2m.normalised(record)
+            self._writer.write(record)
+        self._downtime = time.monotonic() - begin
+
+    def _send_checkpoints(self, go_on: Callable[[int], bool]) -> Iterator[None]:
+        """Close the first checkpoint, and send more of them."""
+        while True:
+            self._writer.write(Checkpoint())
+            self._sink.drain()
+            self._checkpoints += 1
+            yield
+            self._hooks.resume()
+            self._suspended = False
+            if not go_on(self._checkpoints):
+                self._stop_tracking()
+                return
+            yield from self._stop_and_send("checkpoint")
+
+    def _stop_tracking(self) -> None:
+        if self._tracking:
+            self._tracking = False
+            self._hooks.track_dirty(False)
+
+    def _roll_back(self) -> None:
+        """After a failure. Once a checkpoint has been sent, the destination may go on with it: two of a guest must not
+        run."""
+        with contextlib.suppress(HookError):
+            self._stop_tracking()
+        if self._suspended and not self._checkpoints:
+            self._suspended = False
+            self._hooks.resume()
+
+    def _everything(self) -> bytearray:
+        bitmap = bytearray(b"\xff") * (self._pfn_end // 8)
+        return bitmap + bytes([(1 << self._pfn_end % 8) - 1]) if self._pfn_end % 8 else bitmap
+
+    def _read_dirty(self, clean: bool = True) -> bytearray:
+        bitmap = bytearray(-(-self._pfn_end // 8))
+        if self._tracking:
+            self._hooks.read_dirty(bitmap, clean)
+        if self._p2m and clean:
+            self._p2m.refresh(bitmap)
+        return bitmap
+
+    def _merge_dirty_list(self, source: Source, dirty: bytearray) -> None:
+        """COLO: what the secondary has changed since the last checkpoint differs, too."""
+        start = source.offset
+        kind, length = FRAME.unpack_from(source.need(FRAME.size))
+        where: Dict[str, Any] = {"layer": "libxc back channel", "offset": start}
+        if libxc.RECORDS.get(kind, ("", None))[1] is not CheckpointDirtyPfnList:
+            raise CorruptStream("not a list of dirty PFNs", field="type", expected="CHECKPOINT_DIRTY_PFN_LIST",
+                                got=libxc.type_name(kind), **where)
+        if length > self._limits.body_length:
+            raise LimitExceeded("list of dirty PFNs longer than the limit", field="length",
+                                expected="at most {}".format(self._limits.body_length), got=length, **where)
+        try:
+            libxc.parse(kind, source.need(FRAME.size + length)[FRAME.size:])
+            pfns = array("Q", bytes(source.need(FRAME.size + length)[FRAME.size:]))
+            pfn_kernel.pfns_to_bitmap(pfns, dirty)
+        except (StreamError, IndexError) as error:
+            raise CorruptStream("bad list of dirty PFNs: {}".format(error), field="pfns",
+                                expected="PFNs under {:#x}".format(self._pfn_end), **where)
+        source.advance(FRAME.size + length)
+
+    def _round(self, dirty: bytearray, phase: str) -> Iterator[None]:
+        """Send the PFNs whose bits are set."""
+        begin, offset = time.monotonic(), self._sink.offset
+        done = pages = 0
+        total = pfn_kernel.count_bits(dirty)
+        for pfns in _batches(dirty):
+            if self._cancelled():
+                raise Cancelled("cancelled by the caller")
+            pages += self._send_batch(pfns)
+            done += len(pfns)
+            self._progress(done, total)
+            yield
+        left = None
+        if phase == "live":
+            if self._p2m:
+                self._p2m.check_unmoved()
+            left = pfn_kernel.count_bits(self._read_dirty(clean=False)) + len(self._torn)
+        self._rounds.append(Round(len(self._rounds), phase, done, pages, self._sink.offset - offset,
+                                  time.monotonic() - begin, left))
+        self._on_round(self._rounds[-1])
+
+    def _send_batch(self, pfns: memoryview) -> int:
+        """Send PFNs as one record; gives the number of pages in it."""
+        types = memoryview(bytearray(len(pfns)))
+        self._hooks.page_types(self._frames_of(pfns), types)
+        words = memoryview(bytearray(8 * len(pfns)))
+        pfn_kernel.pack(pfns, types, words)
+        carrying = data_pfns(words)
+        if not len(carrying):
+            self._writer.write(PageData(words, b""))
+            return 0
+        pages = self._hooks.map_pages(self._frames_of(carrying))
+        try:
+            if self._p2m and any_tables(data_types(words)):
+                return self._send_with_tables(self._p2m, words, carrying, pages)
+            self._writer.write_batch(words, pages.memory, pages.at)
+            return len(carrying)
+        finally:
+            self._hooks.unmap_pages(pages)
+
+    def _frames_of(self, pfns: memoryview) -> memoryview:
+        return self._p2m.frames_of(pfns) if self._p2m else pfns
+
+    def _send_with_tables(self, p2m: SourceP2M, words: memoryview, pfns: memoryview, pages: Pages) -> int:
+        """Send a batch with page tables in it: a copy, in which they are normalised."""
+        if not len(self._scratch):
+            self._scratch = memoryview(bytearray(BATCH_PFNS * PAGE_SIZE))
+        copy = self._scratch[:len(pfns) * PAGE_SIZE]
+        page_kernel.gather(pages.memory, pages.at, copy)
+        torn = bytearray(len(pfns))
+        page, entry, reason = pagetables.normalise(
+            copy, data_types(words), p2m.frames, p2m.m2p, copy, torn, levels=p2m.levels, paused=self._suspended,
+            compat_m2p_mfn=self._guest.compat_m2p_mfn)
+        if reason != pagetables.OK:
+            raise GuestError("the page table in PFN {:#x} has {} (entry {})".format(
+                pfns[page], _BAD_TABLE[reason], entry))
+        sent: Sequence[int] = range(len(pfns))
+        if any(torn):
+            sent = [index for index in sent if not torn[index]]
+            self._put_off(words, [pfn for pfn, flag in zip(pfns, torn) if flag])
+        self._writer.write_batch(words, copy, memoryview(array("Q", sent)))
+        return len(sent)
+
+    def _put_off(self, words: memoryview, torn: List[int]) -> None:
+        """Tables that can't be sent now go as XTAB, and again once the guest is suspended."""
+        for pfn in torn:
+            at = next(at for at in range(0, len(words), 8)
+                      if int.from_bytes(words[at:at + 8], "little") & libxc.PFN_MASK == pfn)
+            words[at + 7] |= _XTAB << 4
+        self._torn.update(torn)
+
+
+def _batches(bitmap: bytearray) -> Iterator[memoryview]:
+    """The set bits of a bitmap as PFNs, in batches of 1024, ascending; each is good until the next."""
+    bits = memoryview(bitmap)
+    room = uint64(8 * _BITMAP_PIECE + BATCH_PFNS)
+    held = 0
+    for start in range(0, len(bits), _BITMAP_PIECE):
+        held += pfn_kernel.bitmap_to_pfns(bits[start:start + _BITMAP_PIECE], 8 * start, room[held:])
+        done = 0
+        while held - done >= BATCH_PFNS:
+            yield room[done:done + BATCH_PFNS]
+            done += BATCH_PFNS
+        room[:held - done] = room[done:held]
+        held -= done
+    if held:
+        yield room[:held]
+
+
+def save(guest: Guest, sink: Any, **options: Any) -> Saved:
+    """Write a guest's stream to ``sink``: a descriptor, a socket, an object with ``write``, or a Sink.
+
+    - ``live``: send memory while the guest runs, again and again, before it is suspended; else suspend it first;
+    - ``policy``: when live rounds end, asked after each: :func:`xen_policy` (the default), :func:`downtime_policy`, or
+      a function from :class:`Round` to :class:`Decision`;
+    - ``verify``: send everything once more at the end, for comparison;
+    - ``checkpoint``: send checkpoints (Remus). Called after each with its number and the guest running again; waits as
+      long as the next one shall be away; says whether there is to be another. The stream has no END;
+    - ``back_channel``: COLO: what the secondary sends, as any source; its dirty PFNs are read ahead of each checkpoint
+      but the first;
+    - ``on_round``: called with each Round when it has been sent; ``progress``: after each batch, with the PFNs sent and
+      all those of the round; ``cancelled``: asked before each batch. A write that the other end doesn't take is ended
+      by closing the other end;
+    - ``limits``: ``guest_pfns`` is the largest guest.
+
+    Then the guest is suspended; or, where ``checkpoint`` said that it is enough, running.
+
+    Raises HookError and other GuestErrors; OSError from the sink; StreamError where the guest's records don't make a
+    stream; and what the caller's functions raise. Then the guest runs as before. Two exceptions: HookError of "resume"
+    leaves it suspended; and once a CHECKPOINT has been sent, a guest that was suspended stays so, for the destination
+    may go on with that checkpoint: ``guest.resume()`` is the caller's decision.
+    """
+    saver = Saver(guest, sink, **options)
+    for _ in saver.steps():
+        pass
+    assert saver.saved is not None
+    return saver.saved

@@ -1,0 +1,116 @@
+"""The memory of a guest that is being restored: populated where a stream wants it, then written, or compared."""
+from array import array
+from typing import Any, List, Optional, Union
+
+from xstream.guest.guest import Hooks
+from xstream.guest.memory import data_pfns, reserve, uint64
+from xstream.kernels import batches as batch_kernel
+from xstream.kernels import p2m as p2m_kernel
+from xstream.kernels import pages as page_kernel
+from xstream.kernels import pfns as pfn_kernel
+from xstream.stream.reader import PageRun
+from xstream.stream.source import PendingPages, pieces
+from xstream.stream.writer import BATCH_PFNS
+from xstream.wire.frames import Buffer
+from xstream.wire.libxc import PAGE_SIZE
+
+_NOTHING_SENT = 0xF  # the type of a PFN that no batch has mentioned
+
+
+class TargetMemory:
+    """The guest's PFNs: which are populated, of which type they are, and (PV) in which frame.
+
+    ``state``: a byte a PFN, as in :mod:`xstream.kernels.pfns`. ``p2m``: uint64, the frame of each populated PFN of a PV
+    guest; None for HVM, whose frames are PFNs. Both reach to the limit, and take memory only where they are used.
+    """
+
+    def __init__(self, hooks: Hooks, pv: bool, limit: int) -> None:
+        self._hooks = hooks
+        self.state = memoryview(reserve(limit))[:limit]
+        self.p2m: Optional[memoryview] = memoryview(reserve(8 * limit)).cast("B")[:8 * limit].cast("Q") if pv else None
+
+    def enter(self, words: Buffer) -> None:
+        """Populate what a batch needs, and note its types."""
+        wanted = uint64(len(words) // 8)
+        self.populate(wanted[:p2m_kernel.claim(words, self.state, wanted)])
+        pfn_kernel.mark(words, self.state)
+        self._hooks.set_types(words)
+
+    def populate(self, pfns: memoryview) -> None:
+        """Get memory for PFNs whose state says by now that they are populated."""
+        if not len(pfns):
+            return
+        frames = uint64(len(pfns))
+        self._hooks.populate(pfns, frames)
+        if self.p2m is not None:
+            p2m_kernel.assign(self.p2m, pfns, frames)
+
+    def is_populated(self, pfn: int) -> bool:
+        """Whether a PFN has memory."""
+        return pfn < len(self.state) and bool(self.state[pfn] & pfn_kernel.POPULATED)
+
+    def type_of(self, pfn: int) -> int:
+        """The last type that came for a PFN."""
+        return self.state[pfn] & 0xF ^ _NOTHING_SENT
+
+    def frames_of(self, pfns: Any) -> memoryview:
+        """The frames of populated PFNs."""
+        if self.p2m is None:
+            return memoryview(pfns)
+        frames = uint64(len(pfns))
+        p2m_kernel.lookup(self.p2m, pfns, frames)
+        return frames
+
+    def write(self, pfns: memoryview, data: Union[Buffer, PendingPages]) -> None:
+        """Write the pages of populated PFNs; straight from the source where ``data`` still is in it."""
+        if not len(pfns):
+            return
+        pages = self._hooks.map_pages(self.frames_of(pfns))
+        try:
+            if isinstance(data, PendingPages):
+                data.read_into(pages.memory, pages.at)
+            else:
+                page_kernel.scatter(pages.memory, pages.at, data)
+        finally:
+            self._hooks.unmap_pages(pages)
+
+    def write_run(self, run: PageRun) -> None:
+        """Write the pages of many batches at once."""
+        pfns = data_pfns(run.words)
+        if not len(pfns):
+            return
+        pages = self._hooks.map_pages(self.frames_of(pfns))
+        try:
+            batch_kernel.scatter(pages.memory, pages.at, run.data, run.extents)
+        finally:
+            self._hooks.unmap_pages(pages)
+
+    def read(self, pfns: memoryview) -> bytearray:
+        """The pages of populated PFNs; a copy."""
+        out = bytearray(len(pfns) * PAGE_SIZE)
+        if out:
+            pages = self._hooks.map_pages(self.frames_of(pfns))
+            try:
+                page_kernel.gather(pages.memory, pages.at, out)
+            finally:
+                self._hooks.unmap_pages(pages)
+        return out
+
+    def differing(self, words: Buffer, data: Union[Buffer, PendingPages]) -> List[int]:
+        """The PFNs of a batch whose page isn't what comes for it now; nothing is written. As in Xen's restorer, what
+        isn't populated is populated, and then differs unless it should be zeros."""
+        wanted = uint64(len(words) // 8)
+        self.populate(wanted[:p2m_kernel.claim(words, self.state, wanted)])
+        pfns = data_pfns(words)
+        differing: List[int] = []
+        done = 0
+        for piece in pieces(data):
+            view = memoryview(piece)
+            for start in range(0, len(view), BATCH_PFNS * PAGE_SIZE):
+                part = view[start:start + BATCH_PFNS * PAGE_SIZE]
+                some = pfns[done:done + len(part) // PAGE_SIZE]
+                done += len(some)
+                found = uint64(len(some))
+                count = page_kernel.compare(self.read(some), memoryview(array("Q", range(len(some)))), part, found)
+                differing += [some[index] for index in found[:count]]
+        return differing
