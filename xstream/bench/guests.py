@@ -68,8 +68,8 @@ def _fill(view: Any, rng: Any, shares: Any) -> None:
 def _write_tables(view: Any, types: Any) -> None:
     """L1 tables, each full of entries for the pages that follow it."""
     tables = numpy.arange(0, len(view), _TABLE_EVERY, dtype=numpy.uint64)
-    pfns = (tables[:, None] + numpy.arange(_ENTRIES, dtype=numpy.uint64)) % numpy.uint64(len(view))
-    view[tables] = (pfns << numpy.uint64(12) | numpy.uint64(_PRESENT)).view(numpy.uint8)
+    pfns: Any = (tables[:, None] + numpy.arange(_ENTRIES, dtype=numpy.uint64)) % numpy.uint64(len(view))
+    view[tables] = ((pfns << numpy.uint64(12)) | numpy.uint64(_PRESENT)).view(numpy.uint8)
     types[tables] = _L1TAB
 
 
@@ -108,6 +108,22 @@ def write_in_batches(guest: BenchGuest, sink: Any, batch: int, absent: float = 0
         # What isn't there has PFNs past the guest, so that it does nothing to those that are.
         pfns[count:] += numpy.uint64(size)
         writer.write(libxc.PageData(words_of(pfns, types), pages[start * PAGE_SIZE:(start + count) * PAGE_SIZE]))
+    end_stream(guest, writer)
+
+
+def write_single(guest: BenchGuest, fd: int) -> None:
+    """The same with a record for each page, at once."""
+    writer = begin_stream(guest, fd)
+    for start in range(0, len(guest.types), _PERIOD):
+        pages = guest.memory.pages[start:start + _PERIOD]
+        records = numpy.zeros(len(pages), [("frame", "<u4", 2), ("count", "<u8"), ("word", "<u8"), ("page", "V4096")])
+        records["frame"] = libxc.PAGE_DATA, 16 + PAGE_SIZE
+        records["count"] = 1
+        pfns = numpy.arange(start, start + len(pages), dtype=numpy.uint64)
+        words = words_of(pfns, guest.types[start:start + _PERIOD])
+        records["word"] = numpy.frombuffer(words, "<u8")
+        records["page"] = pages.view("V4096")[:, 0]
+        writer.sink.write([records.view(numpy.uint8)])
     end_stream(guest, writer)
 
 

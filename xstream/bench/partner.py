@@ -4,18 +4,23 @@ It is another process so that what is measured has a core, a GIL and a CPU clock
 memory is taken, so that none is shared with it.
 """
 import array
+import contextlib
+import fcntl
 import os
 import socket
 import subprocess
 import sys
-from typing import Any, Optional
+from typing import Any, Callable, Tuple
 
+#: Of the pipes that are made here, where one may have that.
+PIPE_SIZE = 1 << 20
 _CHUNK = 1 << 20
+_F_SETPIPE_SZ = 1031  # not in Python's fcntl module before 3.10
 _DRAIN, _FEED = b"D", b"F"
 
 
 class Partner:
-    """The process, as seen from here. One task at a time. Close it."""
+    """The process, as seen from here. One task at a time. Close it. Raises ConnectionError where it has ended."""
 
     def __init__(self) -> None:
         self._control, theirs = socket.socketpair()
@@ -28,22 +33,49 @@ class Partner:
         self._control.close()
         self._process.wait()
 
-    def drain(self, fd: int) -> None:
-        """Have it read ``fd`` to its end; the caller's own is closed."""
-        self._send(_DRAIN, fd)
+    def take(self, ends: Tuple[int, int], write: Callable[[int], object]) -> None:
+        """Have ``write`` write to the second of two connected descriptors while the process reads the first; returns
+        once it has read all. Both are closed."""
+        reading, writing = ends
+        self._send(_DRAIN, reading)
+        try:
+            write(writing)
+        finally:
+            os.close(writing)
+        self._wait()
 
-    def feed(self, fd: int, path: str) -> None:
-        """Have it send a file's bytes to ``fd``; the caller's own is closed."""
-        self._send(_FEED + os.fsencode(path), fd)
-
-    def wait(self) -> None:
-        """Until the task is done. Raises ConnectionError where the process has ended."""
-        if not self._control.recv(1):
-            raise ConnectionError("the bench's other process has ended")
+    def give(self, ends: Tuple[int, int], path: str, read: Callable[[int], object]) -> None:
+        """Have ``read`` read from the first of two connected descriptors while the process sends a file's bytes to the
+        second. Both are closed."""
+        reading, writing = ends
+        self._send(_FEED + os.fsencode(path), writing)
+        try:
+            read(reading)
+        finally:
+            os.close(reading)
+        self._wait()
 
     def _send(self, task: bytes, fd: int) -> None:
         self._control.sendmsg([task], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))])
         os.close(fd)
+
+    def _wait(self) -> None:
+        if not self._control.recv(1):
+            raise ConnectionError("the bench's other process has ended")
+
+
+def pipe() -> Tuple[int, int]:
+    """A pipe: its ends for reading and writing."""
+    reading, writing = os.pipe()
+    with contextlib.suppress(OSError):
+        fcntl.fcntl(writing, _F_SETPIPE_SZ, PIPE_SIZE)
+    return reading, writing
+
+
+def connection() -> Tuple[int, int]:
+    """A pair of connected sockets."""
+    reading, writing = socket.socketpair()
+    return reading.detach(), writing.detach()
 
 
 def _drain(fd: int) -> None:
@@ -86,11 +118,6 @@ def _received(ancillary: Any) -> int:
     return int(received[0])
 
 
-def main(fd: Optional[int] = None) -> None:
-    """Serve the tasks that come on a socket's descriptor, until it is closed."""
-    with socket.socket(fileno=int(sys.argv[1]) if fd is None else fd) as control:
-        _serve(control)
-
-
 if __name__ == "__main__":
-    main()
+    with socket.socket(fileno=int(sys.argv[1])) as inherited:
+        _serve(inherited)

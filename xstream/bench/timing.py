@@ -5,10 +5,8 @@ import resource
 import statistics
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence
+from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
-#: Below so many rounds a median says nothing.
-_LEAST_ROUNDS = 3
 _RESET_PEAK = "5"  # to clear_refs: see proc(5)
 
 
@@ -42,13 +40,15 @@ class Figures(NamedTuple):
     ratio: Spread
 
 
-def measure(sides: Sequence[Callable[[], object]], rounds: int, seconds: float) -> List[Figures]:
-    """Run all sides in turn: once unmeasured, then for ``rounds`` rounds, or 3 if by then ``seconds`` have gone."""
+def measure(sides: Sequence[Callable[[], object]], rounds: Tuple[int, int], seconds: float) -> List[Figures]:
+    """Run all sides in turn: once unmeasured, then for the least number of ``rounds``, and more, up to the most, until
+    ``seconds`` have gone."""
+    least, most = rounds
     begin = time.perf_counter()
     for side in sides:
         side()
     taken: List[List[Sample]] = []
-    while len(taken) < rounds and (len(taken) < min(rounds, _LEAST_ROUNDS) or time.perf_counter() - begin < seconds):
+    while len(taken) < least or (len(taken) < most and time.perf_counter() - begin < seconds):
         taken.append([once(side) for side in sides])
     return [_figures([samples[at] for samples in taken], [samples[0] for samples in taken]) for at in range(len(sides))]
 
