@@ -66,22 +66,33 @@ def test_compare(kernel):
     assert differing[:2].tolist() == [5, 3]
 
 
-@BOTH
-@pytest.mark.parametrize("at", [0, 1, 15, 16, 255, 256, 2048, 4094, 4095])
-def test_zero_pages(kernel, at):
-    pages = numpy.zeros((5, 4096), numpy.uint8)
+EVERY = [("kernel, " + name, built, name) for name in built.implementations()] + [("reference", reference.pages, "")]
+
+
+@pytest.fixture(params=EVERY, ids=[name for name, _, _ in EVERY])
+def scanning(request):
+    """The reference, and the kernel with each way of looking for zero pages."""
+    _, module, name = request.param
+    if not name:
+        yield module
+        return
+    before = built.implementation()
+    built.use(name)
+    assert built.implementation() == name
+    yield module
+    built.use(before)
+
+
+@pytest.mark.parametrize("at", [0, 1, 15, 16, 31, 32, 255, 256, 2048, 4094, 4095])
+@pytest.mark.parametrize("shift", [0, 1, 4095])
+def test_zero_pages(scanning, at, shift):
+    kernel = scanning
+    pages = aligned(5, shift).reshape(-1, 4096)
     pages[1, at] = 1
     pages[3, at] = 0x80
     found = numpy.zeros(5, numpy.uint64)
     assert kernel.zero_pages(pages.reshape(-1), found) == 3 and found[:3].tolist() == [0, 2, 4]
     assert kernel.zero_pfns(pages.reshape(-1), uint64([3, 2, 1, 4]), found) == 2 and found[:2].tolist() == [2, 4]
-
-
-def test_zero_pages_of_misaligned_bytes():
-    data = memoryview(bytearray(4096 * 3 + 1))[1:]
-    data[-1] = 1
-    found = numpy.zeros(3, numpy.uint64)
-    assert built.zero_pages(data, found) == 2
 
 
 @pytest.mark.parametrize("call", [
@@ -105,6 +116,18 @@ def test_nothing_is_written_where_a_pfn_is_outside():
     assert memory == bytes(8192)
 
 
+@pytest.mark.parametrize("copy", [built.scatter, built.gather])
+@pytest.mark.parametrize("start, apart", [(0, True), (1, False), (4096, False), (12287, False), (12288, True)])
+def test_pages_within_the_memory(copy, start, apart):
+    whole = memoryview(bytearray(4 * 4096))
+    memory, pages = whole[4096:12288], whole[start:start + 4096]
+    if apart:
+        copy(memory, uint64([1]), pages)
+    else:
+        with pytest.raises(ValueError, match="within"):
+            copy(memory, uint64([1]), pages)
+
+
 @pytest.mark.parametrize("call", [
     lambda: built.scatter(bytearray(8192), uint64([0]), bytes(4095)),
     lambda: built.scatter(bytearray(8192), uint64([0]), bytes(8192)),
@@ -122,6 +145,9 @@ def test_nothing_is_written_where_a_pfn_is_outside():
     lambda: built.readv(-1, [b"read-only"]),
     lambda: built.writev(-1, ["text"]),
     lambda: built.pwrite_pages(-1, uint64([1 << 51]), bytes(4096)),
+    lambda: built.pwrite_pages(-1, uint64([2 ** 64 - 1]), bytes(4096)),
+    lambda: built.use("quantum"),
+    lambda: built.use(None),
     lambda: built.pwrite_pages(-1, uint64([1]), bytes(4095)),
 ])
 def test_wrong_arguments(call):

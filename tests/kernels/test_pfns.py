@@ -89,6 +89,15 @@ def test_states(first, second, start):
     both("populated_pfns", state, start, numpy.zeros(20, numpy.uint64))
 
 
+@given(state=st.binary(max_size=80).map(bytearray), start=st.integers(0, 90))
+def test_states_of_any_bytes(state, start):
+    for function in ("count_populated", "type_histogram"):
+        both(function, bytes(state))
+    both("types_of", bytes(state), bytearray(len(state)))
+    both("populated", bytes(state), bytearray(len(state)))
+    both("populated_pfns", bytes(state), start, numpy.zeros(20, numpy.uint64))
+
+
 @BOTH
 def test_mark(kernel):
     state = bytearray(8)

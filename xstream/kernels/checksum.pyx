@@ -7,8 +7,10 @@ cdef extern from "crc32c.h" nogil:
     uint32_t crc_generic "xs_crc_generic"(uint32_t crc, const uint8_t *data, size_t length) noexcept
     uint32_t crc_sse42 "xs_crc_sse42"(uint32_t crc, const uint8_t *data, size_t length) noexcept
     uint32_t crc_shift "xs_crc_shift"(uint32_t crc, uint64_t length)
-    int has_sse42 "xs_has_sse42"()
     void crc_setup "xs_crc_setup"()
+
+cdef extern from "cpu.h" nogil:
+    bint has_sse42 "xs_cpu_has_sse42"()
 
 cdef enum:
     PAGE = 4096

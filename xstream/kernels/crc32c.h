@@ -55,7 +55,6 @@ static uint32_t xs_crc_generic(uint32_t crc, const uint8_t *data, size_t length)
 }
 
 #if defined(__x86_64__)
-#include <cpuid.h>
 #include <nmmintrin.h>
 #include <wmmintrin.h>
 
@@ -64,12 +63,6 @@ static uint32_t xs_crc_generic(uint32_t crc, const uint8_t *data, size_t length)
 #else
 #define XS_SSE42 __attribute__((target("sse4.2,pclmul")))
 #endif
-
-/* The builtin that would tell this is always false under some compilers. */
-static int xs_has_sse42(void) {
-    unsigned int a, b, c, d;
-    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_SSE4_2) && (c & bit_PCLMUL);
-}
 
 /* A block is three parts side by side, for the instruction takes three cycles and one can begin in each: 3 x 170 words
    and two more are a page. */
@@ -114,7 +107,7 @@ XS_SSE42 static uint32_t xs_crc_sse42(uint32_t crc32, const uint8_t *data, size_
     return (uint32_t)crc;
 }
 #else
-static int xs_has_sse42(void) { return 0; }
+/* Never chosen. */
 #define xs_crc_sse42 xs_crc_generic
 #endif
 

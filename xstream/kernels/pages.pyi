@@ -2,12 +2,13 @@
 
 ``memory`` is a buffer of whole pages, PFN 0 first; ``pfns`` a uint64 buffer; ``pages`` bytes, 4096 for each PFN, in
 their order. All must be contiguous. Neighbouring PFNs are taken as one piece. A PFN past the memory is an IndexError,
-wrong kinds and sizes are a ValueError, TypeError or BufferError, always with nothing moved.
+wrong kinds and sizes, and pages that lie within the memory, are a ValueError, TypeError or BufferError, always with
+nothing moved.
 
 Transfers survive partial reads and writes, EINTR (signal handlers run, and may raise), more pieces than IOV_MAX, and
 wait where the descriptor doesn't block. They raise OSError.
 """
-from typing import Any, Iterable
+from typing import Any, Iterable, Tuple
 
 PAGE_SIZE: int
 
@@ -40,4 +41,14 @@ def read_pages(fd: int, memory: Any, pfns: Any, skip: int = 0) -> int:
     how many bytes: fewer only at the end of the input."""
 
 def pwrite_pages(fd: int, pfns: Any, pages: Any) -> None:
-    """Write each page to the offset in a file at which a raw image has it: its PFN times 4096."""
+    """Write each page to the offset in a file at which a raw image has it: its PFN times 4096. ValueError
+    for a PFN of 2^51 and more, with nothing written."""
+
+def implementation() -> str:
+    """How zero pages are looked for: "generic" or "avx2". Chosen at import for the CPU."""
+
+def implementations() -> Tuple[str, ...]:
+    """Those that this machine can run."""
+
+def use(name: str) -> None:
+    """Choose another, for tests and measurements. ValueError for one that isn't at hand."""

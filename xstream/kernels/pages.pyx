@@ -28,7 +28,12 @@ cdef extern from "pagecopy.h" nogil:
     void copy_pages "xs_copy_pages"(unsigned char *to, const unsigned char *source, size_t pages)
 
 cdef extern from "zero.h" nogil:
-    bint is_zero "xs_is_zero"(const uint8_t *page)
+    ctypedef int (*zero_function "xs_zero_function")(const uint8_t *page) noexcept
+    int is_zero_generic "xs_is_zero_generic"(const uint8_t *page) noexcept
+    int is_zero_avx2 "xs_is_zero_avx2"(const uint8_t *page) noexcept
+
+cdef extern from "cpu.h" nogil:
+    bint has_avx2 "xs_cpu_has_avx2"()
 
 PAGE_SIZE = 4096
 
@@ -41,6 +46,23 @@ cdef enum Direction:
     WRITING
     READING
 
+cdef zero_function is_zero = is_zero_avx2 if has_avx2() else is_zero_generic
+
+
+def implementations():
+    return ("generic", "avx2") if has_avx2() else ("generic",)
+
+
+def implementation():
+    return "generic" if is_zero == is_zero_generic else "avx2"
+
+
+def use(str name not None):
+    global is_zero
+    if name not in implementations():
+        raise ValueError("no implementation {!r} on this machine".format(name))
+    is_zero = is_zero_generic if name == "generic" else is_zero_avx2
+
 
 cdef Py_ssize_t first_outside(const uint64_t[::1] pfns, Py_ssize_t pages) noexcept nogil:
     cdef Py_ssize_t i
@@ -51,7 +73,9 @@ cdef Py_ssize_t first_outside(const uint64_t[::1] pfns, Py_ssize_t pages) noexce
 
 
 cdef check_pfns(const uint64_t[::1] pfns, Py_ssize_t size):
-    cdef Py_ssize_t bad = first_outside(pfns, size // PAGE)
+    cdef Py_ssize_t bad
+    with nogil:
+        bad = first_outside(pfns, size // PAGE)
     if bad >= 0:
         raise IndexError("PFN {:#x} (index {}) past the {} pages of the memory".format(pfns[bad], bad, size // PAGE))
 
@@ -59,6 +83,11 @@ cdef check_pfns(const uint64_t[::1] pfns, Py_ssize_t size):
 cdef check_size(const uint64_t[::1] pfns, Py_ssize_t size):
     if size != pfns.shape[0] * PAGE:
         raise ValueError("{} bytes of pages for {} PFNs".format(size, pfns.shape[0]))
+
+
+cdef check_apart(const uint8_t[::1] a, const uint8_t[::1] b):
+    if a.shape[0] and b.shape[0] and &a[0] < &b[0] + b.shape[0] and &b[0] < &a[0] + a.shape[0]:
+        raise ValueError("pages lie within the memory that they are copied to or from")
 
 
 cdef inline Py_ssize_t run_at(const uint64_t[::1] pfns, Py_ssize_t i) noexcept nogil:
@@ -73,6 +102,7 @@ def scatter(uint8_t[::1] memory not None, const uint64_t[::1] pfns not None, con
     cdef Py_ssize_t i = 0, run
     check_size(pfns, pages.shape[0])
     check_pfns(pfns, memory.shape[0])
+    check_apart(memory, pages)
     with nogil:
         while i < pfns.shape[0]:
             run = run_at(pfns, i)
@@ -84,6 +114,7 @@ def gather(const uint8_t[::1] memory not None, const uint64_t[::1] pfns not None
     cdef Py_ssize_t i = 0, run
     check_size(pfns, pages.shape[0])
     check_pfns(pfns, memory.shape[0])
+    check_apart(memory, pages)
     with nogil:
         while i < pfns.shape[0]:
             run = run_at(pfns, i)
@@ -132,7 +163,7 @@ def zero_pfns(const uint8_t[::1] memory not None, const uint64_t[::1] pfns not N
 
 
 cdef class _Pieces:
-    """_Pieces of memory to be moved in order, as many as there are, and how far that has come."""
+    """Pieces of memory to be moved in order, as many as there are, and how far that has come."""
     cdef iovec *vec
     cdef Py_ssize_t count, room
     cdef Py_buffer *views
@@ -227,7 +258,7 @@ def readv(int fd, buffers not None):
 
 
 cdef void add_pages(_Pieces pieces, const uint8_t[::1] memory, const uint64_t[::1] pfns, Py_ssize_t skip) noexcept nogil:
-    """_Pieces for the pages of the PFNs, neighbours as one, but for the first `skip` bytes."""
+    """Pieces for the pages of the PFNs, neighbours as one, but for the first `skip` bytes."""
     cdef Py_ssize_t i = skip // PAGE, run
     skip %= PAGE
     while i < pfns.shape[0]:
@@ -241,7 +272,8 @@ def write_pages(int fd, head not None, const uint8_t[::1] memory not None, const
     cdef _Pieces pieces = _Pieces(pfns.shape[0] + 1, 1)
     check_pfns(pfns, memory.shape[0])
     pieces.hold(head, PyBUF_SIMPLE)
-    add_pages(pieces, memory, pfns, 0)
+    with nogil:
+        add_pages(pieces, memory, pfns, 0)
     return move_all(fd, pieces, WRITING)
 
 
@@ -250,16 +282,19 @@ def read_pages(int fd, uint8_t[::1] memory not None, const uint64_t[::1] pfns no
     check_pfns(pfns, memory.shape[0])
     if not 0 <= skip <= pfns.shape[0] * PAGE:
         raise ValueError("skip {} of {} bytes".format(skip, pfns.shape[0] * PAGE))
-    add_pages(pieces, memory, pfns, skip)
+    with nogil:
+        add_pages(pieces, memory, pfns, skip)
     return move_all(fd, pieces, READING)
 
 
 def pwrite_pages(int fd, const uint64_t[::1] pfns not None, const uint8_t[::1] pages not None):
-    cdef Py_ssize_t i = 0, run
+    cdef Py_ssize_t i = 0, run, bad
     check_size(pfns, pages.shape[0])
+    with nogil:
+        bad = first_outside(pfns, <Py_ssize_t>1 << 51)
+    if bad >= 0:
+        raise ValueError("PFN {:#x} (index {}) past the end of any file".format(pfns[bad], bad))
     while i < pfns.shape[0]:
-        if pfns[i] >> 51:
-            raise ValueError("PFN {:#x} past the end of any file".format(pfns[i]))
         run = run_at(pfns, i)
         pwrite_run(fd, pfns[i] * PAGE, pages[i * PAGE:(i + run) * PAGE])
         i += run

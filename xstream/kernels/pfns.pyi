@@ -5,7 +5,7 @@ stream, "PAGE_DATA"). The state of a PFN is one byte: MENTIONED; POPULATED, by a
 page has come; and in the low nibble its last type, inverted, so that all zeros is a PFN never mentioned, of type XTAB.
 
 Arguments called words, state and types are buffers of bytes; pfns, starts and lengths are uint64 buffers. All must be
-contiguous. Wrong kinds and sizes are a ValueError, TypeError or BufferError, before anything is written.
+contiguous. Wrong kinds and sizes are a ValueError, TypeError or BufferError.
 """
 from typing import Any, List, Tuple
 
@@ -30,7 +30,8 @@ def count_data(words: Any) -> int:
     """How many words have a type that carries a page: 0 to 4 and 9 to 12."""
 
 def data_pfns(words: Any, pfns: Any) -> int:
-    """Put the PFNs of the words that carry data into ``pfns``, in order; how many. ValueError without room."""
+    """Put the PFNs of the words that carry data into ``pfns``, in order; how many. ValueError without room for
+    all."""
 
 def highest_pfn(words: Any) -> int:
     """The highest PFN of all words, -1 of none."""

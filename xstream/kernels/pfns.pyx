@@ -1,7 +1,11 @@
 # cython: boundscheck=False, wraparound=False, cdivision=True
 """PFN words, page types and dirty bitmaps."""
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
+
+cdef extern from * nogil:
+    int bits_in "__builtin_popcountll"(unsigned long long word)
+    int lowest_bit "__builtin_ctzll"(unsigned long long word)
 
 BAD_TYPE = 1
 BAD_PFN = 2
@@ -124,7 +128,7 @@ def highest_pfn(const uint8_t[::1] words not None):
 
 def mark(const uint8_t[::1] words not None, uint8_t[::1] state not None):
     cdef Py_ssize_t i, count = word_count(words), carrying = 0, resent = 0
-    cdef uint64_t word, pfn
+    cdef uint64_t word, pfn, end = state.shape[0]
     cdef uint8_t kept
     highest = highest_pfn(words)
     if highest >= state.shape[0]:
@@ -133,6 +137,8 @@ def mark(const uint8_t[::1] words not None, uint8_t[::1] state not None):
         for i in range(count):
             word = load(&words[0], i)
             pfn = pfn_of(word)
+            if pfn >= end:  # words in a mapped file may have changed since they were checked
+                break
             kept = state[pfn] & (_POPULATED | _SENT)
             if carries_data(word):
                 carrying += 1
@@ -173,15 +179,23 @@ cdef Py_ssize_t next_mentioned(const uint8_t *state, Py_ssize_t pfn, Py_ssize_t 
     return end
 
 
+cdef inline uint64_t eight_at(const uint8_t *data, Py_ssize_t at, Py_ssize_t end) noexcept nogil:
+    """Eight bytes as a word, those past the end as zeros."""
+    cdef uint64_t word = 0
+    if end - at >= 8:
+        return load(data + at, 0)
+    memcpy(&word, data + at, end - at)
+    return word
+
+
 def count_populated(const uint8_t[::1] state not None):
-    cdef Py_ssize_t pfn = 0, end = state.shape[0], found = 0
+    cdef Py_ssize_t at, end = state.shape[0], found = 0
+    cdef uint64_t eight, a_bit_each = ~<uint64_t>0 // 255 * _POPULATED
     with nogil:
-        while end:
-            pfn = next_mentioned(&state[0], pfn, end)
-            if pfn == end:
-                break
-            found += (state[pfn] & _POPULATED) != 0
-            pfn += 1
+        for at in range(0, end, 8):
+            eight = eight_at(&state[0], at, end)
+            if eight:
+                found += bits_in(eight & a_bit_each)
     return found
 
 
@@ -203,43 +217,41 @@ def populated_pfns(const uint8_t[::1] state not None, Py_ssize_t start, uint64_t
 
 def type_histogram(const uint8_t[::1] state not None):
     cdef Py_ssize_t pfn = 0, end = state.shape[0]
-    cdef uint64_t counts[16]
-    for pfn in range(16):
-        counts[pfn] = 0
-    pfn = 0
+    cdef uint64_t[16] counts
+    memset(counts, 0, sizeof(counts))
     with nogil:
-        while end:
+        while pfn < end:
             pfn = next_mentioned(&state[0], pfn, end)
-            if pfn == end:
-                break
-            counts[(state[pfn] & 15) ^ 15] += 1
-            pfn += 1
-    return [counts[pfn] for pfn in range(16)]
+            if pfn < end:
+                counts[(state[pfn] & 15) ^ 15] += state[pfn] >> 7
+                pfn += 1
+    return [count for count in counts]
 
 
 def count_bits(const uint8_t[::1] bitmap not None):
-    cdef Py_ssize_t i, found = 0
-    cdef uint8_t byte
+    cdef Py_ssize_t at, end = bitmap.shape[0], found = 0
+    cdef uint64_t bits
     with nogil:
-        for i in range(bitmap.shape[0]):
-            byte = bitmap[i]
-            while byte:
-                byte &= byte - 1
-                found += 1
+        for at in range(0, end, 8):
+            bits = eight_at(&bitmap[0], at, end)
+            if bits:
+                found += bits_in(bits)
     return found
 
 
 def bitmap_to_pfns(const uint8_t[::1] bitmap not None, uint64_t first, uint64_t[::1] pfns not None):
-    cdef Py_ssize_t i, bit, found = 0
-    if count_bits(bitmap) > pfns.shape[0]:
-        raise ValueError("{} bits are set, room for {}".format(count_bits(bitmap), pfns.shape[0]))
+    cdef Py_ssize_t at, end = bitmap.shape[0], found = 0, room = pfns.shape[0]
+    cdef uint64_t bits
+    needed = count_bits(bitmap)
+    if needed > room:
+        raise ValueError("{} bits are set, room for {}".format(needed, room))
     with nogil:
-        for i in range(bitmap.shape[0]):
-            if bitmap[i]:
-                for bit in range(8):
-                    if bitmap[i] >> bit & 1:
-                        pfns[found] = first + 8 * <uint64_t>i + bit
-                        found += 1
+        for at in range(0, end, 8):
+            bits = eight_at(&bitmap[0], at, end)
+            while bits and found < room:  # bits may have been set since they were counted
+                pfns[found] = first + 8 * <uint64_t>at + lowest_bit(bits)
+                found += 1
+                bits &= bits - 1
     return found
 
 
