@@ -41,7 +41,7 @@ class Figures(NamedTuple):
 
 
 def measure(sides: Sequence[Callable[[], object]], rounds: Tuple[int, int], seconds: float) -> List[Figures]:
-    """Run all sides in turn: once unmeasured, then for the least number of ``rounds``, and more, up to the most, until
+    """Run all sides in turn: once each unmeasured, then for the least number of ``rounds``, and more, up to the most, until
     ``seconds`` have gone."""
     least, most = rounds
     begin = time.perf_counter()
@@ -49,8 +49,15 @@ def measure(sides: Sequence[Callable[[], object]], rounds: Tuple[int, int], seco
         side()
     taken: List[List[Sample]] = []
     while len(taken) < least or (len(taken) < most and time.perf_counter() - begin < seconds):
-        taken.append([once(side) for side in sides])
+        taken.append(_round(sides, len(taken)))
     return [_figures([samples[at] for samples in taken], [samples[0] for samples in taken]) for at in range(len(sides))]
+
+
+def _round(sides: Sequence[Callable[[], object]], number: int) -> List[Sample]:
+    """All sides once. Each round begins with another, for what ran before leaves the caches to what comes next."""
+    order = [(number + at) % len(sides) for at in range(len(sides))]
+    samples = {at: once(sides[at]) for at in order}
+    return [samples[at] for at in range(len(sides))]
 
 
 def once(work: Callable[[], object]) -> Sample:
