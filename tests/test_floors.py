@@ -20,7 +20,7 @@ FLOORS = {
     "wire": 2,
     "stream": 3,
     "guest": 4,
-    "tools": 5,
+    "tools": 5, "aio": 5,
     "cli": 6, "bench": 6,
     "__init__": 7, "__main__": 7,
 }

@@ -76,7 +76,8 @@ def test_every_byte_changed_and_loaded(name, tmp_path):
                 try:
                     work(changed)
                 except StreamError as error:
-                    assert error.layer == "libxc" and error.offset is not None
+                    # With its marker changed it isn't known for a libxc stream any more.
+                    assert error.layer == ("libxc" if at >= 8 else None) and error.offset is not None
 
 
 CLAIMS = {

@@ -9,12 +9,13 @@ import sys
 import traceback
 from typing import Any, Callable, Dict, List, Optional
 
-from xstream.errors import LimitExceeded, StreamError
+from xstream.errors import LimitExceeded, MissingPart, StreamError
 from xstream.limits import Limits
 from xstream.version import __version__
 
 GOOD, BAD_STREAM, BAD_USE, OWN_FAULT = range(4)
 _PAGE_SIZE = 4096
+_FORMATS = ("libxc", "legacy", "libxl", "xl", "libvirt", "xenopsd", "xend")
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
@@ -22,9 +23,9 @@ def main(arguments: Optional[List[str]] = None) -> int:
     """Run one command; returns its exit status."""
     options = _parser().parse_args(arguments)
     try:
-        options.run(options)
+        status: Optional[int] = options.run(options)
         sys.stdout.flush()
-        return GOOD
+        return status or GOOD
     except StreamError as error:
         _report_error(options, error)
         return BAD_STREAM
@@ -32,7 +33,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
         # Whoever read our output has seen enough; Python must not complain at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BAD_USE
-    except (OSError, MemoryError, ImportError) as error:
+    except (OSError, MemoryError, ImportError, MissingPart) as error:
         _complain("{}".format(error) or type(error).__name__)
         return BAD_USE
     except KeyboardInterrupt:
@@ -54,7 +55,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version="xstream " + __version__)
     commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND")
     commands.required = True
-    _add(commands, "info", _info, "what a stream is and what it holds")
+    info = _add(commands, "info", _info, "what a stream is and what it holds")
+    shown = info.add_mutually_exclusive_group()
+    shown.add_argument("--records", action="store_true",
+                       help="what is in each record but pages; with --json down to the last register")
+    shown.add_argument("--record", type=_wanted, metavar="[LAYER:]N",
+                       help="all that is in record N of a layer, or of the memory stream")
     verify = _add(commands, "verify", _verify, "check a whole stream: ok, or the first error and where it is")
     verify.add_argument("--strict", action="store_true",
                         help="report what a restore ignores, too: reserved bits, padding, trailing bytes, usual "
@@ -63,20 +69,70 @@ def _parser() -> argparse.ArgumentParser:
     extract.add_argument("out", metavar="OUT", help="file to write; - for stdout")
     digest = _add(commands, "digest", _digest, "checksums of the final guest memory")
     digest.add_argument("--pages", action="store_true", help="one CRC32C for each populated PFN")
-    for command in (verify, extract, digest):
+    policy = _add(commands, "policy", _policy, "the CPU that a guest was shown, or what a second one's lacks of it")
+    policy.add_argument("other", metavar="OTHER", nargs="?", help="another stream; exit status 1 if its CPU lacks "
+                        "features that FILE's guest was told of")
+    convert = _add(commands, "convert", _convert, "make a stream of today of a legacy one, while it flows; or put a "
+                   "guest into another container, or take it out of one")
+    convert.add_argument("out", metavar="OUT", help="file to write; - for stdout")
+    convert.add_argument("--to", choices=("libxc", "libxl", "xl", "libvirt", "xenopsd"), default="libxc",
+                         help="what to write; of a legacy stream libxc (default) or libxl, behind the header it has")
+    convert.add_argument("--last-checkpoint", action="store_true",
+                         help="of a legacy Remus stream only the last complete state, as a plain stream")
+    convert.add_argument("--squash", action="store_true",
+                         help="of a legacy stream each page once, with its last contents")
+    convert.add_argument("--config", metavar="CONFIG", help="file with what the container says of the domain: xl's "
+                         "configuration, JSON or text; libvirt's XML; xenopsd's Xenops record")
+    convert.add_argument("--device-model", metavar="RECORD", help="file with QEMU's record of an HVM guest")
+    convert.add_argument("--no-device-model", action="store_true", help="the guest has none: it is PVH")
+    for command in (verify, extract, digest, convert):
         command.add_argument("--checkpointed", action="store_true",
                              help="the stream has checkpoints (Remus, COLO): its end is its last complete one")
     for command in (extract, digest):
         command.add_argument("--limit", type=parse_size, metavar="SIZE", default=Limits().guest_pfns * _PAGE_SIZE,
                              help="refuse guests whose memory spans more than this (K, M, G, T; default 1T)")
+    _add_simulate(commands)
     return parser
 
 
-def _add(commands: Any, name: str, run: Callable[[Any], None], text: str) -> argparse.ArgumentParser:
+def _add_simulate(commands: Any) -> None:
+    text = "migrate a simulated guest between two processes"
+    ends = commands.add_parser("simulate", help=text, description=text[0].upper() + text[1:] + ".").add_subparsers(
+        title="ends", dest="end", metavar="END")
+    ends.required = True
+    send = _add_end(ends, "send", _simulate_send, "make a guest, and save it while it runs")
+    send.add_argument("--memory", type=parse_size, metavar="SIZE", default=256 << 20,
+                      help="its memory (default 256M)")
+    send.add_argument("--seed", type=int, default=0, help="what its contents follow from")
+    send.add_argument("--dirty", type=float, metavar="RATIO", default=0.1,
+                      help="pages that it writes to for each page sent (default 0.1)")
+    send.add_argument("--cold", action="store_true", help="suspend it first")
+    send.add_argument("--downtime", type=float, metavar="MS",
+                      help="suspend it once the rest can be sent in so many milliseconds; else after Xen's rule")
+    send.add_argument("--verify", action="store_true", help="send everything once more, for comparison")
+    receive = _add_end(ends, "receive", _simulate_receive, "restore the guest of whoever connects first")
+    for end in (send, receive):
+        end.add_argument("--guest", choices=["hvm", "pv"], default="hvm", help="kind of guest (default hvm)")
+
+
+def _add_end(ends: Any, name: str, run: Callable[[Any], Optional[int]], text: str) -> argparse.ArgumentParser:
+    end: argparse.ArgumentParser = ends.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    end.add_argument("address", metavar="HOST:PORT", help="the other end; - for {}".format(
+        "stdout" if name == "send" else "stdin"))
+    end.add_argument("--json", action="store_true", help="one JSON document, on stderr where stdout is the stream")
+    end.set_defaults(run=run)
+    return end
+
+
+def _add(commands: Any, name: str, run: Callable[[Any], Optional[int]], text: str) -> argparse.ArgumentParser:
     command: argparse.ArgumentParser = commands.add_parser(
         name, help=text, description=text[0].upper() + text[1:] + ".")
     command.add_argument("file", metavar="FILE", help="the stream; - for stdin")
     command.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    command.add_argument("--format", choices=_FORMATS, help="what FILE is, whatever it looks like")
+    command.add_argument("--width", type=int, choices=(32, 64), help="bits of the toolstack that wrote a legacy "
+                         "stream, where it isn't found out")
+    command.add_argument("--guest", choices=("pv", "hvm"), help="kind of guest in a legacy stream, likewise")
     command.set_defaults(run=run)
     return command
 
@@ -89,6 +145,14 @@ def parse_size(text: str) -> int:
     if not number.isdigit() or not int(number):
         raise argparse.ArgumentTypeError("not a size: {!r}".format(text))
     return int(number) * _UNITS[unit]
+
+
+def _wanted(text: str) -> Any:
+    from xstream.tools.contents import parse_wanted
+    try:
+        return parse_wanted(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError("not a record's number: {!r}".format(text))
 
 
 def _limits(options: Any) -> Limits:
@@ -128,15 +192,23 @@ def _source(options: Any) -> Any:
     return 0 if options.file == "-" else options.file
 
 
-def _info(options: Any) -> None:
+def _format(options: Any) -> Dict[str, Any]:
+    """What the reader is told of the stream."""
+    return {"format": options.format, "width": options.width and options.width // 8, "guest": options.guest}
+
+
+def _info(options: Any) -> Optional[int]:
+    if options.records or options.record is not None:
+        return _contents(options)
     from xstream.tools.info import info
     with _Progress(options) as progress:
-        report = info(_source(options), progress=progress)
+        report = info(_source(options), **_format(options), progress=progress)
     if options.json:
-        _print_json(dict(report._asdict(), records=[row._asdict() for row in report.records]))
-        return
+        _print_json(dict(report._asdict(), records=[row._asdict() for row in report.records],
+                         layers=_plain_layers(report.layers)))
+        return None
     print("{} stream, version {}, {} guest, made by {}".format(
-        report.format, report.version, report.guest, printable(report.made_by)))
+        _path(report.layers), report.version, report.guest, printable(report.made_by)))
     print("{} bytes, {} populated PFNs, highest PFN {:#x}".format(
         report.bytes, report.populated, max(report.highest_pfn, 0)))
     print("{} pages sent, of them {} sent again, {} all zero{}".format(
@@ -144,38 +216,129 @@ def _info(options: Any) -> None:
         "; {} for comparison".format(report.verified) if report.verified else ""))
     if report.checkpoints:
         print("{} checkpoints; what stands behind the last is void".format(report.checkpoints))
+    _print_layers(report.layers)
     print_table([["page type", "PFNs"]] + [[name, str(count)] for name, count in report.types.items()])
-    print_table([["record type", "bytes"]] + [[name, str(size)] for name, size in report.sizes.items()])
-    print_table([["record", "offset", "type", "records", "PFNs", "pages", "bytes"]] + [
-        [str(row.first), str(row.offset), row.type, str(row.records), str(row.pfns or ""), str(row.pages or ""),
-         str(row.bytes)] for row in report.records])
+    print_table([["record type", "bytes"]] + [
+        ["{} {}".format(layer, name) if len(report.layers) > 1 else name, str(size)]
+        for layer, sizes in report.sizes.items() for name, size in sizes.items()])
+    print_table([["layer", "record", "offset", "type", "records", "PFNs", "pages", "bytes"]] + [
+        [row.layer, str(row.first), str(row.offset), row.type, str(row.records), str(row.pfns or ""),
+         str(row.pages or ""), str(row.bytes)] for row in report.records])
     if report.more_rows:
         print("and {} more rows".format(report.more_rows))
+    return None
+
+
+def _contents(options: Any) -> Optional[int]:
+    from xstream.tools.contents import contents
+    with _Progress(options) as progress:
+        found = contents(_source(options), options.record, **_format(options), progress=progress)
+        if options.json:
+            return _print_contents_json(options, found)
+        shown = 0
+        for shown, row in enumerate(found, 1):  # noqa: B007
+            _print_contents(row, whole=options.record is not None)
+    if options.record is not None and not shown:
+        _complain("no such record")
+        return BAD_USE
+    return None
+
+
+def _print_contents(row: Any, whole: bool) -> None:
+    from xstream.tools.contents import brief
+    print("{} record {} at offset {}: {}".format(row.layer, row.record, row.offset, row.type))
+    _print_tree(row.contents if whole else brief(row.contents), "  ")
+
+
+def _print_tree(fields: Dict[str, Any], indent: str) -> None:
+    for name, value in fields.items():
+        if isinstance(value, dict):
+            print(printable(indent + name))
+            _print_tree(value, indent + "  ")
+        elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
+            print(printable(indent + name))
+            for item in value:
+                _print_item(item, indent + "  ")
+        else:
+            print(printable("{}{}: {}".format(indent, name, _shown(value))))
+
+
+def _print_item(item: Any, indent: str) -> None:
+    """One of a list: its plain values in a line, what is deeper below."""
+    if not isinstance(item, dict):
+        print(printable(indent + _shown(item)))
+        return
+    plain = {name: value for name, value in item.items() if not isinstance(value, dict)}
+    print(printable(indent + ", ".join("{} {}".format(name, _shown(value)) for name, value in plain.items())))
+    _print_tree({name: value for name, value in item.items() if name not in plain}, indent + "  ")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return " ".join(_shown(item) for item in value) or "none"
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) > 9:
+        return "{0} ({0:#x})".format(value)
+    return str(value)
+
+
+def _print_contents_json(options: Any, found: Any) -> Optional[int]:
+    """The document piece by piece: nobody knows how many records there are."""
+    status, before, end = None, "", {"ok": True}
+    sys.stdout.write('{"contents": [')
+    try:
+        for row in found:
+            sys.stdout.write(before + json.dumps(row._asdict(), indent=1))
+            before = ","
+    except StreamError as error:
+        status, end = BAD_STREAM, dict(error.as_dict(), ok=False)
+        _complain(str(error))
+    print("], {}".format(json.dumps(end)[1:]))
+    return status
+
+
+def _path(layers: Any) -> str:
+    """The layers' formats, outermost first."""
+    return " > ".join(layer.format for layer in layers)
+
+
+def _print_layers(layers: Any) -> None:
+    """The layers as a tree; nothing where there is but one."""
+    if len(layers) < 2:
+        return
+    print_table([["layer", "offset", "records", ""]] + [
+        ["  " * layer.depth + layer.format, str(layer.offset), str(layer.records),
+         ", ".join("{} {}".format(name, value) for name, value in layer.about.items())] for layer in layers])
+
+
+def _plain_layers(layers: Any) -> List[Dict[str, Any]]:
+    return [layer._asdict() for layer in layers]
 
 
 def _verify(options: Any) -> None:
     from xstream.tools.verify import verify
     with _Progress(options) as progress:
-        report = verify(_source(options), strict=options.strict, checkpointed=options.checkpointed, progress=progress)
+        report = verify(_source(options), **_format(options), strict=options.strict,
+                        checkpointed=options.checkpointed, progress=progress)
     if options.json:
-        _print_json(dict(report._asdict(), ok=True))
+        _print_json(dict(report._asdict(), ok=True, layers=_plain_layers(report.layers)))
         return
-    print("ok: {0.format} version {0.version}, {0.guest}, {0.records} records, {0.pages} pages in {0.batches} batches, "
-          "{0.bytes} bytes".format(report))
+    print("ok: {1} version {0.version}, {0.guest}, {0.records} records, {0.pages} pages in {0.batches} batches, "
+          "{0.bytes} bytes".format(report, _path(report.layers)))
+    _print_layers(report.layers)
 
 
 def _extract(options: Any) -> None:
     from xstream.tools.extract import extract
     with _Progress(options) as progress:
-        report = extract(_source(options), options.out, limits=_limits(options), checkpointed=options.checkpointed,
-                         progress=progress)
+        report = extract(_source(options), options.out, **_format(options), limits=_limits(options),
+                         checkpointed=options.checkpointed, progress=progress)
     if options.json and options.out != "-":
         _print_json(report._asdict())
 
 
 def _digest(options: Any) -> None:
     from xstream.tools.digest import digest, page_digests
-    arguments = {"limits": _limits(options), "checkpointed": options.checkpointed}
+    arguments = {"format": options.format, "limits": _limits(options), "checkpointed": options.checkpointed}
     if options.pages:
         with _Progress(options) as progress:
             pairs = page_digests(_source(options), progress=progress, **arguments)
@@ -195,9 +358,140 @@ def _digest(options: Any) -> None:
         print("{:13} {}".format(name, "not computed: holes too large" if value is None else value))
 
 
-def _print_json(document: Dict[str, Any]) -> None:
-    json.dump(document, sys.stdout, indent=2)
-    print()
+def _policy(options: Any) -> Optional[int]:
+    from xstream.tools.policy import compare_policies, policy
+    with _Progress(options) as progress:
+        mine = policy(_source(options), **_format(options), progress=progress)
+    if options.other is None:
+        _print_policy(options, mine)
+        return None
+    report = compare_policies(mine, policy(options.other))
+    if options.json:
+        _print_json({"cpuid": [row._asdict() for row in report.cpuid], "msr": [row._asdict() for row in report.msr],
+                     "lost": list(report.lost)})
+    else:
+        _print_differences(report)
+    return BAD_STREAM if report.lost else None
+
+
+def _print_policy(options: Any, policy: Any) -> None:
+    from xstream.tools.contents import cpuid_contents, msrs_contents
+    document = {"cpuid": cpuid_contents(policy.leaves), "msrs": msrs_contents(policy.msrs)}
+    if options.json:
+        _print_json(document)
+    else:
+        _print_tree(document, "")
+
+
+def _print_differences(report: Any) -> None:
+    for name, policy in (("the first", report.a), ("the second", report.b)):
+        if not policy.leaves and not policy.msrs:
+            print("{} has no policies: its stream is older than version 3".format(name))
+    rows = [["{:#x}{}.{}".format(row.leaf, "" if row.subleaf is None else ":{:#x}".format(row.subleaf), row.register),
+             row] for row in report.cpuid] + [["msr {:#x}".format(row.number), row] for row in report.msr]
+    if rows:
+        print_table([["register", "first", "second", "lost", "gained"]] + [
+            [place, "{:#x}".format(row.value_a), "{:#x}".format(row.value_b), " ".join(row.lost), " ".join(row.gained)]
+            for place, row in rows])
+        print()
+    print("the second lacks: {}".format(" ".join(report.lost)) if report.lost else
+          "the second lacks nothing that the first was told of")
+
+
+def _convert(options: Any) -> Optional[int]:
+    from xstream.tools.convert import find_legacy
+    source, legacy = find_legacy(_source(options), options.format)
+    report = (_convert_legacy if legacy else _rewrap)(options, source)
+    if options.json and options.out != "-":
+        _print_json(report._asdict())
+    elif report.dropped:
+        _complain("left out, for want of a place: " + ", ".join(report.dropped))
+    return None
+
+
+def _convert_legacy(options: Any, source: Any) -> Any:
+    from xstream.tools.convert import convert
+    if options.to not in ("libxc", "libxl"):
+        raise MissingPart("a legacy stream is converted to libxc or libxl first, then to {}".format(options.to))
+    with _Progress(options) as progress:
+        return convert(source, options.out, to=options.to, checkpointed=options.checkpointed, progress=progress,
+                       last_checkpoint=options.last_checkpoint, squash=options.squash, **_format(options))
+
+
+def _rewrap(options: Any, source: Any) -> Any:
+    from xstream.tools.output import output
+    from xstream.tools.rewrap import Parts, rewrap
+    parts = Parts(_contents_of(options.config), _contents_of(options.device_model), options.no_device_model)
+    with _Progress(options) as progress, output(options.out) as fd:
+        return rewrap(source, fd, options.to, parts, checkpointed=options.checkpointed, progress=progress,
+                      **_format(options))
+
+
+def _contents_of(path: Optional[str]) -> Optional[bytes]:
+    if path is None:
+        return None
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def _simulate_send(options: Any) -> None:
+    from xstream.guest.policies import Round, downtime_policy, xen_policy
+    from xstream.guest.simulated import SimulatedGuest
+    from xstream.tools.simulate import send
+    # The stream itself may be on stdout.
+    out = sys.stderr if options.address == "-" else sys.stdout
+
+    def show(last: Round) -> None:
+        if not options.json:
+            print("round {0.number}, {0.phase}: {0.pages} pages, {0.bytes} bytes in {0.seconds:.3f} s, {1:.0f} MiB/s{2}"
+                  .format(last, last.rate / (1 << 20), "" if last.downtime is None else
+                          "; {} dirty, would take {:.1f} ms".format(last.dirty, last.downtime * 1000)), file=out)
+
+    guest = SimulatedGuest(options.guest, max(options.memory // _PAGE_SIZE, 64), options.seed, dirty=options.dirty)
+    policy = xen_policy() if options.downtime is None else downtime_policy(options.downtime)
+    report = _with_address(options, lambda: send(
+        guest, options.address, live=not options.cold, policy=policy, verify=options.verify, on_round=show))
+    saved = report.saved
+    if options.json:
+        rounds = [dict(last._asdict(), rate=last.rate, downtime=last.downtime) for last in saved.rounds]
+        _print_json(dict(saved._asdict(), rounds=rounds, contents="{:08x}".format(report.contents)), out)
+        return
+    print("sent {} bytes, downtime {:.1f} ms; CRC32C of the contents {:08x}".format(
+        saved.bytes, saved.downtime * 1000, report.contents), file=out)
+
+
+def _simulate_receive(options: Any) -> None:
+    from xstream.guest.simulated import SimulatedGuest
+    from xstream.tools.simulate import receive
+
+    def listening(address: str) -> None:
+        print("listening on " + address, file=sys.stderr, flush=True)
+
+    guest = SimulatedGuest.empty(options.guest)
+    report = _with_address(options, lambda: receive(guest, options.address, listening=listening))
+    restored = report.restored
+    if options.json:
+        _print_json({"pages": restored.pages, "bytes": restored.bytes, "populated": report.populated,
+                     "differing": restored.differing, "contents": "{:08x}".format(report.contents)})
+        return
+    print("restored {} pages from {} bytes, {} PFNs populated; CRC32C of the contents {:08x}".format(
+        restored.pages, restored.bytes, report.populated, report.contents))
+    if restored.differing:
+        print("pages that differ from those sent for comparison: PFNs " + ", ".join(map(hex, restored.differing)))
+
+
+def _with_address(options: Any, run: Callable[[], Any]) -> Any:
+    """What ``run`` gives; an address that is none, or another kind of guest, is wrong use."""
+    from xstream.guest.guest import GuestError
+    try:
+        return run()
+    except (GuestError, ValueError) as error:
+        raise OSError(str(error))
+
+
+def _print_json(document: Dict[str, Any], out: Optional[Any] = None) -> None:
+    json.dump(document, out or sys.stdout, indent=2)
+    print(file=out or sys.stdout)
 
 
 def print_table(rows: List[List[str]]) -> None:

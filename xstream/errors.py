@@ -104,6 +104,10 @@ class LimitExceeded(StreamError):
     """The stream asks for more than the caller's :class:`~xstream.limits.Limits` allow."""
 
 
+class MissingPart(ValueError):
+    """A container needs what its source hasn't got, and what can't be invented: it has to be given."""
+
+
 class MemoryMismatch(StreamError):
     """Pages sent for comparison (after VERIFY) differ from those restored; ``pfns`` names them."""
 

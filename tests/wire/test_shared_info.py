@@ -73,3 +73,16 @@ def test_pages_of_other_sizes(size):
 @pytest.mark.parametrize("width", [8, 4])
 def test_hostile_bytes(width):
     assert_hostile_bytes_survive(lambda data: shared_info.parse(data, width), blob("shared-info"), 97)
+
+
+@pytest.mark.parametrize("width", [4, 8])
+def test_what_a_restored_guest_takes_over(width):
+    """All of vcpu_info but the selectors of pending events, and all of arch but the frame lists."""
+    page = bytes(range(1, 256)) * 16 + bytes(16)
+    before, after = shared_info.parse(page, width), shared_info.parse(shared_info.restored(page, width), width)
+    for old, new in zip(before.vcpu_info, after.vcpu_info):
+        assert new == dict(old, evtchn_pending_sel=0)
+    assert after.pending == 0 and after.masked == (1 << (4096 if width == 8 else 1024)) - 1
+    for name, value in after.fields.items():
+        fresh = name == "arch.pfn_to_mfn_frame_list_list" or name.startswith("wc_")
+        assert value == (0 if fresh else before.fields[name])

@@ -146,3 +146,51 @@ def test_msrs_of_a_wrong_length():
     (lambda data: xsave.components(data[16:]), "vcpu-xsave", 1), (msrs.parse, "vcpu-msrs", 1)])
 def test_hostile_bytes(read, name, step):
     assert_hostile_bytes_survive(read, blob(name), step)
+
+
+@pytest.mark.parametrize("width, size", [(8, 5168), (4, 2800)])
+def test_frames_are_those_of_the_registers(width, size):
+    """Read and replaced where the decoder of all fields has them; nothing else changes."""
+    new = vcpu.Frames(0x12345, (7, 8), 0x6789A, 5 if width == 8 else None)
+    context = bytearray(size)
+    entries, word = {8: (4960, "<Q"), 4: (2704, "<I")}[width]
+    struct.pack_into(word, context, entries, 513)
+    changed = vcpu.with_frames(context, width, new, in_stream=True)
+    assert vcpu.frames(changed, width, in_stream=True) == new
+    fields = vcpu.basic(changed)
+    assert fields["rdx" if width == 8 else "edx"] == 0x12345
+    assert fields["gdt_frames"][:3] == (7, 8, 0)
+    assert vcpu.cr3_frame(fields["ctrlreg"][3], width) == 0x6789A
+    assert fields["ctrlreg"][1] == (5 << 12 | 1 if width == 8 else 0)
+    assert vcpu.flag_names(fields["flags"]) == ()
+    assert vcpu.with_frames(changed, width, vcpu.Frames(0, (0, 0), 0, None), in_stream=True)[:entries] == \
+        context[:entries]
+    local = vcpu.basic(vcpu.with_frames(changed, width, new, in_stream=False))
+    assert vcpu.flag_names(local["flags"]) == ("online",)
+    assert local["ctrlreg"][1] == (5 << 12 if width == 8 else 0)
+
+
+def test_a_user_table_in_pfn_0():
+    context = vcpu.with_frames(bytes(5168), 8, vcpu.Frames(0, (), 0, 0), in_stream=True)
+    assert vcpu.frames(context, 8, in_stream=True).user == 0
+    assert vcpu.frames(bytes(5168), 8, in_stream=True).user is None
+    assert vcpu.frames(bytes(5168), 8, in_stream=False).user is None
+
+
+@pytest.mark.parametrize("width, size, entries", [(8, 5168, 4960), (4, 2800, 2704)])
+def test_too_large_a_gdt(width, size, entries):
+    context = bytearray(size)
+    struct.pack_into("<I", context, entries, 14 * 512)
+    assert len(vcpu.frames(context, width, in_stream=True).gdt) == 14
+    struct.pack_into("<I", context, entries, 14 * 512 + 1)
+    with pytest.raises(CorruptStream) as caught:
+        vcpu.frames(context, width, in_stream=True)
+    assert caught.value.offset == entries
+
+
+def test_frames_that_do_not_fit():
+    for frames in (vcpu.Frames(0, (1 << 32,), 0, None), vcpu.Frames(1 << 32, (1,), 0, None)):
+        context = bytearray(2800)
+        struct.pack_into("<I", context, 2704, 1)
+        with pytest.raises(ValueError):
+            vcpu.with_frames(context, 4, frames, in_stream=False)

@@ -2,7 +2,7 @@
 import contextlib
 from typing import Callable, List, NamedTuple, Optional, Sequence, Set, Tuple
 
-from xstream.bench import kernels, machine, runs, verbs
+from xstream.bench import engines, kernels, machine, runs, verbs
 from xstream.bench.claim import Claim, case_names
 from xstream.bench.guests import MIX, BenchGuest, loaded_guest, seeded_guest
 from xstream.bench.partner import Partner
@@ -15,7 +15,7 @@ _MIB = 1 << 20
 #: The parts' guest has one size in either extent, so that their ratios are the same; large enough for the C library to
 #: copy it past the caches, which is the fastest.
 _PARTS = 256 * _MIB
-NAMES = verbs.NAMES + kernels.NAMES
+NAMES = verbs.NAMES + engines.NAMES + kernels.NAMES
 
 
 class Extent(NamedTuple):
@@ -78,6 +78,8 @@ class Suite:
         if name in verbs.NAMES:
             return self._cleanup.enter_context(contextlib.closing(verbs.Verbs(self._guest(), self._partner))).workload(
                 name)
+        if name in engines.NAMES:
+            return self._cleanup.enter_context(contextlib.closing(self._engines())).workload(name)
         if name in kernels.NAMES:
             return kernels.Kernels(self._guest()).workload(name)
         known = list(NAMES)
@@ -97,9 +99,16 @@ class Suite:
         extent = self._extent
         return Sweeps(extent.sweep, extent.rounds, extent.seconds, extent.coarse)
 
+    def _engines(self) -> engines.Engines:
+        # A quarter: simulated guests are slow to make.
+        return engines.Engines(max(1, self._extent.size // 4 // PAGE_SIZE), self._partner)
+
     def _measure_parts(self, run: runs.Document, guest: BenchGuest, names: Optional[Set[str]]) -> None:
         with contextlib.closing(verbs.Verbs(guest, self._partner)) as of_verbs:
             self._measure_each(run, verbs.NAMES, of_verbs.workload, names)
+        if self._stream is None:
+            with contextlib.closing(self._engines()) as of_engines:
+                self._measure_each(run, engines.NAMES, of_engines.workload, names)
         self._measure_each(run, kernels.NAMES, kernels.Kernels(guest).workload, names)
 
     def _measure_each(self, run: runs.Document, every: Sequence[str], make: Callable[[str], Workload],

@@ -27,7 +27,7 @@ class Pages(NamedTuple):
 class Completed(NamedTuple):
     """What a toolstack wants to know of a restored guest.
 
-    - ``store_frame``, ``console_frame``: the frames of the xenstore and console rings, None where the stream names none;
+    - ``store_frame``, ``console_frame``: frames of the xenstore and console rings, None where the stream names none;
     - ``start_info_pfn``, ``p2m_pfns``: of a PV guest, where its start info and its p2m are; else None and empty.
     """
 
@@ -101,7 +101,8 @@ class Guest:
     # Saving
 
     def pfn_end(self) -> int:
-        """HVM: one more than the highest PFN. Asked once; the stream can't have PFNs past it."""
+        """HVM: one more than the highest PFN. Asked once; the stream can't have PFNs past it. Restoring under COLO:
+        once a checkpoint, of what has been restored."""
         raise NotImplementedError
 
     def page_types(self, frames: Any, types: Any) -> None:
@@ -146,8 +147,8 @@ class Guest:
         raise NotImplementedError
 
     def m2p(self) -> Any:
-        """PV: the host's m2p, uint64, PFN of each MFN. Called once; the view is looked at until the end, and should show
-        what the table is at that time."""
+        """PV: the host's m2p, uint64, PFN of each MFN. Called once; the view is looked at until the end, and should
+        show what the table is at that time."""
         raise NotImplementedError
 
     def shared_info(self) -> Buffer:

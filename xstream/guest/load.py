@@ -4,16 +4,19 @@ import tempfile
 from typing import IO, Any, Callable, Iterator, NamedTuple, Optional, Tuple
 
 from xstream.errors import MemoryMismatch, StreamError, TruncatedStream
+from xstream.guest.deltas import DeltaDecoder
 from xstream.guest.memory import Applied, GuestMemory
 from xstream.guest.tables import checked_tables
+from xstream.kernels import pfns as pfn_kernel
 from xstream.limits import Limits
-from xstream.stream.reader import Reader
+from xstream.stream.opening import AnyReader, open_stream
 from xstream.stream.source import ObjectSource, pieces
-from xstream.wire.libxc import PAGE_SIZE, Checkpoint, PageData
+from xstream.wire.legacy import CompressedBatch, CompressedPages, UnmappedPfns
+from xstream.wire.libxc import PAGE_SIZE, PageData
 
 #: Pages of an unfinished checkpoint kept in memory; beyond it they go to an unnamed temporary file.
 _SPOOL_MEMORY = 16 << 20
-_SIZES = struct.Struct("<QQ")  # of a spooled batch: PFN words, pages
+_HEAD = struct.Struct("<BQQ")  # of a spooled record: which of SPOOLED, bytes of PFN words and of pages
 #: PFNs that a failed comparison names.
 _NAMED_PFNS = 16
 
@@ -29,8 +32,12 @@ class Loaded(NamedTuple):
     checkpoints: int = 0
 
 
+#: The records of memory that a checkpoint has: what stands in a Spool.
+SPOOLED = (PageData, CompressedBatch, CompressedPages)
+
+
 class Spool:
-    """Batches of a checkpoint that isn't complete yet, in bounded memory however many there are."""
+    """Records of a checkpoint that isn't complete yet, in bounded memory however many there are."""
 
     def __init__(self) -> None:
         self._file: IO[bytes] = tempfile.SpooledTemporaryFile(max_size=_SPOOL_MEMORY)
@@ -38,41 +45,90 @@ class Spool:
     def close(self) -> None:
         self._file.close()
 
-    def add(self, record: PageData) -> None:
-        self._file.write(_SIZES.pack(len(record.words), len(record.data)))
-        self._file.write(record.words)
-        for piece in pieces(record.data):
+    def add(self, record: Any) -> None:
+        """Keep a record of one of SPOOLED; its data is read."""
+        words, data = getattr(record, "words", b""), getattr(record, "data", b"")
+        self._file.write(_HEAD.pack(SPOOLED.index(type(record)), len(words), len(data)))
+        self._file.write(words)
+        for piece in pieces(data):
             self._file.write(piece)
 
-    def drain(self) -> Iterator[PageData]:
-        """The batches in order, each good until the next; then the spool is empty."""
+    def drain(self) -> Iterator[Any]:
+        """The records in order, each good until the next; then the spool is empty."""
         self._file.seek(0)
         source = ObjectSource(self._file)
         while not source.at_end():
-            words_size, data_size = _SIZES.unpack(source.need(_SIZES.size))
-            source.advance(_SIZES.size)
+            kind, words_size, data_size = _HEAD.unpack(source.need(_HEAD.size))
+            source.advance(_HEAD.size)
             words = bytes(source.need(words_size))
-            yield PageData(words, source.page_data(words_size, data_size))
+            data = source.page_data(words_size, data_size)
+            yield (PageData(words, data), CompressedBatch(words), CompressedPages(data))[kind]
         self._file.seek(0)
         self._file.truncate()
 
 
+class _Unmapped:
+    """The PFNs that a legacy PV guest's tails say are not in its map: those of the last complete one take effect."""
+
+    def __init__(self) -> None:
+        self._complete: Optional[IO[bytes]] = None
+        self._coming: Optional[IO[bytes]] = None
+
+    def add(self, record: UnmappedPfns) -> None:
+        if self._coming is None:
+            self._coming = tempfile.SpooledTemporaryFile(max_size=_SPOOL_MEMORY)
+        self._coming.write(record.pfns)
+
+    def complete(self) -> None:
+        """The tail has come to its end."""
+        if self._complete is not None:
+            self._complete.close()
+        self._complete, self._coming = self._coming, None
+
+    def apply(self, memory: GuestMemory) -> None:
+        """Take them out of the memory that they were sent to."""
+        if self._complete is not None:
+            self._complete.seek(0)
+            while True:
+                pfns = self._complete.read(1 << 18)
+                if not pfns:
+                    return
+                memory.forget(pfns)
+
+    def close(self) -> None:
+        for file in (self._complete, self._coming):
+            if file is not None:
+                file.close()
+
+
 class Loader:
-    """Applies a Reader's stream to a GuestMemory.
+    """Applies a reader's stream to a GuestMemory.
 
     Behind VERIFY, pages are compared and not written; with ``strict`` reading a difference is a MemoryMismatch, else
     the first are named in ``Loaded.differing`` (Xen's restorer logs and goes on). In a checkpointed stream what stands
-    behind a CHECKPOINT takes effect with the next one.
+    behind a complete checkpoint takes effect with the next one.
     """
 
-    def __init__(self, reader: Reader, memory: GuestMemory) -> None:
+    def __init__(self, reader: AnyReader, memory: GuestMemory) -> None:
         self.reader = reader
         self.memory = memory
         self.loaded = Loaded()
         self._spool: Optional[Spool] = None
+        self._deltas = DeltaDecoder(memory, reader.limits)
+        self._unmapped = _Unmapped()
 
     def run(self, progress: Callable[[int], Any] = lambda offset: None) -> Loaded:
         """Load everything; ``progress`` is told the absolute offset reached, once a batch. Raises StreamError's kin."""
+        try:
+            self._load(progress)
+            self._unmapped.apply(self.memory)
+        finally:
+            self._unmapped.close()
+            if self._spool is not None:
+                self._spool.close()
+        return self.loaded
+
+    def _load(self, progress: Callable[[int], Any]) -> None:
         try:
             while self._step():
                 progress(self.reader.source.offset)
@@ -80,10 +136,8 @@ class Loader:
             # Pages cut off behind a complete checkpoint are void, like all that stands there.
             if not self.reader.checkpoints:
                 raise
-        finally:
-            if self._spool is not None:
-                self._spool.close()
-        return self.loaded
+        if not self.reader.checkpoints:
+            self._unmapped.complete()
 
     def _step(self) -> bool:
         reader = self.reader
@@ -93,16 +147,32 @@ class Loader:
                 self._count(self.memory.apply_run(run))
                 return True
         record = reader.next_record()
-        if isinstance(record, PageData):
+        if isinstance(record, SPOOLED):
             if self._spool is not None:
                 self._spool.add(record)
             else:
-                self._page_data(record)
-        elif isinstance(record, Checkpoint):
+                self._apply(record)
+        elif isinstance(record, UnmappedPfns):
+            self._unmapped.add(record)
+        elif reader.checkpoints > self.loaded.checkpoints:
             self._checkpoint()
         return record is not None
 
+    def _apply(self, record: Any) -> None:
+        if isinstance(record, PageData):
+            self._page_data(record)
+            return
+        compressed = isinstance(record, CompressedPages)
+        try:
+            for batch in self._deltas.pages(record.data) if compressed else self._deltas.batch(record.words):
+                self._page_data(batch)
+        except StreamError as error:
+            self._locate(error)
+            raise
+
     def _page_data(self, record: PageData) -> None:
+        if not len(record.data) and self._takes_back(record):
+            return
         try:
             record = checked_tables(self.reader, record)
             if self.reader.verifying:
@@ -110,8 +180,26 @@ class Loader:
             else:
                 self._count(self.memory.apply(record))
         except StreamError as error:
-            raise error.located(layer=self.reader.layer, record=self.reader.index, record_type="PAGE_DATA",
-                                base=0 if isinstance(error, TruncatedStream) else self.reader.offset)
+            self._locate(error)
+            raise
+
+    def _locate(self, error: StreamError) -> None:
+        if error.layer is None:
+            error.located(layer=self.reader.layer, record=self.reader.index, record_type="PAGE_DATA",
+                          base=0 if isinstance(error, TruncatedStream) else self.reader.offset)
+
+    def _takes_back(self, record: PageData) -> bool:
+        """Whether a batch takes PFNs out of the guest's map: a conversion writes one of XTAB alone for those that a
+        legacy stream's tail names. (In a stream of Xen's own XTAB undoes nothing.)"""
+        domain = getattr(self.reader.memory, "domain", None)
+        if domain is None or domain.xen_major:
+            return False
+        pfns, types = memoryview(bytearray(len(record.words))).cast("Q"), bytearray(record.pfn_count)
+        pfn_kernel.unpack(record.words, pfns, types)
+        if types.count(0xF) < len(types):
+            return False
+        self.memory.forget(pfns)
+        return True
 
     def _count(self, applied: Applied) -> None:
         self.loaded = self.loaded._replace(data=self.loaded.data + applied.data,
@@ -131,14 +219,16 @@ class Loader:
     def _checkpoint(self) -> None:
         if self._spool is not None:
             for record in self._spool.drain():
-                self._page_data(record)
+                self._apply(record)
+            self._deltas.end()
         else:
             self._spool = Spool()
+        self._unmapped.complete()
         self.loaded = self.loaded._replace(checkpoints=self.loaded.checkpoints + 1)
 
 
 def load(source: Any, memory: GuestMemory, **options: Any) -> Loaded:
-    """Load a stream's final memory into ``memory``. ``source`` and ``options`` are Reader's."""
+    """Load a stream's final memory into ``memory``. ``source`` and ``options`` are those of xstream.open."""
     options.setdefault("limits", Limits(guest_pfns=memory.limit))
-    with Reader(source, **options) as reader:
+    with open_stream(source, **options) as reader:
         return Loader(reader, memory).run()

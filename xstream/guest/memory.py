@@ -13,6 +13,8 @@ from xstream.stream.source import PendingPages, pieces
 from xstream.wire.frames import Buffer
 from xstream.wire.libxc import PAGE_SIZE, PageData
 
+#: Pages zeroed at once.
+_AT_ONCE = 1024
 _MAP_NORESERVE = 0x4000  # not in Python's mmap module before 3.13
 
 
@@ -119,8 +121,21 @@ class GuestMemory:
     def read(self, pfns: Any) -> bytearray:
         """The pages of ``pfns`` (uint64), one after the other; a copy. Absent pages are zeros."""
         out = bytearray(len(pfns) * PAGE_SIZE)
-        page_kernel.gather(self.buffer, pfns, out)
+        if self._fd is None:
+            page_kernel.gather(self._whole, pfns, out)
+        else:
+            # Not through a mapping, whose pages would count as this process's memory.
+            page_kernel.pread_pages(self._fd, pfns, out)
         return out
+
+    def forget(self, pfns: Buffer) -> None:
+        """Make ``pfns`` (uint64) as if never mentioned: not populated, without type, their pages zeros."""
+        numbers = memoryview(pfns).cast("B").cast("Q")
+        for start in range(0, len(numbers), _AT_ONCE):
+            some = numbers[start:start + _AT_ONCE]
+            sent = uint64(len(some))
+            sent = sent[:pfn_kernel.forget(some, self.state, sent)]
+            self._store(sent, bytes(len(sent) * PAGE_SIZE))
 
     def mark(self, words: Buffer) -> Applied:
         """Enter PFN words: types, and what is populated by them. Grows to the highest PFN. Raises LimitExceeded."""

@@ -95,9 +95,10 @@ class SourceP2M:
             mfns = vcpu_wire.frames(record.blob, self.width, in_stream=False)
         except StreamError as error:
             raise GuestError("{}: {}".format(name, error))
-        start_info = mfns.start_info if record.vcpu_id else self.pfn_of(mfns.start_info, name + "'s start info")
         pfns = vcpu_wire.Frames(
-            start_info, tuple(self.pfn_of(mfn, name + "'s GDT") for mfn in mfns.gdt), self.pfn_of(mfns.cr3, name + "'s cr3"),
+            mfns.start_info if record.vcpu_id else self.pfn_of(mfns.start_info, name + "'s start info"),
+            tuple(self.pfn_of(mfn, name + "'s GDT") for mfn in mfns.gdt),
+            self.pfn_of(mfns.cr3, name + "'s cr3"),
             mfns.user if mfns.user is None else self.pfn_of(mfns.user, name + "'s cr1"))
         return record._replace(blob=vcpu_wire.with_frames(record.blob, self.width, pfns, in_stream=True))
 

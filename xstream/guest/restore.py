@@ -110,6 +110,7 @@ class Restorer:
         self._held: List[_Placed] = []           # and its other records
         self._checkpoints = self._pages = 0
         self._differing: List[int] = []
+        self._p2m_frames: Optional[_Placed] = None
         self._failover: Optional[Exception] = None
         self._completed = Completed()
 
@@ -202,11 +203,12 @@ class Restorer:
             elif isinstance(record, P2MFrames) and self._pv:
                 self._before_memory()
                 self._pv.add_frames(record)
+                self._p2m_frames = placed
             elif isinstance(record, StaticDataEnd):
                 self._static_ended = True
             elif isinstance(record, _STATIC) and not self._static_ended:
                 self._static[type(record)] = record
-            elif isinstance(record, _STATE):
+            elif isinstance(record, _STATE) and not _is_empty(record):
                 self._incoming[type(record), getattr(record, "vcpu_id", 0)] = placed
         except StreamError as error:
             raise self._located(error, placed)
@@ -273,7 +275,7 @@ class Restorer:
             self._hooks.track_dirty(False)
             return False
         self._hooks.suspend()
-        bitmap = bytearray(-(-len(self._memory.state) // 8))
+        bitmap = bytearray(-(-self._hooks.pfn_end() // 8))
         self._hooks.read_dirty(bitmap, True)
         self._hooks.track_dirty(False)
         pfns = uint64(pfn_kernel.count_bits(bitmap))
@@ -295,7 +297,11 @@ class Restorer:
 
     def _finish(self) -> None:
         self._before_memory()
-        self._completed = self._finish_pv(self._pv) if self._pv else self._finish_hvm()
+        try:
+            self._completed = self._finish_pv(self._pv) if self._pv else self._finish_hvm()
+        except ValueError as error:
+            # The guest has been given a frame that a 32-bit guest can't name.
+            raise GuestError(str(error))
         self._hooks.complete(self._completed)
 
     def _finish_hvm(self) -> Completed:
@@ -318,27 +324,34 @@ class Restorer:
         for vcpu in vcpus:
             for kind in _PER_VCPU:
                 placed = self._state.get((kind, vcpu))
-                if placed is None or not len(placed.record.blob):
-                    continue
-                try:
-                    records.append(pv.localised_vcpu(placed.record) if kind is VcpuBasic else placed.record)
-                except StreamError as error:
-                    raise self._located(error, placed)
+                if placed is not None:
+                    records.append(self._blaming(placed, pv.localised_vcpu, placed.record)
+                                   if kind is VcpuBasic else placed.record)
         vcpu0 = self._state[VcpuBasic, 0]
-        try:
-            completed = pv.write_start_info(vcpu0.record)
-        except StreamError as error:
-            raise self._located(error, vcpu0)
+        completed: Completed = self._blaming(vcpu0, pv.write_start_info, vcpu0.record)
         self._hooks.load_state(records)
-        pv.finish()
+        assert self._p2m_frames is not None
+        self._blaming(self._p2m_frames, pv.finish)
         return completed
 
+    def _blaming(self, placed: _Placed, do: Callable[..., Any], *arguments: Any) -> Any:
+        """What ``do`` gives; what it finds wrong is a record's fault."""
+        try:
+            return do(*arguments)
+        except StreamError as error:
+            raise self._located(error, placed)
+
     def _records(self, kind: Any) -> List[Any]:
-        """The last record of a kind that comes once; empty ones, which some versions of Xen sent, are passed over."""
+        """The last record of a kind that comes once."""
         placed = self._state.get((kind, 0))
-        if placed is None or (kind is not TscInfo and not len(placed.record[0])):
-            return []
-        return [placed.record]
+        return [] if placed is None else [placed.record]
+
+
+def _is_empty(record: Any) -> bool:
+    """Whether a record of state is one without contents, which Xen 4.6 to 4.8 sent: it is passed over."""
+    if isinstance(record, HvmParams):
+        return not len(record.entries)
+    return isinstance(record, (HvmContext, *_PER_VCPU)) and not len(record.blob)
 
 
 def restore(source: Any, guest: Guest, **options: Any) -> Restored:

@@ -5,7 +5,7 @@ Source of the order and the rules: tools/libs/guest/xg_sr_save.c; docs/features/
 import contextlib
 import time
 from array import array
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
 
 from xstream.errors import CorruptStream, LimitExceeded, StreamError
 from xstream.guest.guest import GUEST_TYPES, Cancelled, Guest, GuestError, HookError, Hooks, Pages
@@ -220,10 +220,10 @@ class Saver:
         if length > self._limits.body_length:
             raise LimitExceeded("list of dirty PFNs longer than the limit", field="length",
                                 expected="at most {}".format(self._limits.body_length), got=length, **where)
+        body = bytes(source.need(FRAME.size + length)[FRAME.size:])
         try:
-            libxc.parse(kind, source.need(FRAME.size + length)[FRAME.size:])
-            pfns = array("Q", bytes(source.need(FRAME.size + length)[FRAME.size:]))
-            pfn_kernel.pfns_to_bitmap(pfns, dirty)
+            libxc.parse(kind, body)
+            pfn_kernel.pfns_to_bitmap(array("Q", body), dirty)
         except (StreamError, IndexError) as error:
             raise CorruptStream("bad list of dirty PFNs: {}".format(error), field="pfns",
                                 expected="PFNs under {:#x}".format(self._pfn_end), **where)
@@ -285,12 +285,15 @@ class Saver:
         if reason != pagetables.OK:
             raise GuestError("the page table in PFN {:#x} has {} (entry {})".format(
                 pfns[page], _BAD_TABLE[reason], entry))
-        sent: Sequence[int] = range(len(pfns))
         if any(torn):
-            sent = [index for index in sent if not torn[index]]
             self._put_off(words, [pfn for pfn, flag in zip(pfns, torn) if flag])
-        self._writer.write_batch(words, copy, memoryview(array("Q", sent)))
-        return len(sent)
+            kept = memoryview(array("Q", [index for index, flag in enumerate(torn) if not flag]))
+            whole = memoryview(bytearray(len(kept) * PAGE_SIZE))
+            page_kernel.gather(copy, kept, whole)
+            copy = whole
+        # The copy is written over by the next one's: it must not be sent by reference.
+        self._writer.write(PageData(words, copy))
+        return len(copy) // PAGE_SIZE
 
     def _put_off(self, words: memoryview, torn: List[int]) -> None:
         """Tables that can't be sent now go as XTAB, and again once the guest is suspended."""

@@ -36,8 +36,8 @@ class SimulatedGuest(Guest):
     - ``fail``: name of a hook to the number of its call, from 1, that raises OSError;
     - ``spliceable``: see Guest.
 
-    ``memory`` is its GuestMemory: with MFNs in a PV guest's page tables. ``running`` says whether it runs. The guest does
-    what it does within its hooks, and when ``step`` is called: it has no thread.
+    ``memory`` is its GuestMemory: with MFNs in a PV guest's page tables. ``running`` says whether it runs. The guest
+    does what it does within its hooks, and when ``step`` is called: it has no thread.
 
     One to restore into is made by ``empty``.
     """
@@ -177,7 +177,7 @@ class SimulatedGuest(Guest):
         if self._where is None:
             return [tsc, *simulated_state.hvm_records(self._rng, self._vcpus)]
         mfns, where = self._frames.mfns, self._where
-        records: List[Record] = [tsc, SharedInfo(self.shared_info())]
+        records: List[Record] = [tsc, SharedInfo(self._kernel.shared_info())]
         for vcpu in range(self._vcpus):
             start = mfns[simulated_pv.START_INFO] if vcpu == 0 else 0x77
             registers = simulated_state.Registers(start, mfns[simulated_pv.GDT], mfns[where.top],
@@ -187,9 +187,9 @@ class SimulatedGuest(Guest):
         return records
 
     def contents(self) -> Iterator[Tuple[memoryview, bytes]]:
-        """The memory as a stream has it, whatever host the guest is on: PFN words of the pages there are, and the pages;
-        in batches, copies. PFNs stand in page tables; the p2m and the fields of the start info that a restore sets are
-        zeros. Two guests with the same contents are the same."""
+        """The memory as a stream has it, whatever host the guest is on: PFN words of the pages there are, and the
+        pages; in batches, copies. PFNs stand in page tables; the p2m and the fields of the start info that a restore
+        sets are zeros. Two guests with the same contents are the same."""
         for start in range(0, len(self.memory), BATCH_PFNS):
             pfns = array("Q", range(start, min(start + BATCH_PFNS, len(self.memory))))
             types = bytearray(len(pfns))

@@ -73,8 +73,8 @@ def layout(width: int, pages: int) -> Layout:
         at += count
     if at > pages:
         raise ValueError("a PV guest of {} pages has no room for its {} tables".format(pages, at))
-    leaves, lists, top_list, l1, l2, l3, l4 = runs
-    return Layout(width, pages, leaves, lists, top_list[0], l1, l2, l3, l4, at)
+    leaves, lists, top_lists, *tables = runs
+    return Layout(width, pages, leaves, lists, top_lists[0], tables[0], tables[1], tables[2], tables[3], at)
 
 
 class Frames:
@@ -141,7 +141,8 @@ class Kernel:
         where = self._where
         entries = PAGE_SIZE // where.width
         leaf = where.leaves[pfn // entries]
-        struct.pack_into("<Q" if where.width == 8 else "<I", self._bytes, leaf * PAGE_SIZE + pfn % entries * where.width,
+        struct.pack_into("<Q" if where.width == 8 else "<I", self._bytes,
+                         leaf * PAGE_SIZE + pfn % entries * where.width,
                          self._frames.mfns[pfn] & (1 << 8 * where.width) - 1)
         if pfn // 512 >= len(where.l1):
             return [leaf]

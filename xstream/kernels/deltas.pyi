@@ -8,17 +8,19 @@ NEED_MORE: int
 ZERO_RUN: int
 #: A marker runs or skips past the end of the page.
 PAST_END: int
+#: A page that isn't held doesn't come whole.
+NOT_HELD: int
 
 #: Bytes of the longest form that a page can have: what a caller has to keep, at most, to join it to its rest.
 LONGEST: int
 #: Bytes of the longest form that ``encode`` gives a page: a marker and the page.
 WHOLE: int
 
-def decode(data: Any, memory: Any, pfns: Any) -> Tuple[int, int, int, int]:
+def decode(data: Any, memory: Any, pfns: Any, held: Any = None) -> Tuple[int, int, int, int]:
     """Apply the compressed pages of a legacy checkpoint, in order, to the pages ``pfns`` of the receiver's memory.
 
     ``data``: bytes-like, begins with the form of a page. ``memory``: writable, whole pages, PFN 0 first. ``pfns``:
-    uint64, one a page; a PFN may come again.
+    uint64, one a page; a PFN may come again. ``held``: uint8, one a page; where it is 0 the page must come whole.
 
     Returns (pages done, bytes of ``data`` they took, status, offset in ``data`` of the bad marker, or -1). With OK,
     bytes may be left over. A page is written only once its whole form is known to be good; after any status but OK

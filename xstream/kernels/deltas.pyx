@@ -30,11 +30,13 @@ cdef enum Status:
     CUT
     EMPTY_MARKER
     OVERRUN
+    UNKNOWN_PAGE
 
 OK = GOOD
 NEED_MORE = CUT
 ZERO_RUN = EMPTY_MARKER
 PAST_END = OVERRUN
+NOT_HELD = UNKNOWN_PAGE
 LONGEST = PAGE_WORDS * 5
 WHOLE = WHOLE_BYTES
 
@@ -130,14 +132,27 @@ cdef void apply_page(const unsigned char *data, const Form *form, unsigned char 
         copy_run(page + form.run[i].to, data + form.run[i].source, form.run[i].size)
 
 
+cdef bint covers(const Form *form) noexcept nogil:
+    """Whether the form gives every word of the page."""
+    cdef int i
+    cdef uint32_t given = 0
+    for i in range(form.runs):
+        given += form.run[i].size
+    return given == PAGE_BYTES
+
+
 cdef Status decode_pages(const unsigned char *data, uint64_t size, unsigned char *memory, const uint64_t *pfns,
-                         Py_ssize_t count, Py_ssize_t *done, uint64_t *taken, uint64_t *bad) noexcept nogil:
+                         const unsigned char *held, Py_ssize_t count, Py_ssize_t *done, uint64_t *taken,
+                         uint64_t *bad) noexcept nogil:
     cdef Form form
     cdef Status status = GOOD
     cdef uint64_t at = 0
     cdef Py_ssize_t i = 0
     while i < count:
+        form.bad = 0
         status = parse_page(data + at, size - at, &form)
+        if status == GOOD and held != NULL and not held[i] and not covers(&form):
+            status = UNKNOWN_PAGE
         if status != GOOD:
             break
         apply_page(data + at, &form, memory + PAGE_BYTES * load(pfns, i))
@@ -149,19 +164,25 @@ cdef Status decode_pages(const unsigned char *data, uint64_t size, unsigned char
     return status
 
 
-def decode(data, memory, pfns):
+def decode(data, memory, pfns, held=None):
     cdef const unsigned char[::1] octets = _buffers.octets("data", data)
     cdef unsigned char[::1] guest = _buffers.pages("memory", memory, writable=True)
     cdef const uint64_t[::1] numbers = _buffers.array("pfns", pfns, "uint64")
     cdef Py_ssize_t past, done = 0, count = numbers.shape[0]
+    cdef const unsigned char[::1] known
+    cdef const unsigned char *flags = NULL
     cdef uint64_t taken = 0, bad = 0, end = guest.shape[0] // PAGE_BYTES
     cdef Status status = GOOD
     if count == 0:
         return 0, 0, OK, -1
+    if held is not None:
+        known = _buffers.octets("held", held, size=count)
+        flags = &known[0]
     with nogil:
         past = first_past(&numbers[0], count, end)
         if past < 0:
-            status = decode_pages(&octets[0], octets.shape[0], &guest[0], &numbers[0], count, &done, &taken, &bad)
+            status = decode_pages(&octets[0], octets.shape[0], &guest[0], &numbers[0], flags, count, &done, &taken,
+                                  &bad)
     if past >= 0:
         raise IndexError("pfns[{}] is {}, past the memory's {} pages".format(past, load(&numbers[0], past), end))
     return done, taken, <int>status, <Py_ssize_t>bad if status > CUT else -1

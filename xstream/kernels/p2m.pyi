@@ -1,7 +1,7 @@
 """Which frame a PFN has: lookups in p2m and m2p arrays, and which PFNs still need a frame.
 
-Arrays are contiguous uint64 buffers, state and types are uint8, as in :mod:`xstream.kernels.pfns`. Wrong kinds and sizes
-are a ValueError or TypeError, before anything is written.
+Arrays are contiguous uint64 buffers, state and types are uint8, as in :mod:`xstream.kernels.pfns`. Wrong kinds and
+sizes are a ValueError or TypeError, before anything is written.
 """
 from typing import Any
 

@@ -52,3 +52,6 @@ def implementations() -> Tuple[str, ...]:
 
 def use(name: str) -> None:
     """Choose another, for tests and measurements. ValueError for one that isn't at hand."""
+
+def pread_pages(fd: int, pfns: Any, pages: Any) -> None:
+    """Read each page from the offset in a file at which a raw image has it; zeros past the file's end."""

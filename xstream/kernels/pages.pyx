@@ -5,7 +5,7 @@ from cpython.exc cimport PyErr_CheckSignals, PyErr_SetFromErrno
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport int64_t, uint8_t, uint64_t
-from libc.string cimport memcmp, memcpy
+from libc.string cimport memcmp, memcpy, memset
 
 cdef extern from "<sys/uio.h>" nogil:
     struct iovec:
@@ -13,6 +13,7 @@ cdef extern from "<sys/uio.h>" nogil:
         size_t iov_len
     Py_ssize_t c_writev "writev"(int fd, const iovec *pieces, int count)
     Py_ssize_t c_readv "readv"(int fd, const iovec *pieces, int count)
+    Py_ssize_t c_preadv "preadv"(int fd, const iovec *pieces, int count, long offset)
     Py_ssize_t c_pwritev "pwritev"(int fd, const iovec *pieces, int count, long offset)
 
 cdef extern from "<poll.h>" nogil:
@@ -314,6 +315,36 @@ cdef pwrite_run(int fd, int64_t offset, const uint8_t[::1] pages):
             moved = c_pwritev(fd, &piece, 1, offset + done)
         if moved >= 0:
             done += moved
+        elif errno == EINTR:
+            PyErr_CheckSignals()
+        else:
+            PyErr_SetFromErrno(OSError)
+
+
+def pread_pages(int fd, const uint64_t[::1] pfns not None, uint8_t[::1] pages not None):
+    cdef Py_ssize_t i = 0, run
+    check_size(pfns, pages.shape[0])
+    while i < pfns.shape[0]:
+        if pfns[i] >> 51:
+            raise ValueError("PFN {:#x} past the end of any file".format(pfns[i]))
+        run = run_at(pfns, i)
+        pread_run(fd, pfns[i] * PAGE, pages[i * PAGE:(i + run) * PAGE])
+        i += run
+
+
+cdef pread_run(int fd, int64_t offset, uint8_t[::1] pages):
+    cdef iovec piece
+    cdef Py_ssize_t done = 0, moved
+    while done < pages.shape[0]:
+        piece.iov_base = &pages[done]
+        piece.iov_len = min(pages.shape[0] - done, <Py_ssize_t>MOST)
+        with nogil:
+            moved = c_preadv(fd, &piece, 1, offset + done)
+        if moved > 0:
+            done += moved
+        elif moved == 0:
+            memset(&pages[done], 0, pages.shape[0] - done)
+            return
         elif errno == EINTR:
             PyErr_CheckSignals()
         else:

@@ -26,6 +26,18 @@ def check(words: Any, pfn_end: int, strict: bool) -> Tuple[int, int, int]:
     """(index of the first bad word, BAD_TYPE, BAD_PFN or BAD_RESERVED, words before it that carry data); index -1 and
     reason 0 where all are good. Types 5 to 8 are bad, PFNs of ``pfn_end`` and more, and ``strict`` bits 59-52."""
 
+def widen(legacy: Any, width: int, pfn_end: int, strict: bool, words: Any) -> Tuple[int, int, int, int]:
+    """PFN words of a legacy stream, ``width`` bytes each (type in bits 31-28, PFN in 27-0), as ``words``.
+
+    Those of type 15 are left out, as they are of no PFN; type 8 becomes 0. Returns (index of the first bad one,
+    BAD_TYPE, BAD_PFN or BAD_RESERVED, words written, words that carry data); index -1 and reason 0 where all are good.
+    Bad are types 5 to 7, PFNs of ``pfn_end`` and more, bits over 31, and ``strict`` a type 15 with a PFN.
+    """
+
+def narrow(words: Any, width: int, legacy: Any) -> int:
+    """Write ``words`` as ``legacy`` ones of ``width`` bytes each; those of type 15 without their PFN. Returns -1, or
+    the index of the first whose PFN has over 28 bits, with the words from there on not written."""
+
 def count_data(words: Any) -> int:
     """How many words have a type that carries a page: 0 to 4 and 9 to 12."""
 
@@ -41,6 +53,21 @@ def mark(words: Any, state: Any) -> Tuple[int, int, int]:
 
     IndexError for a PFN past the states, with nothing changed.
     """
+
+def select(words: Any, bitmap: Any, wanted: bool, mark: bool, out: Any, pages: Any) -> Tuple[int, int]:
+    """Copy to ``out`` those words whose PFN's bit in ``bitmap`` (bytes, bit 0 of byte 0 first) is as ``wanted``, in
+    order; their pages' indices among all that the words carry to ``pages`` (uint64). Returns how many of both.
+
+    ``mark``: set the bits of those PFNs; the words are then looked at from the last, so that with ``wanted`` False each
+    PFN's last is the only one. Raises IndexError for a PFN past the bitmap, ValueError without room for all.
+    """
+
+def populated_of(pfns: Any, state: Any, flags: Any) -> None:
+    """1 in ``flags`` (uint8) for each of ``pfns`` that is populated, else 0."""
+
+def forget(pfns: Any, state: Any, sent: Any) -> int:
+    """Make ``pfns`` as if never mentioned; put those that had been sent a page into ``sent`` (uint64, room for all),
+    and return how many. PFNs past the states are passed over."""
 
 def types_of(state: Any, types: Any) -> None:
     """The last type of each PFN."""

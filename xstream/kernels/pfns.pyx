@@ -1,7 +1,7 @@
 # cython: boundscheck=False, wraparound=False, cdivision=True
 """PFN words, page types and dirty bitmaps."""
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy, memmove, memset
 
 cdef extern from * nogil:
     int bits_in "__builtin_popcountll"(unsigned long long word)
@@ -92,6 +92,75 @@ def check(const uint8_t[::1] words not None, uint64_t pfn_end, bint strict):
     return bad, reason, carrying
 
 
+cdef inline uint64_t load_legacy(const uint8_t *words, Py_ssize_t i, int width) noexcept nogil:
+    cdef uint32_t narrow
+    if width == 8:
+        return load(words, i)
+    memcpy(&narrow, words + 4 * i, 4)
+    return narrow
+
+
+cdef Py_ssize_t legacy_count(const uint8_t[::1] words, int width) except -1:
+    if width not in (4, 8) or words.shape[0] % width:
+        raise ValueError("legacy PFN words come in 4 or 8 bytes each, not {} in {}".format(width, words.shape[0]))
+    return words.shape[0] // width
+
+
+def widen(const uint8_t[::1] legacy not None, int width, uint64_t pfn_end, bint strict, uint8_t[::1] words not None):
+    cdef Py_ssize_t i, bad = -1, kept = 0, carrying = 0, count = legacy_count(legacy, width)
+    cdef uint64_t word, page_type, pfn
+    cdef int reason = 0
+    if words.shape[0] < 8 * count:
+        raise ValueError("room for {} of {} words".format(words.shape[0] // 8, count))
+    with nogil:
+        for i in range(count):
+            word = load_legacy(&legacy[0], i, width)
+            page_type = (word >> 28) & 0xf
+            pfn = word & 0x0fffffff
+            if word >> 32 or (strict and page_type == 15 and pfn):
+                reason = 3
+            elif page_type == 15:
+                continue
+            elif 4 < page_type < 8:
+                reason = 1
+            elif pfn >= pfn_end:
+                reason = 2
+            else:
+                if page_type == 8:  # a pin on what is no page table
+                    page_type = 0
+                word = page_type << 60 | pfn
+                carrying += carries_data(word)
+                memcpy(&words[8 * kept], &word, 8)
+                kept += 1
+                continue
+            bad = i
+            break
+    return bad, reason, kept, carrying
+
+
+def narrow(const uint8_t[::1] words not None, int width, uint8_t[::1] legacy not None):
+    cdef Py_ssize_t i, bad = -1, count = word_count(words)
+    cdef uint64_t word, wide
+    cdef uint32_t small
+    if legacy_count(legacy, width) != count:
+        raise ValueError("{} words, room for {}".format(count, legacy.shape[0] // width))
+    with nogil:
+        for i in range(count):
+            word = load(&words[0], i)
+            if pfn_of(word) >> 28:
+                bad = i
+                break
+            wide = (word >> 60) << 28
+            if word >> 60 != 15:
+                wide |= pfn_of(word)
+            if width == 8:
+                memcpy(&legacy[8 * i], &wide, 8)
+            else:
+                small = <uint32_t>wide
+                memcpy(&legacy[4 * i], &small, 4)
+    return bad
+
+
 def count_data(const uint8_t[::1] words not None):
     cdef Py_ssize_t i, carrying = 0, count = word_count(words)
     with nogil:
@@ -148,6 +217,63 @@ def mark(const uint8_t[::1] words not None, uint8_t[::1] state not None):
                 kept |= _POPULATED
             state[pfn] = <uint8_t>(_MENTIONED | kept | ((word >> 60) ^ 15))
     return carrying, carrying - resent, resent
+
+
+def select(const uint8_t[::1] words not None, uint8_t[::1] bitmap not None, bint wanted, bint mark,
+           uint8_t[::1] out not None, uint64_t[::1] pages not None):
+    cdef Py_ssize_t i, count = word_count(words), page, kept = 0, carried = 0, carrying = count_data(words)
+    cdef uint64_t word, pfn
+    cdef bint carries
+    if out.shape[0] < words.shape[0] or pages.shape[0] < carrying:
+        raise ValueError("{} words with {} pages, room for {} and {}".format(
+            count, carrying, out.shape[0] // 8, pages.shape[0]))
+    if highest_pfn(words) >= 8 * bitmap.shape[0]:
+        raise IndexError("PFN {:#x} past the {} of the bitmap".format(highest_pfn(words), 8 * bitmap.shape[0]))
+    page = carrying
+    with nogil:
+        # Backwards, so that of a PFN that comes twice the last is the one that is met first.
+        for i in range(count - 1, -1, -1):
+            word = load(&words[0], i)
+            pfn = pfn_of(word)
+            carries = carries_data(word)
+            page -= carries
+            if ((bitmap[pfn >> 3] >> (pfn & 7)) & 1) != wanted:
+                continue
+            if mark:
+                bitmap[pfn >> 3] |= 1 << (pfn & 7)
+            kept += 1
+            memcpy(&out[8 * (count - kept)], &word, 8)
+            if carries:
+                carried += 1
+                pages[carrying - carried] = page
+        if kept < count:
+            memmove(&out[0], &out[8 * (count - kept)], 8 * kept)
+        if carried < carrying:
+            memmove(&pages[0], &pages[carrying - carried], 8 * carried)
+    return kept, carried
+
+
+def populated_of(const uint64_t[::1] pfns not None, const uint8_t[::1] state not None, uint8_t[::1] flags not None):
+    cdef Py_ssize_t i
+    if flags.shape[0] != pfns.shape[0]:
+        raise ValueError("{} PFNs for {} flags".format(pfns.shape[0], flags.shape[0]))
+    with nogil:
+        for i in range(pfns.shape[0]):
+            flags[i] = pfns[i] < <uint64_t>state.shape[0] and (state[pfns[i]] & _POPULATED) != 0
+
+
+def forget(const uint64_t[::1] pfns not None, uint8_t[::1] state not None, uint64_t[::1] sent not None):
+    cdef Py_ssize_t i, found = 0
+    if sent.shape[0] < pfns.shape[0]:
+        raise ValueError("room for {} of {} PFNs".format(sent.shape[0], pfns.shape[0]))
+    with nogil:
+        for i in range(pfns.shape[0]):
+            if pfns[i] < <uint64_t>state.shape[0]:
+                if state[pfns[i]] & _SENT:
+                    sent[found] = pfns[i]
+                    found += 1
+                state[pfns[i]] = 0
+    return found
 
 
 def types_of(const uint8_t[::1] state not None, uint8_t[::1] types not None):

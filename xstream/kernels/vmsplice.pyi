@@ -2,7 +2,7 @@
 from typing import Any
 
 def splice_pages(fd: int, memory: Any, pfns: Any) -> int:
-    """Put the pages ``pfns`` (uint64) of ``memory`` into the pipe ``fd``, in order, without copying them; how many bytes.
+    """Put the pages ``pfns`` (uint64) of ``memory`` into the pipe ``fd``, in order, uncopied; how many bytes.
 
     ``memory``: bytes-like, of any alignment, PFN 0 first. What is written to a page before the pipe's reader has taken
     it is what the reader gets. Waits where the pipe is full, be it in non-blocking mode.

@@ -1,11 +1,11 @@
 """libxc streams: records out of a source."""
-from typing import Any, Iterator, NamedTuple, Optional, Tuple
+from typing import Any, Dict, Iterator, NamedTuple, Optional, Tuple
 
 from xstream.errors import CorruptStream, LimitExceeded, StreamError, StrictViolation, TruncatedStream
 from xstream.kernels import batches as batch_kernel
 from xstream.limits import Limits
 from xstream.stream.ordering import Ordering
-from xstream.stream.source import FedSource, NeedMoreData, PendingPages, Source, open_source
+from xstream.stream.source import PendingPages, Source, open_source
 from xstream.wire import libxc
 from xstream.wire.frames import FRAME, padded
 from xstream.wire.libxc import DomainHeader, ImageHeader, PageData, Record
@@ -39,6 +39,22 @@ class Identity(NamedTuple):
     made_by: str
 
 
+class Layer(NamedTuple):
+    """One layer of a stream: its format, how deep it lies in others, where it begins, how many of its records have been
+    read, and what its headers say, by name."""
+
+    format: str
+    depth: int
+    offset: int
+    records: int
+    about: Dict[str, Any]
+
+
+def only_layer(reader: Any) -> Tuple[Layer, ...]:
+    """The layers of a memory stream that nothing is around: itself."""
+    return (Layer(reader.layer, 0, reader.start, reader.index + 1, reader.describe()),)
+
+
 class Reader:
     """Records of a libxc stream, version 2 or 3, in order.
 
@@ -66,7 +82,7 @@ class Reader:
         self.strict = strict
         self.checkpointed = checkpointed
         self.index = -1
-        self.offset = self.source.offset
+        self.offset = self.start = self.source.offset
         self._contained = contained
         self._headers: Optional[Tuple[ImageHeader, DomainHeader]] = None
         self._ordering: Optional[Ordering] = None
@@ -107,6 +123,28 @@ class Reader:
         made_by = "Xen {}.{}".format(domain.xen_major, domain.xen_minor) if domain.xen_major else \
             "conversion from a legacy stream, converter version {}".format(domain.xen_minor)
         return Identity(self.layer, image.version, libxc.GUEST_NAMES[domain.type], made_by)
+
+    @property
+    def layers(self) -> Tuple[Layer, ...]:
+        """The stream as the one layer that it is; see :class:`~xstream.stream.containers.NestedReader`."""
+        return only_layer(self)
+
+    @property
+    def memory(self) -> "Reader":
+        """The reader of the memory stream: itself."""
+        return self
+
+    def describe(self) -> Dict[str, Any]:
+        """What the headers say, once they have been read."""
+        if self._headers is None:
+            return {}
+        identity = self.identity
+        return {"version": identity.version, "guest": identity.guest, "made_by": identity.made_by}
+
+    @property
+    def ended(self) -> bool:
+        """Whether END has come."""
+        return self._ordering is not None and self._ordering.ended
 
     @property
     def verifying(self) -> bool:
@@ -193,7 +231,7 @@ class Reader:
         """The headers' bytes; what isn't a libxc stream at all is said to be that, however short it is."""
         untrusted = self.source.peek(libxc.HEADERS_SIZE)
         start = bytes(untrusted[:8])
-        if not start or start != libxc.MARKER[:len(start)]:
+        if start != libxc.MARKER[:len(start)] or not (start or self._contained):
             raise CorruptStream("not a libxc stream", offset=0, field="marker", expected=libxc.MARKER.hex(),
                                 got=start.hex() or "an empty input")
         return self.source.need(libxc.HEADERS_SIZE)
@@ -267,34 +305,9 @@ class Reader:
         """Once, behind END: what is there that shouldn't be."""
         if self._finished:
             return
+        if not self._contained:
+            self.source.check_end()
         if self.strict and not self._contained and not self.source.at_end():
             raise StrictViolation("bytes behind END", layer=self.layer, offset=self.source.offset,
                                   field="trailing bytes", expected="the end of the input", got="more")
         self._finished = True
-
-
-class PushReader:
-    """A libxc stream fed piece by piece; no I/O of its own.
-
-    ``feed`` takes bytes, ``records`` gives what has become complete; pages are views of what was fed, and stay good.
-    The keyword arguments are Reader's; ``reader`` is the Reader behind it.
-    """
-
-    def __init__(self, **options: Any) -> None:
-        self._source = FedSource()
-        self.reader = Reader(self._source, **options)
-
-    def feed(self, data: Any) -> None:
-        """Take more bytes (copied)."""
-        self._source.feed(data)
-
-    def finish(self) -> None:
-        """Say that the input has ended; ``records`` then raises TruncatedStream where the stream hadn't."""
-        self._source.finish()
-
-    def records(self) -> Iterator[Record]:
-        """The records that are complete and have not been given yet, until more has to be fed."""
-        try:
-            yield from self.reader
-        except NeedMoreData:
-            return

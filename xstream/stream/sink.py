@@ -27,6 +27,11 @@ class Sink:
         """Send the pieces, in order, all of them. They aren't kept. Raises OSError."""
         raise NotImplementedError
 
+    def take(self, data: Any) -> None:
+        """Send PendingPages of another stream, in pieces or without their coming into memory."""
+        for piece in data.pieces():
+            self.write([piece])
+
     def write_pages(self, head: Sequence[Buffer], memory: Buffer, pfns: Buffer) -> None:
         """Send ``head``, then the pages of ``pfns`` (uint64) of ``memory`` (bytes, PFN 0 first), uncopied."""
         raise NotImplementedError
@@ -43,6 +48,9 @@ class DescriptorSink(Sink):
 
     def write(self, pieces: Sequence[Buffer]) -> None:
         self.offset += page_kernel.writev(self._fd, pieces)
+
+    def take(self, data: Any) -> None:
+        self.offset += data.move_to(self._fd)
 
     def write_pages(self, head: Sequence[Buffer], memory: Buffer, pfns: Buffer) -> None:
         self.offset += page_kernel.write_pages(self._fd, b"".join(head), memory, pfns)
@@ -65,10 +73,14 @@ class SplicingSink(DescriptorSink):
     def drain(self) -> None:
         poller = select.poll()
         poller.register(self._fd, 0)
-        while struct.unpack("i", fcntl.ioctl(self._fd, termios.FIONREAD, bytes(4)))[0]:
-            # Nothing tells when a pipe runs empty; only that its reader has gone.
-            if poller.poll(_DRAIN_INTERVAL):
+        while self._unread():
+            # Nothing tells when a pipe runs empty; only that its reader has gone, maybe with all of it.
+            if poller.poll(_DRAIN_INTERVAL) and self._unread():
                 raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+    def _unread(self) -> int:
+        count: int = struct.unpack("i", fcntl.ioctl(self._fd, termios.FIONREAD, bytes(4)))[0]
+        return count
 
 
 class ObjectSink(Sink):

@@ -12,6 +12,7 @@ from typing import Any, Dict, Iterable, Iterator, Optional, Union
 
 from xstream.errors import TruncatedStream
 from xstream.kernels import pages as page_kernel
+from xstream.kernels import transfer as transfer_kernel
 from xstream.wire.frames import Buffer
 from xstream.wire.libxc import PAGE_SIZE
 
@@ -72,6 +73,9 @@ class Source:
     def at_end(self) -> bool:
         """Whether there is nothing more to come."""
         return not len(self.peek(1))
+
+    def check_end(self) -> None:
+        """Once a stream has ended: raise what tells that its bytes weren't good, if anything behind them does."""
 
     def close(self) -> None:
         """Let go of what the source itself opened."""
@@ -150,6 +154,13 @@ class PendingPages:
     def read(self) -> bytes:
         """All of it, at once: as much memory as the pages take."""
         return b"".join(bytes(piece) for piece in self.pieces())
+
+    def move_to(self, fd: int) -> int:
+        """Move all of it to a descriptor, by the kernel alone where it can; how many bytes."""
+        self._claim()
+        self._left -= self._source.move_to(fd, self._size)
+        self._check()
+        return self._size
 
     def skip(self) -> None:
         """Pass over what has not been read."""
@@ -244,6 +255,19 @@ class StreamSource(Source):
             self._base += got
         return done
 
+    def move_to(self, fd: int, size: int) -> int:
+        """For PendingPages: write ``size`` bytes to a descriptor; gives the bytes moved, fewer only at the end."""
+        done = 0
+        scratch = memoryview(bytearray(min(size, _PIECE)))
+        while done < size:
+            piece = scratch[:size - done]
+            got = self.read_into(piece)
+            page_kernel.writev(fd, [piece[:got]])
+            done += got
+            if got < len(piece):
+                break
+        return done
+
     def discard(self, size: int) -> int:
         """For PendingPages: pass over ``size`` bytes; gives the bytes passed, fewer only at the end."""
         done = min(size, self._end - self._start)
@@ -288,7 +312,9 @@ class DescriptorSource(StreamSource):
         super().__init__(base)
         self._fd = fd
         # Bytes that nobody wants go from a pipe to /dev/null without being copied, where Python can say so (3.10).
-        self._splices = hasattr(os, "splice") and stat.S_ISFIFO(os.fstat(fd).st_mode)
+        mode = os.fstat(fd).st_mode
+        self._splices = hasattr(os, "splice") and stat.S_ISFIFO(mode)
+        self._seeks = stat.S_ISREG(mode)
 
     def _receive(self, into: memoryview) -> int:
         while True:
@@ -310,8 +336,19 @@ class DescriptorSource(StreamSource):
         self._base += got
         return held + got
 
+    def move_to(self, fd: int, size: int) -> int:
+        held = min(self._end - self._start, size)
+        page_kernel.writev(fd, [self._buffer[self._start:self._start + held]])
+        self._start += held
+        got = transfer_kernel.transfer(self._fd, fd, size - held)
+        self._base += got
+        return held + got
+
     def discard(self, size: int) -> int:
         done = min(size, self._end - self._start)
+        if self._seeks:
+            self._start += done
+            return done + self._seek_over(size - done)
         if not self._splices or done == size:
             return super().discard(size)
         self._start += done
@@ -327,6 +364,13 @@ class DescriptorSource(StreamSource):
                 done += got
                 self._base += got
         return done
+
+    def _seek_over(self, size: int) -> int:
+        here = os.lseek(self._fd, 0, os.SEEK_CUR)
+        there = max(here, min(here + size, os.fstat(self._fd).st_size))
+        os.lseek(self._fd, there, os.SEEK_SET)
+        self._base += there - here
+        return there - here
 
     def _wait(self) -> None:
         poller = select.poll()
@@ -354,12 +398,11 @@ class ObjectSource(StreamSource):
 
 
 class FedSource(StreamSource):
-    """Pieces of bytes that the caller brings when it has them. Views of what was fed stay good."""
+    """Pieces of bytes that the caller brings when it has them. If ``stable``, views of what was fed stay good."""
 
-    stable = True
-
-    def __init__(self, base: int = 0) -> None:
+    def __init__(self, base: int = 0, *, stable: bool = True) -> None:
         super().__init__(base)
+        self.stable = stable
         self._finished = False
 
     def feed(self, data: Buffer) -> None:
@@ -371,6 +414,16 @@ class FedSource(StreamSource):
             self._buffer[self._end:self._end + fits] = view[:fits]
             self._end += fits
             view = view[fits:]
+
+    def room(self) -> memoryview:
+        """Where the caller may receive bytes to, instead of having them copied by ``feed``; then ``filled`` must say
+        how many there are."""
+        self._make_room(self._end - self._start + 1)
+        return self._buffer[self._end:]
+
+    def filled(self, size: int) -> None:
+        """So many bytes have been received into what ``room`` gave."""
+        self._end += size
 
     def finish(self) -> None:
         """Nothing more will be fed: what is missing now is missing for good."""

@@ -2,9 +2,11 @@
 from typing import Any
 
 from xstream.errors import CorruptStream, LimitExceeded, StreamError
+from xstream.kernels import batches as batch_kernel
 from xstream.kernels import pfns as pfn_kernel
 from xstream.limits import Limits
 from xstream.stream.ordering import Ordering
+from xstream.stream.reader import PageRun
 from xstream.stream.sink import Sink, open_sink
 from xstream.stream.source import PendingPages
 from xstream.wire import libxc
@@ -21,15 +23,18 @@ class Writer:
     ``sink`` is anything that :func:`~xstream.stream.sink.open_sink` takes: a descriptor is written by writev, page data
     uncopied. The headers go out with construction. Raises what a Reader would raise for the same stream (OrderError,
     CorruptStream, LimitExceeded, UnsupportedStream), before a byte of the record has gone; and OSError from the sink.
+
+    ``around``: the writer of the layer around, which is asked before each record whether it is this one's turn.
     """
 
     layer = libxc.LAYER
 
     def __init__(self, sink: Any, domain: DomainHeader, image: ImageHeader = ImageHeader(), *,
-                 checkpointed: bool = False, limits: Limits = Limits()) -> None:
+                 checkpointed: bool = False, limits: Limits = Limits(), around: Any = None) -> None:
         self.sink: Sink = open_sink(sink)
         self.index = -1
         self.limits = limits
+        self._around = around
         headers = libxc.build_headers(image, domain)
         try:
             libxc.parse_headers(headers)
@@ -38,9 +43,15 @@ class Writer:
         self.ordering = Ordering(image.version, domain.type, checkpointed=checkpointed, limits=limits)
         self.sink.write([headers])
 
+    @property
+    def ended(self) -> bool:
+        """Whether END has been written."""
+        return self.ordering.ended
+
     def write(self, record: Record) -> None:
         """Write one record. PageData goes out as it is, however many PFNs it has; its data may be any buffer of whole
         pages, or another reader's PendingPages, which is passed on piece by piece."""
+        self._check_turn()
         record_type = libxc.type_of(record)
         try:
             if isinstance(record, PageData):
@@ -79,6 +90,27 @@ class Writer:
                 self.write(PageData(batch, data[:size]))
                 data = data[size:]
 
+    def write_run(self, run: PageRun) -> None:
+        """Write the records of another reader's PageRun as they stand. Raises CorruptStream where they wouldn't be
+        good ones here."""
+        self._check_turn()
+        words = memoryview(bytearray(len(run.words)))
+        extents = memoryview(bytearray(16 * run.records)).cast("Q")
+        records = 0
+        if libxc.PAGE_DATA in self.ordering.row():
+            records = batch_kernel.scan(run.data, libxc.PAGE_DATA, self.limits.record_length, self.ordering.pfn_end,
+                                        False, words, extents)[0]
+        if records != run.records:
+            raise CorruptStream("batch that can't stand here", layer=self.layer, offset=self.sink.offset,
+                                record=self.index + 1 + records, record_type="PAGE_DATA")
+        self.sink.write([run.data])
+        self.ordering.page_data()
+        self.index += records
+
+    def _check_turn(self) -> None:
+        if self._around is not None:
+            self._around.check_turn()
+
     def write_batch(self, words: Buffer, memory: Buffer, at: Any) -> None:
         """Write one batch, uncopied where the sink can.
 
@@ -88,6 +120,7 @@ class Writer:
         Raises ValueError where ``at`` is of another length, IndexError for a number past the memory, both before a byte
         has gone.
         """
+        self._check_turn()
         batch = PageData(words, b"")
         try:
             pages = self.ordering.check_batch(batch)
@@ -109,7 +142,7 @@ class Writer:
             raise LimitExceeded("record body longer than the limit", offset=-4, field="length",
                                 expected="at most {}".format(self.limits.body_length), got=len(whole))
         self.ordering.follow(record_type, libxc.parse(record_type, whole))
-        self.sink.write([FRAME.pack(record_type, len(whole)), whole, _padding(record, len(whole))])
+        self.sink.write([FRAME.pack(record_type, len(whole)), whole, padding_of(record, len(whole))])
 
     def _write_page_data(self, record: PageData) -> None:
         pages = self.ordering.check_batch(record)
@@ -121,8 +154,7 @@ class Writer:
         head, words, data = libxc.build(record)
         if isinstance(data, PendingPages):
             self.sink.write([frame, head, words])
-            for piece in data.pieces():
-                self.sink.write([piece])
+            self.sink.take(data)
         else:
             self.sink.write([frame, head, words, data])
         self.ordering.page_data()
@@ -132,7 +164,7 @@ def _length(record: PageData, pages: int) -> int:
     return 8 + len(record.words) + pages * PAGE_SIZE
 
 
-def _padding(record: Record, length: int) -> Buffer:
+def padding_of(record: Any, length: int) -> Buffer:
     """What stands behind a body: what was read there, or zeros."""
     if len(record.padding) in (0, padded(length) - length):
         return record.padding or bytes(padded(length) - length)

@@ -6,7 +6,7 @@ from xstream.guest.load import Loader
 from xstream.guest.memory import GuestMemory
 from xstream.kernels import checksum
 from xstream.limits import Limits
-from xstream.stream.reader import Reader
+from xstream.stream.opening import open_stream
 from xstream.tools.extract import image_pieces, runs
 from xstream.wire.libxc import PAGE_SIZE
 
@@ -32,7 +32,7 @@ class DigestReport(NamedTuple):
 
 def digest(source: Any, *, limits: Limits = Limits(), progress: Callable[[int], Any] = lambda offset: None,
            **options: Any) -> DigestReport:
-    """Load a stream's final memory and checksum it; ``source`` and ``options`` are Reader's.
+    """Load a stream's final memory and checksum it; ``source`` and ``options`` are those of xstream.open.
 
     Raises StreamError's kin.
     """
@@ -77,7 +77,7 @@ def _image_sha256(memory: GuestMemory, populated: int, pages_sha: Any) -> Option
 
 def _load(source: Any, limits: Limits, progress: Callable[[int], Any], options: Any) -> GuestMemory:
     memory = GuestMemory(limit=limits.guest_pfns)
-    with Reader(source, limits=limits, **options) as reader:
+    with open_stream(source, limits=limits, **options) as reader:
         Loader(reader, memory).run(progress)
     return memory
 

@@ -1,14 +1,13 @@
 """The final guest memory as a raw file."""
-import os
 from typing import Any, Callable, Iterator, NamedTuple, Tuple
 
 from xstream.guest.load import Loader
 from xstream.guest.memory import GuestMemory
 from xstream.kernels import pfns as pfn_kernel
 from xstream.limits import Limits
-from xstream.stream.reader import Reader
+from xstream.stream.opening import open_stream
 from xstream.stream.sink import DescriptorSink
-from xstream.tools.output import is_stream, replacing
+from xstream.tools.output import is_stream, output, replacing
 from xstream.wire.libxc import PAGE_SIZE
 
 _ZEROS = memoryview(bytes(1 << 20))
@@ -58,9 +57,9 @@ def extract(source: Any, path: str, *, limits: Limits = Limits(),
 
     The file appears when it is complete, not before. Where ``path`` is "-" (stdout), a pipe or a device, the bytes are
     written to it in order, holes as zeros, once all of the stream has been read. ``limits.guest_pfns`` bounds the
-    size. ``source`` and ``options`` are Reader's. Raises StreamError's kin and OSError.
+    size. ``source`` and ``options`` are those of xstream.open. Raises StreamError's kin and OSError.
     """
-    with Reader(source, limits=limits, **options) as reader:
+    with open_stream(source, limits=limits, **options) as reader:
         if is_stream(path):
             memory = GuestMemory(limit=limits.guest_pfns)
             Loader(reader, memory).run(progress)
@@ -73,10 +72,7 @@ def extract(source: Any, path: str, *, limits: Limits = Limits(),
 
 
 def _write_in_order(memory: GuestMemory, path: str) -> None:
-    fd = os.dup(1) if path == "-" else os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
+    with output(path) as fd:
         sink = DescriptorSink(fd)
         for piece in image_pieces(memory):
             sink.write([piece])
-    finally:
-        os.close(fd)

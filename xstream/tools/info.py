@@ -1,14 +1,15 @@
 """What is this stream? Headers, records, pages by type."""
-from typing import Any, Callable, Dict, List, NamedTuple
+from typing import Any, Callable, Dict, List, NamedTuple, Tuple
 
 from xstream.guest.memory import Applied, GuestMemory
 from xstream.kernels import pages as page_kernel
 from xstream.kernels import pfns as pfn_kernel
 from xstream.limits import Limits
-from xstream.stream.reader import PageRun, Reader
-from xstream.stream.source import pieces
-from xstream.wire import libxc
-from xstream.wire.frames import padded
+from xstream.stream.opening import AnyReader, open_stream
+from xstream.stream.reader import Layer, PageRun
+from xstream.stream.source import PendingPages, pieces
+from xstream.wire.formats import record_name
+from xstream.wire.legacy import CompressedBatch, UnmappedPfns
 from xstream.wire.libxc import PAGE_SIZE, PAGE_TYPES, PageData
 
 #: Rows of the record list; a stream that alternates its records without end must not fill memory.
@@ -16,8 +17,10 @@ _MOST_ROWS = 10000
 
 
 class RecordRow(NamedTuple):
-    """Neighbouring records of one type: index and offset of the ``first``, how many, their bytes with frames."""
+    """Neighbouring records of one layer and type: index in the layer and offset of the ``first``, how many, their bytes
+    with frames."""
 
+    layer: str
     first: int
     offset: int
     type: str
@@ -29,8 +32,9 @@ class RecordRow(NamedTuple):
 
 class InfoReport(NamedTuple):
     """What a stream holds. Pages: ``populated`` by the end, ``sent`` in all, ``resent`` over an earlier copy,
-    ``zero`` among those sent. ``types``: mentioned PFNs by their last type. ``sizes``: bytes by kind of record.
-    ``more_rows``: rows left out of ``records``."""
+    ``zero`` among those sent. ``types``: mentioned PFNs by their last type. ``sizes``: bytes by layer and kind of
+    record. ``more_rows``: rows left out of ``records``. ``layers``: what lies in what, outermost first; ``format`` is
+    the outermost's, ``version``, ``guest`` and ``made_by`` are the memory stream's."""
 
     format: str
     version: int
@@ -45,9 +49,10 @@ class InfoReport(NamedTuple):
     verified: int
     checkpoints: int
     types: Dict[str, int]
-    sizes: Dict[str, int]
+    sizes: Dict[str, Dict[str, int]]
     records: List[RecordRow]
     more_rows: int
+    layers: Tuple[Layer, ...]
 
 
 class _Survey:
@@ -57,32 +62,37 @@ class _Survey:
         self.memory = GuestMemory(limit=limits.guest_pfns)
         self.sent = self.resent = self.zero = self.verified = self.more_rows = 0
         self.rows: List[RecordRow] = []
-        self.sizes: Dict[str, int] = {}
+        self.sizes: Dict[str, Dict[str, int]] = {}
         self._zero_indexes = memoryview(bytearray(8)).cast("Q")
 
-    def run(self, reader: Reader, run: PageRun) -> None:
+    def run(self, reader: AnyReader, run: PageRun) -> None:
         for at in range(0, len(run.extents), 2):
             offset = run.extents[at]
             self._scan(run.data[offset:offset + run.extents[at + 1] * PAGE_SIZE])
         self._pages(reader, self.memory.mark(run.words))
-        self._row(RecordRow(reader.index - run.records + 1, reader.offset, "PAGE_DATA", run.records, len(run.data),
-                            len(run.words) // 8, run.pages))
+        self._row(RecordRow(reader.layer, reader.index - run.records + 1, reader.offset, "PAGE_DATA", run.records,
+                            len(run.data), len(run.words) // 8, run.pages))
 
-    def record(self, reader: Reader, record: libxc.Record) -> None:
-        name = libxc.type_name(libxc.type_of(record))
+    def record(self, reader: AnyReader, record: Any) -> None:
+        name = record_name(reader.layer, record)
+        data = getattr(record, "data", None)
+        size = reader.source.offset - reader.offset + (len(data) if isinstance(data, PendingPages) else 0)
         pfns = pages = 0
-        size = 8
         if isinstance(record, PageData):
             pfns, pages = record.pfn_count, len(record.data) // PAGE_SIZE
             for piece in pieces(record.data):
                 self._scan(piece)
             self._pages(reader, self.memory.mark(record.words))
-            size += 8 + 8 * pfns + PAGE_SIZE * pages
-        else:
-            size += padded(sum(len(piece) for piece in libxc.build(record)))
-        self._row(RecordRow(reader.index, reader.offset, name, 1, size, pfns, pages))
+        elif isinstance(record, CompressedBatch):
+            applied = self.memory.mark(record.words)
+            pfns, pages = len(record.words) // 8, applied.data
+            self._pages(reader, applied)
+        elif isinstance(record, UnmappedPfns):
+            pfns = len(record.pfns) // 8
+            self.memory.forget(record.pfns)
+        self._row(RecordRow(reader.layer, reader.index, reader.offset, name, 1, size, pfns, pages))
 
-    def _pages(self, reader: Reader, applied: Applied) -> None:
+    def _pages(self, reader: AnyReader, applied: Applied) -> None:
         if reader.verifying:
             self.verified += applied.data
         else:
@@ -95,9 +105,10 @@ class _Survey:
         self.zero += page_kernel.zero_pages(data, self._zero_indexes)
 
     def _row(self, row: RecordRow) -> None:
-        self.sizes[row.type] = self.sizes.get(row.type, 0) + row.bytes
+        sizes = self.sizes.setdefault(row.layer, {})
+        sizes[row.type] = sizes.get(row.type, 0) + row.bytes
         last = self.rows[-1] if self.rows else None
-        if last is not None and last.type == row.type and last.first + last.records == row.first:
+        if last is not None and (last.layer, last.type, last.first + last.records) == (row.layer, row.type, row.first):
             self.rows[-1] = last._replace(records=last.records + row.records, bytes=last.bytes + row.bytes,
                                           pfns=last.pfns + row.pfns, pages=last.pages + row.pages)
         elif len(self.rows) < _MOST_ROWS:
@@ -108,12 +119,13 @@ class _Survey:
 
 def info(source: Any, *, limits: Limits = Limits(), progress: Callable[[int], Any] = lambda offset: None,
          **options: Any) -> InfoReport:
-    """Survey a whole stream; ``source`` and ``options`` are Reader's, but that checkpoints need not be announced.
+    """Survey a whole stream; ``source`` and ``options`` are those of xstream.open, but checkpoints need not be
+    announced.
 
     Page data is read once, to find zero pages. Raises StreamError's kin.
     """
     options.setdefault("checkpointed", True)
-    with Reader(source, limits=limits, **options) as reader:
+    with open_stream(source, limits=limits, **options) as reader:
         survey = _Survey(limits)
         while True:
             run = reader.next_run()
@@ -128,7 +140,7 @@ def info(source: Any, *, limits: Limits = Limits(), progress: Callable[[int], An
         return _report(reader, survey)
 
 
-def _report(reader: Reader, survey: _Survey) -> InfoReport:
+def _report(reader: AnyReader, survey: _Survey) -> InfoReport:
     memory = survey.memory
     histogram = pfn_kernel.type_histogram(memory.state)
     return InfoReport(
@@ -136,4 +148,4 @@ def _report(reader: Reader, survey: _Survey) -> InfoReport:
         sent=survey.sent,
         resent=survey.resent, zero=survey.zero, verified=survey.verified, checkpoints=reader.checkpoints,
         types={PAGE_TYPES[code]: count for code, count in enumerate(histogram) if count}, sizes=survey.sizes,
-        records=survey.rows, more_rows=survey.more_rows)
+        records=survey.rows, more_rows=survey.more_rows, layers=reader.layers)

@@ -38,6 +38,21 @@ def replacing(path: str) -> Iterator[int]:
     _sync_folder(folder)
 
 
+@contextlib.contextmanager
+def output(path: str) -> Iterator[int]:
+    """A descriptor for ``path``: stdout for "-", a pipe or device as it is, else a file as :func:`replacing` has it.
+    Raises OSError."""
+    if not is_stream(path):
+        with replacing(path) as fd:
+            yield fd
+        return
+    fd = os.dup(1) if path == "-" else os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
 def _sync_folder(folder: str) -> None:
     fd = os.open(folder, os.O_RDONLY)
     try:

@@ -1,12 +1,14 @@
 """Is this stream good? Structure, order and PFN words; page data isn't looked at."""
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable, NamedTuple, Tuple
 
-from xstream.stream.reader import Reader
+from xstream.stream.opening import open_stream
+from xstream.stream.reader import Layer
 from xstream.wire.libxc import PAGE_SIZE, PageData
 
 
 class VerifyReport(NamedTuple):
-    """A good stream's summary."""
+    """A good stream's summary. ``records`` counts those of all ``layers``, outermost first; ``format`` is the
+    outermost's, ``version``, ``guest`` and ``made_by`` are the memory stream's."""
 
     format: str
     version: int
@@ -18,14 +20,15 @@ class VerifyReport(NamedTuple):
     pages: int
     checkpoints: int
     bytes: int
+    layers: Tuple[Layer, ...]
 
 
 def verify(source: Any, *, progress: Callable[[int], Any] = lambda offset: None, **options: Any) -> VerifyReport:
-    """Check a whole stream; ``source`` and ``options`` are Reader's.
+    """Check a whole stream; ``source`` and ``options`` are those of xstream.open.
 
     ``progress`` is told the offset reached, now and then. Raises the first fault, as StreamError's kin.
     """
-    with Reader(source, **options) as reader:
+    with open_stream(source, **options) as reader:
         batches = pfns = pages = 0
         while True:
             run = reader.next_run()
@@ -42,5 +45,7 @@ def verify(source: Any, *, progress: Callable[[int], Any] = lambda offset: None,
                     pfns += record.pfn_count
                     pages += len(record.data) // PAGE_SIZE
             progress(reader.source.offset)
-        return VerifyReport(*reader.identity, records=reader.index + 1, batches=batches, pfns=pfns, pages=pages,
-                            checkpoints=reader.checkpoints, bytes=reader.source.offset)
+        layers = reader.layers
+        return VerifyReport(*reader.identity, records=sum(layer.records for layer in layers), batches=batches,
+                            pfns=pfns, pages=pages, checkpoints=reader.checkpoints, bytes=reader.source.offset,
+                            layers=layers)

@@ -1,0 +1,220 @@
+"""Recognition by content: of each format, from every kind of source, and of what isn't ours."""
+import bz2
+import contextlib
+import gzip
+import importlib
+import io
+import lzma
+import os
+import subprocess
+import sys
+import tarfile
+
+import containers
+import pytest
+import samples
+from ways import WAYS, whole
+
+import xstream
+from xstream import CorruptStream, LimitExceeded, NeedMoreData, PushReader, TruncatedStream, UnsupportedStream
+from xstream.stream.source import FedSource
+
+NAMES = [name for name, _, _ in containers.ALL]
+LAYERS = {name: layers for name, _, layers in containers.ALL}
+
+
+def read(source, **options):
+    """Every record with its place; the layers' formats."""
+    with xstream.open(source, **options) as reader:
+        records = []
+        record = reader.next_record()
+        while record is not None:
+            records.append((reader.layer, reader.index, reader.offset, kept(record)))
+            record = reader.next_record()
+        return records, [layer.format for layer in reader.layers]
+
+
+def kept(record):
+    """A record that compares by content and stays good, its lazy data read."""
+    data = getattr(record, "data", None)
+    if hasattr(data, "read"):
+        return whole(record._replace(data=data.read()))
+    return whole(record)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", NAMES)
+def test_every_format_from_every_source(name, way):
+    stream = containers.STREAMS[name]
+    with WAYS[way](stream) as source:
+        records, layers = read(source)
+    assert layers == LAYERS[name]
+    assert records == read(stream)[0]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_byte_by_byte(name):
+    stream = containers.STREAMS[name]
+    push = PushReader()
+    got = []
+    for at in range(len(stream)):
+        push.feed(stream[at:at + 1])
+        for record in push.records():
+            got.append((push.reader.layer, push.reader.index, push.reader.offset, kept(record)))
+    push.finish()
+    got += [(push.reader.layer, push.reader.index, push.reader.offset, kept(record)) for record in push.records()]
+    assert got == read(stream)[0]
+
+
+def test_nothing_is_taken_while_too_little_has_been_fed():
+    source = FedSource()
+    stream = containers.xl()
+    for at in range(31):
+        source.feed(stream[at:at + 1])
+        with pytest.raises(NeedMoreData):
+            xstream.open(source)
+    source.feed(stream[31:])
+    source.finish()
+    assert read(source)[0] == read(stream)[0]
+
+
+def test_no_more_is_asked_for_than_it_takes():
+    """A pipe that holds no more than a libxc stream's first eight bytes doesn't keep the opener waiting."""
+    reading, writing = os.pipe()
+    try:
+        os.write(writing, samples.hvm()[:8])
+        assert isinstance(xstream.open(reading), xstream.Reader)
+        os.write(writing, samples.hvm()[8:40])
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_format_can_be_said(name):
+    stream = containers.STREAMS[name]
+    assert read(stream, format=LAYERS[name][0]) == read(stream)
+    other = "libvirt" if LAYERS[name][0] != "libvirt" else "xl"
+    with pytest.raises(CorruptStream) as caught:
+        read(stream, format=other)
+    assert caught.value.layer == other and caught.value.offset == 0
+    with pytest.raises(ValueError, match="unknown format"):
+        xstream.open(stream, format="vmdk")
+
+
+def tar(*names):
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        for name in names:
+            archive.addfile(tarfile.TarInfo(name))
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("stream, named", [
+    (containers.QEMU, "QEMU migration stream"),
+    (b"\x7fELF\2\1\1" + bytes(60), "ELF"),
+    (tar("ova.xml", "Ref:1/00000000"), "XVA"),
+    (tar("guest.xl"), "tar archive"),
+    (b"LibvirtQemudSave" + bytes(100), "QEMU"),
+    (b"\x04\x22\x4d\x18" + bytes(20), "lz4"),
+    (b"QFI\xfb" + bytes(20), "qcow2"),
+])
+def test_what_it_is_not_is_said_by_name(stream, named):
+    for way in ("buffer", "pipe", "trickle", "fed"):
+        with WAYS[way](stream) as source, pytest.raises(UnsupportedStream, match=named):
+            xstream.open(source)
+
+
+@pytest.mark.parametrize("stream", [b"", b"\0", b"hello, world", bytes(1000), b"\xff" * 7, b"LibxlFm",
+                                    b"Xen saved domain, xl format\n", b"\x01" * 500])
+def test_what_nobody_knows_is_corrupt(stream):
+    for way in ("buffer", "pipe", "trickle", "fed"):
+        with WAYS[way](stream) as source, pytest.raises(CorruptStream, match="not a stream or save file"):
+            xstream.open(source)
+
+
+COMPRESSED = {"gzip": gzip.compress, "xz": lzma.compress, "bzip2": bz2.compress}
+
+
+@pytest.mark.parametrize("way", ["buffer", "mapped", "pipe", "trickle", "object"])
+@pytest.mark.parametrize("name", COMPRESSED)
+def test_compressed_files_are_decompressed(name, way):
+    stream = containers.xl()
+    with WAYS[way](COMPRESSED[name](stream)) as source:
+        assert read(source) == read(stream)
+
+
+@pytest.mark.parametrize("name", COMPRESSED)
+def test_compressed_members_one_after_the_other(name):
+    compress = COMPRESSED[name]
+    stream = containers.xl()
+    packed = b"".join(compress(stream[at:at + 5000]) for at in range(0, len(stream), 5000))
+    assert read(packed) == read(stream)
+    assert read(packed + bytes(512), strict=True) == read(stream)
+    with pytest.raises(CorruptStream) as caught:
+        read(packed + b"more", strict=True)
+    assert caught.value.layer == name
+
+
+@pytest.mark.parametrize("name", COMPRESSED)
+def test_bad_compressed_data(name):
+    packed = COMPRESSED[name](containers.xl())
+    for length in range(10, len(packed), 61):
+        with pytest.raises((TruncatedStream, CorruptStream)):
+            read(packed[:length])
+    for at in range(0, len(packed), 7):
+        with contextlib.suppress(xstream.StreamError):
+            read(packed[:at] + bytes([packed[at] ^ 0x55]) + packed[at + 1:])
+
+
+def test_compressed_twice_is_once_too_often():
+    with pytest.raises(UnsupportedStream, match="within a compressed file"):
+        xstream.open(gzip.compress(lzma.compress(samples.hvm())))
+
+
+def test_an_xz_dictionary_that_asks_for_too_much():
+    filters = [{"id": lzma.FILTER_LZMA2, "dict_size": 1 << 30}]
+    with pytest.raises(LimitExceeded):
+        read(lzma.compress(samples.hvm(), filters=filters))
+
+
+def test_compressed_bytes_cannot_be_fed():
+    push = PushReader()
+    push.feed(gzip.compress(samples.hvm()))
+    with pytest.raises(UnsupportedStream, match="decompress"):
+        list(push.records())
+
+
+def zstd_compress():
+    for module in ("compression.zstd", "zstandard"):
+        try:
+            return importlib.import_module(module).compress
+        except ImportError:
+            continue
+    return None
+
+
+def test_zstd():
+    compress = zstd_compress()
+    if compress is None:
+        with pytest.raises(UnsupportedStream, match="zstd -dc"):
+            xstream.open(b"\x28\xb5\x2f\xfd" + bytes(20))
+        return
+    stream = containers.xl()
+    packed = b"".join(compress(stream[at:at + 5000]) for at in range(0, len(stream), 5000))
+    for way in ("buffer", "pipe", "trickle"):
+        with WAYS[way](packed) as source:
+            assert read(source) == read(stream)
+
+
+def test_a_compressed_bomb_takes_no_memory():
+    script = ("import gzip, resource, sys, xstream\n"
+              "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+              "try: xstream.verify(0)\n"
+              "except xstream.StreamError as error: print(error)\n"
+              "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n")
+    batch = samples.batch([samples.word(0)], [bytes(4096)])
+    stream = samples.headers() + samples.static_data_end() + batch * 40000
+    done = subprocess.run([sys.executable, "-c", script], input=gzip.compress(stream, 1), stdout=subprocess.PIPE,
+                          check=True, timeout=120)
+    assert b"short" in done.stdout and int(done.stdout.split()[-1]) < 64 * 1024

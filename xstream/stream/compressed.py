@@ -1,0 +1,184 @@
+"""Compressed input, decompressed on the way: by Python's own library; zstd by that of Python 3.14, or by the package
+``zstandard`` where it is there."""
+import bz2
+import importlib
+import lzma
+import zlib
+from typing import Any, Callable, Dict, NamedTuple, Tuple
+
+from xstream.errors import CorruptStream, LimitExceeded, TruncatedStream, UnsupportedStream
+from xstream.stream.signs import COMPRESSED
+from xstream.stream.source import Source, StreamSource
+
+#: Compressed bytes taken at once.
+_INPUT = 64 << 10
+#: Bytes decompressed behind a stream's end, to come to the checksum.
+_BEHIND = 1 << 20
+#: Memory that an xz stream's dictionary may ask for; ``xz -9`` asks for 64 MiB.
+_XZ_MEMORY = 256 << 20
+_MAGICS = {sign.format: sign.magic for sign in COMPRESSED}
+
+
+class _Codec(NamedTuple):
+    """How one member (gzip), stream (xz, bzip2) or frame (zstd) is decompressed.
+
+    ``new()`` gives an object such as lzma.LZMADecompressor: ``decompress(data, most)``, ``eof``, ``needs_input``,
+    ``unused_data``; ``errors`` is what it raises for bad data.
+    """
+
+    new: Callable[[], Any]
+    errors: Tuple[Any, ...]
+
+
+class DecompressedSource(StreamSource):
+    """The bytes that another source holds compressed, all members one after the other.
+
+    ``offset`` counts decompressed bytes. Memory stays bounded whatever the compressed bytes say. Reading raises
+    CorruptStream, TruncatedStream and LimitExceeded with the compression as their layer, and how much of the compressed
+    input had been taken as their offset; construction raises UnsupportedStream where Python lacks the means.
+    """
+
+    def __init__(self, source: Source, format: str) -> None:
+        super().__init__()
+        self._lower = source
+        self._format = format
+        self._codec = _CODECS[format]()
+        self._member = self._codec.new()
+        self._input = b""  # taken from the source and not decompressed yet
+
+    def check_end(self) -> None:
+        # The checksum stands behind the last byte; what is longer than this isn't the stream's any more.
+        self.peek(_BEHIND)
+
+    def close(self) -> None:
+        self._lower.close()
+
+    def _receive(self, into: memoryview) -> int:
+        while not self._member.eof or self._next_member():
+            if self._member.needs_input and not self._take(1):
+                raise TruncatedStream("the input ends inside compressed data", missing=1, layer=self._format,
+                                      offset=self._lower.offset)
+            data = self._decompress(self._input if self._member.needs_input else b"", len(into))
+            if data:
+                into[:len(data)] = data
+                return len(data)
+        return 0
+
+    def _take(self, size: int) -> bytes:
+        """Compressed bytes at hand, at least ``size`` of them if the input has them."""
+        while len(self._input) < size:
+            piece = bytes(self._lower.peek(_INPUT)[:_INPUT])
+            if not piece:
+                break
+            self._lower.advance(len(piece))
+            self._input += piece
+        return self._input
+
+    def _decompress(self, untrusted: bytes, most: int) -> bytes:
+        try:
+            wanted = self._member.needs_input
+            data: bytes = self._member.decompress(untrusted, most)
+        except self._codec.errors as error:
+            where: Dict[str, Any] = {"layer": self._format, "offset": self._lower.offset}
+            if "usage limit" in str(error):
+                raise LimitExceeded("dictionary larger than the limit",
+                                    expected="at most {} bytes".format(_XZ_MEMORY), **where)
+            raise CorruptStream("bad compressed data: {}".format(error), **where)
+        if self._member.eof:
+            self._input = self._member.unused_data
+        elif wanted:
+            self._input = b""
+        return data
+
+    def _next_member(self) -> bool:
+        """Begin another member where one follows. Zeros behind the last are padding."""
+        while self._take(1) and not self._input.strip(b"\0"):
+            self._input = b""
+        self._input = self._input.lstrip(b"\0")
+        magic = _MAGICS[self._format]
+        if not self._take(1):
+            return False
+        if not self._take(len(magic)).startswith(magic):
+            raise CorruptStream("bytes behind the compressed data", layer=self._format, offset=self._lower.offset,
+                                expected="the end of the input", got=self._input[:16])
+        self._member = self._codec.new()
+        return True
+
+
+class _Gzip:
+    """A gzip member, decompressed as the library's other kinds are."""
+
+    def __init__(self) -> None:
+        self._inner = zlib.decompressobj(wbits=31)
+        self._full = False
+
+    def decompress(self, untrusted: Any, most: int) -> bytes:
+        data = self._inner.decompress(self._inner.unconsumed_tail or untrusted, most)
+        self._full = len(data) == most
+        return data
+
+    @property
+    def eof(self) -> bool:
+        return self._inner.eof
+
+    @property
+    def needs_input(self) -> bool:
+        # Output that filled its room may have more behind it, even with all input consumed.
+        return not self._inner.unconsumed_tail and not self._full
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._inner.unused_data
+
+
+class _Zstandard:
+    """A zstd frame, decompressed by the package ``zstandard``; it is fed so little at once that no bomb goes off."""
+
+    _FED = 1 << 10
+
+    def __init__(self, module: Any) -> None:
+        self._inner = module.ZstdDecompressor().decompressobj()
+        self._waiting = memoryview(b"")
+        self._data = memoryview(b"")
+        self.unused_data = b""
+
+    def decompress(self, untrusted: Any, most: int) -> bytes:
+        if len(untrusted):
+            self._waiting = memoryview(untrusted)
+        while not self._data and self._waiting and not self._inner.eof:
+            fed, self._waiting = self._waiting[:self._FED], self._waiting[self._FED:]
+            self._data = memoryview(self._inner.decompress(fed))
+        if self._inner.eof:
+            self.unused_data = bytes(self._inner.unused_data) + bytes(self._waiting)
+        given, self._data = self._data[:most], self._data[most:]
+        return bytes(given)
+
+    @property
+    def eof(self) -> bool:
+        return bool(self._inner.eof) and not self._data
+
+    @property
+    def needs_input(self) -> bool:
+        return not self._data and not self._waiting
+
+
+def _zstd() -> _Codec:
+    try:
+        module = importlib.import_module("compression.zstd")
+        return _Codec(module.ZstdDecompressor, (module.ZstdError,))
+    except ImportError:
+        pass
+    try:
+        module = importlib.import_module("zstandard")
+        return _Codec(lambda: _Zstandard(module), (module.ZstdError,))
+    except ImportError:
+        raise UnsupportedStream("a zstd file, and neither Python 3.14 nor the package zstandard is here; decompress "
+                                "it: zstd -dc FILE | xstream ... -", layer="zstd", offset=0)
+
+
+_CODECS: Dict[str, Callable[[], _Codec]] = {
+    "gzip": lambda: _Codec(_Gzip, (zlib.error,)),
+    "xz": lambda: _Codec(lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, _XZ_MEMORY), (lzma.LZMAError,)),
+    "bzip2": lambda: _Codec(bz2.BZ2Decompressor, (OSError, ValueError)),
+    "zstd": _zstd,
+}

@@ -1,0 +1,222 @@
+"""Writers of containers. What stands within is written by a writer of its own, into the same sink, in its turn."""
+from typing import Any, Optional, Sequence, Tuple
+
+from xstream.errors import LimitExceeded, OrderError, StreamError
+from xstream.limits import Limits
+from xstream.stream.nesting import (
+    INNER_CHECKPOINT,
+    INNER_END,
+    Nesting,
+    check_libxl_record,
+    libxl_nesting,
+    xenopsd_nesting,
+)
+from xstream.stream.sink import Sink, open_sink
+from xstream.stream.source import PendingPages
+from xstream.stream.writer import Writer, padding_of
+from xstream.wire import libvirt, libxl, xenopsd, xl
+from xstream.wire.frames import FRAME, Buffer
+from xstream.wire.libxc import DomainHeader, ImageHeader
+
+
+class _ContainerWriter:
+    """What container writers have in common.
+
+    ``sink`` is anything that :func:`~xstream.stream.sink.open_sink` takes. Raises what a reader would raise for the
+    same stream, before a byte of the record has gone; and OSError from the sink.
+    """
+
+    layer = ""
+    #: States in which the stream within writes.
+    inner_states: Tuple[str, ...] = ()
+
+    def __init__(self, sink: Any, nesting: Nesting, limits: Limits) -> None:
+        self.sink: Sink = open_sink(sink)
+        self.limits = limits
+        self.index = -1
+        self._nesting = nesting
+        self._inner: Optional[Any] = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether the last record has been written."""
+        return self._nesting.ended
+
+    def check_turn(self) -> None:
+        """Raise OrderError where it isn't the inner stream's turn."""
+        self._hear_inner()
+        if self._nesting.state not in self.inner_states:
+            raise OrderError("the stream within writes out of its turn", layer=self.layer, offset=self.sink.offset,
+                             expected="a record of {}".format(self.layer))
+
+    def _hear_inner(self) -> None:
+        """Follow what the stream within has done since."""
+        if self._inner is not None and self._inner.ended:
+            self._nesting.follow_inner(INNER_END)
+            self._inner = None
+
+    def _located(self, error: StreamError, head: int, name: str) -> StreamError:
+        return error.located(layer=self.layer, base=self.sink.offset + head, record=self.index + 1, record_type=name)
+
+    def _check_length(self, length: int) -> None:
+        if length > self.limits.body_length:
+            raise LimitExceeded("record body longer than the limit", offset=-4, field="length",
+                                expected="at most {}".format(self.limits.body_length), got=length)
+
+
+class LibxlWriter(_ContainerWriter):
+    """Writes a libxl stream, version 2, record by record; the header goes out with construction.
+
+    After a LibxcContext, ``libxc()`` gives the writer of the libxc stream; this one goes on behind its END, or behind
+    each CHECKPOINT until CHECKPOINT_END.
+    """
+
+    layer = libxl.LAYER
+    inner_states = ("libxc", "resumed")
+
+    def __init__(self, sink: Any, header: libxl.Header = libxl.Header(), *, checkpointed: bool = False,
+                 limits: Limits = Limits()) -> None:
+        super().__init__(sink, libxl_nesting(), limits)
+        self._checkpointed = checkpointed
+        self._guest_type: Optional[int] = None
+        self._heard = 0
+        built = libxl.build_header(header)
+        libxl.parse_header(built)
+        self.sink.write([built])
+
+    def libxc(self, domain: DomainHeader, image: ImageHeader = ImageHeader()) -> Writer:
+        """The writer of the libxc stream, which LIBXC_CONTEXT announces; its headers go out now. Once."""
+        if self._nesting.state != "libxc" or self._inner is not None:
+            raise OrderError("no libxc stream begins here", layer=self.layer, offset=self.sink.offset,
+                             expected="a LIBXC_CONTEXT before")
+        self._inner = Writer(self.sink, domain, image, checkpointed=self._checkpointed, limits=self.limits,
+                             around=self)
+        self._guest_type = domain.type
+        return self._inner
+
+    def write(self, record: libxl.Record) -> None:
+        """Write one record."""
+        record_type = libxl.type_of(record)
+        try:
+            self._hear_inner()
+            self._nesting.admit(record_type)
+            body = b"".join(bytes(piece) for piece in libxl.build(record))
+            self._check_length(len(body))
+            check_libxl_record(libxl.parse(record_type, body), self._guest_type)
+            pieces = [FRAME.pack(record_type, len(body)), body, padding_of(record, len(body))]
+        except StreamError as error:
+            raise self._located(error, FRAME.size, libxl.type_name(record_type))
+        self._nesting.follow(record_type)
+        self.sink.write(pieces)
+        self.index += 1
+
+    def _hear_inner(self) -> None:
+        if self._inner is not None and self._inner.ordering.checkpoints > self._heard:
+            self._heard += 1
+            self._nesting.follow_inner(INNER_CHECKPOINT)
+        super()._hear_inner()
+
+
+class XenopsdWriter(_ContainerWriter):
+    """Writes a suspend image of xenopsd, structured or of the old kind, record by record.
+
+    The signature goes out with construction. After a MemoryImage, ``libxc()`` or ``libxl()`` gives the writer of that;
+    in an unstructured image, or after a MemoryImage of a legacy stream, write that to ``sink`` and say
+    ``memory_written()``.
+    """
+
+    layer = xenopsd.LAYER
+
+    def __init__(self, sink: Any, header: xenopsd.Header = xenopsd.Header(), *, limits: Limits = Limits()) -> None:
+        super().__init__(sink, xenopsd_nesting(header.structured), limits)
+        self.inner_states = ("memory",) if header.structured else ("start",)
+        self._image: Optional[int] = None if header.structured else xenopsd.LIBXC_LEGACY
+        self.sink.write([xenopsd.build_header(header)])
+
+    def libxc(self, domain: DomainHeader, image: ImageHeader = ImageHeader(), *, checkpointed: bool = False) -> Writer:
+        """The writer of the libxc stream that has been announced; its headers go out now."""
+        self._take_image((xenopsd.LIBXC, xenopsd.LIBXC_LEGACY))
+        self._inner = Writer(self.sink, domain, image, checkpointed=checkpointed, limits=self.limits, around=self)
+        return self._inner
+
+    def libxl(self, header: libxl.Header = libxl.Header(), *, checkpointed: bool = False) -> LibxlWriter:
+        """The writer of the libxl stream that has been announced; its header goes out now."""
+        self._take_image((xenopsd.LIBXL,))
+        self._inner = LibxlWriter(self.sink, header, checkpointed=checkpointed, limits=self.limits)
+        return self._inner
+
+    def memory_written(self) -> None:
+        """Say that a legacy memory stream has been written to ``sink``."""
+        self._take_image((xenopsd.LIBXC_LEGACY,))
+        self._nesting.follow_inner(INNER_END)
+
+    def write(self, record: xenopsd.Record) -> None:
+        """Write one record. A blob's data may be another reader's PendingPages, which are passed on piece by piece."""
+        record_type = xenopsd.type_of(record)
+        head, *data = xenopsd.build(record)
+        try:
+            self._hear_inner()
+            self._nesting.admit(record_type)
+            if record_type == xenopsd.XENOPS:
+                self._check_length(len(data[0]))
+                xenopsd.parse_xenops(data[0])
+        except StreamError as error:
+            raise self._located(error, len(head), xenopsd.type_name(record_type))
+        self._nesting.follow(record_type)
+        self._image = record_type if record_type in xenopsd.MEMORY_IMAGES else None
+        self.sink.write([head])
+        for piece in data:
+            if isinstance(piece, PendingPages):
+                self.sink.take(piece)
+            else:
+                self.sink.write([piece])
+        self.index += 1
+
+    def _take_image(self, kinds: Sequence[int]) -> None:
+        if self._image not in kinds:
+            raise OrderError("no such memory image begins here", layer=self.layer, offset=self.sink.offset,
+                             expected="a record that announces it")
+        self._image = None
+
+
+class _SaveFileWriter:
+    """A header in front of a stream; it goes out with construction. ``sink`` is then where a legacy stream goes."""
+
+    def __init__(self, sink: Any, pieces: Sequence[Buffer], limits: Limits) -> None:
+        self.sink: Sink = open_sink(sink)
+        self.limits = limits
+        self.sink.write(pieces)
+
+    def libxl(self, header: libxl.Header = libxl.Header(), *, checkpointed: bool = False) -> LibxlWriter:
+        """The writer of the libxl stream behind."""
+        return LibxlWriter(self.sink, header, checkpointed=checkpointed, limits=self.limits)
+
+
+class XlWriter(_SaveFileWriter):
+    """Writes an xl save file. Raises UnsupportedStream for flags that xl refuses, LimitExceeded for a config beyond the
+    limit."""
+
+    layer = xl.LAYER
+
+    def __init__(self, sink: Any, header: xl.SaveHeader, *, limits: Limits = Limits()) -> None:
+        pieces = xl.build(header)
+        xl.parse_head(pieces[0])
+        if len(header.config) > limits.body_length:
+            raise LimitExceeded("config longer than the limit", layer=self.layer, field="config length",
+                                expected="at most {}".format(limits.body_length), got=len(header.config))
+        super().__init__(sink, pieces, limits)
+
+
+class LibvirtWriter(_SaveFileWriter):
+    """Writes a save file of libvirt's libxl driver. Raises CorruptStream where there is no XML, UnsupportedStream for
+    another version than 1 and 2."""
+
+    layer = libvirt.LAYER
+
+    def __init__(self, sink: Any, header: libvirt.SaveHeader, *, limits: Limits = Limits()) -> None:
+        pieces = libvirt.build(header)
+        libvirt.parse_head(pieces[0])
+        if len(header.xml) > limits.body_length:
+            raise LimitExceeded("XML longer than the limit", layer=self.layer, field="xmlLen",
+                                expected="at most {}".format(limits.body_length), got=len(header.xml))
+        super().__init__(sink, pieces, limits)

@@ -1,0 +1,138 @@
+"""What may come next in libxl streams and in xenopsd's images: transition tables, for reading and writing alike.
+
+Source: what tools/libs/light/libxl_stream_read.c and xen-api's ocaml/xenopsd/xc/domain.ml insist on, and the order in
+which their counterparts write. The libxc stream within has tables of its own: :mod:`xstream.stream.ordering`.
+"""
+from typing import Any, Callable, Dict, Optional, Sequence, Set, Tuple, Union
+
+from xstream.errors import OrderError, StrictViolation, UnsupportedStream
+from xstream.wire import libxl, xenopsd
+from xstream.wire.frames import FRAME, OPTIONAL
+from xstream.wire.libxc import GUEST_PV
+
+#: What the stream within does: its last record has come, or a CHECKPOINT after which this layer's records follow.
+INNER_END, INNER_CHECKPOINT = "the inner END", "the inner CHECKPOINT"
+
+#: A record type, or one of the two above, to the state that it leads to.
+Row = Dict[Union[int, str], str]
+
+_EMULATOR = (libxl.EMULATOR_XENSTORE_DATA, libxl.EMULATOR_CONTEXT)
+
+#: State to what may come in it. In "libxc" and "resumed" the records are the inner stream's.
+LIBXL: Dict[str, Row] = {
+    "start": {**dict.fromkeys(_EMULATOR, "start"), libxl.LIBXC_CONTEXT: "libxc"},
+    "libxc": {INNER_END: "domain", INNER_CHECKPOINT: "checkpoint"},
+    "checkpoint": {**dict.fromkeys(_EMULATOR, "checkpoint"), libxl.CHECKPOINT_END: "resumed"},
+    "resumed": {libxl.CHECKPOINT_STATE: "resumed", INNER_END: "domain", INNER_CHECKPOINT: "checkpoint"},
+    "domain": {**dict.fromkeys(_EMULATOR, "domain"), libxl.END: "end"},
+    "end": {},
+}
+
+_XENOPSD_BLOBS = (xenopsd.QEMU_TRAD, xenopsd.QEMU_XEN, xenopsd.DEMU, xenopsd.VARSTORED, xenopsd.SWTPM0, xenopsd.SWTPM)
+_XENOPSD_ANY = (xenopsd.XENOPS,) + _XENOPSD_BLOBS
+
+XENOPSD: Dict[str, Row] = {
+    "start": {**dict.fromkeys(_XENOPSD_ANY, "start"), **dict.fromkeys(xenopsd.MEMORY_IMAGES, "memory")},
+    "memory": {INNER_END: "tail"},
+    "tail": {**dict.fromkeys(_XENOPSD_ANY, "tail"), xenopsd.END_OF_IMAGE: "end"},
+    "end": {},
+}
+
+#: The unstructured image of old: a PV guest's has no QEMU record.
+XENOPSD_LEGACY: Dict[str, Row] = {
+    "start": {INNER_END: "tail"},
+    "tail": {xenopsd.QEMU_RECORD: "end"},
+    "end": {},
+}
+
+
+class Nesting:
+    """Where a container's own layer stands; one object follows one stream, read or written.
+
+    ``head`` is the size of what stands before a record's body: offsets in errors count from the body.
+    """
+
+    def __init__(self, table: Dict[str, Row], name: Callable[[int], str], *, head: int, optional: bool = False,
+                 usual: Sequence[int] = ()) -> None:
+        self.state = "start"
+        self._table = table
+        self._name = name
+        self._head = head
+        self._optional = optional
+        self._usual = usual
+        self._seen: Set[int] = set()
+
+    @property
+    def ended(self) -> bool:
+        """Whether the last record has come."""
+        return self.state == "end"
+
+    def admit(self, record_type: int) -> str:
+        """The state that a record of this type leads to; raises OrderError where it must not come now."""
+        row = self._table[self.state]
+        if record_type in row:
+            return row[record_type]
+        if self._optional and record_type & OPTIONAL and self.state != "end":
+            return self.state
+        if not any(record_type in other for other in self._table.values()):
+            raise UnsupportedStream("unknown mandatory record", offset=-self._head, field="type",
+                                    expected="a known type", got=self._name(record_type))
+        expected = [known if isinstance(known, str) else self._name(known) for known in row]
+        raise OrderError("must not come here", offset=-self._head, field="type",
+                         expected="one of " + ", ".join(expected) if expected else "the end",
+                         got=self._name(record_type))
+
+    def follow(self, record_type: int) -> None:
+        """Follow a record."""
+        self.state = self.admit(record_type)
+        self._seen.add(record_type)
+
+    def follow_inner(self, event: str) -> None:
+        """Follow what the stream within does: INNER_END or INNER_CHECKPOINT. Raises OrderError out of its turn."""
+        row = self._table[self.state]
+        if event not in row:
+            raise OrderError("the stream within stands at the wrong place", got=event)
+        self.state = row[event]
+
+    def check_usual(self) -> None:
+        """Raise StrictViolation where a record that every such stream has is missing."""
+        missing = [self._name(usual) for usual in self._usual if usual not in self._seen]
+        if missing:
+            raise StrictViolation("records missing", offset=-self._head, field="type", expected=", ".join(missing),
+                                  got="the end")
+
+
+def libxl_nesting() -> Nesting:
+    """The rules of a libxl stream."""
+    return Nesting(LIBXL, libxl.type_name, head=FRAME.size, optional=True)
+
+
+def xenopsd_nesting(structured: bool) -> Nesting:
+    """The rules of a suspend image."""
+    if not structured:
+        return Nesting(XENOPSD_LEGACY, xenopsd.type_name, head=xenopsd.QEMU_HEADER_SIZE)
+    return Nesting(XENOPSD, xenopsd.type_name, head=xenopsd.HEADER_SIZE, usual=(xenopsd.XENOPS,))
+
+
+def check_libxl_record(record: libxl.Record, guest_type: Optional[int], strict: bool = False) -> None:
+    """Raise OrderError for a device model's record of a PV guest, which libxl refuses wherever it stands;
+    ``guest_type`` is the libxc stream's, None while that isn't known.
+
+    With ``strict`` also StrictViolation for a checkpoint state that only the back channel carries, from the secondary:
+    in a capture of both directions together it is to be expected.
+    """
+    if isinstance(record, (libxl.EmulatorXenstoreData, libxl.EmulatorContext)) and guest_type == GUEST_PV:
+        raise OrderError("device model's record for a PV guest", offset=-8, field="type",
+                         expected="no emulator record", got=libxl.type_name(libxl.type_of(record)))
+    if strict and isinstance(record, libxl.CheckpointState) and record.control_id != libxl.CHECKPOINT_NEW:
+        raise StrictViolation("checkpoint state of the back channel", offset=0, field="control_id",
+                              expected=libxl.CHECKPOINT_NEW, got=record.control_id)
+
+
+def ignored(module: Any, record: Any, padding_at: int = 0) -> Optional[Tuple[int, str, Any]]:
+    """(offset, field, value) of the first thing in a record that a restore ignores though it should be zero or absent,
+    padding included; None where there is nothing of the kind. ``padding_at`` is the body's length."""
+    found: Optional[Tuple[int, str, Any]] = module.ignored_content(record)
+    if found is None and len(getattr(record, "padding", b"")):
+        return padding_at, "padding", bytes(record.padding)
+    return found

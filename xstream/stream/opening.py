@@ -1,0 +1,127 @@
+"""What is this? Recognition of formats by content, and the reader for each."""
+from typing import Any, Iterator, Optional, Tuple, Union
+
+from xstream.errors import CorruptStream, UnsupportedStream
+from xstream.limits import Limits
+from xstream.stream.compressed import DecompressedSource
+from xstream.stream.containers import LAYERS, NestedReader, Settings, memory_reader
+from xstream.stream.legacy_reader import LegacyReader
+from xstream.stream.reader import Reader
+from xstream.stream.signs import COMPRESSED, LEGACY, LEGACY_SIZE, OTHERS, OURS, Sign
+from xstream.stream.source import FedSource, NeedMoreData, Source, open_source
+from xstream.wire import legacy, libxc
+
+#: What reads a stream: of libxc, old or new, or of a container.
+AnyReader = Union[Reader, LegacyReader, NestedReader]
+
+#: Formats that can be asked for by name.
+FORMATS = (libxc.LAYER, legacy.LAYER) + tuple(LAYERS)
+
+
+def open_stream(source: Any, *, format: Optional[str] = None, limits: Limits = Limits(), strict: bool = False,
+                checkpointed: bool = False, width: Optional[int] = None, guest: Optional[str] = None) -> AnyReader:
+    """The reader for a stream, or a container of one, of whatever format.
+
+    ``source`` is anything that :func:`~xstream.stream.source.open_source` takes; what is looked at to recognise it is
+    not lost. What is compressed by gzip, xz or zstd is decompressed on the way (zstd with Python 3.14, or where the
+    package ``zstandard`` is there); offsets then count decompressed bytes. ``format``, one of FORMATS, overrules
+    recognition. ``width`` and ``guest`` are for legacy memory streams: LegacyReader's. The others are Reader's.
+
+    Raises UnsupportedStream, naming it, for what is known not to be a stream; CorruptStream for what isn't known at
+    all; NeedMoreData from a fed source that has too little; ValueError for an unknown ``format``.
+    """
+    if format is not None and format not in FORMATS:
+        raise ValueError("unknown format {!r}; known are {}".format(format, ", ".join(FORMATS)))
+    opened = open_source(source)
+    try:
+        if format is None:
+            opened, format = _recognised(opened)
+        settings = Settings(limits, strict, checkpointed, width, guest)
+        if format in LAYERS:
+            return NestedReader(opened, format, settings)
+        reader: AnyReader = memory_reader(format, opened, settings)
+        return reader
+    except BaseException:
+        if opened is not source:
+            opened.close()
+        raise
+
+
+def _recognised(source: Source) -> Tuple[Source, str]:
+    """The format of what a source holds, and the source to read it from: itself, or one that decompresses it."""
+    sign = recognise(source)
+    if sign in COMPRESSED:
+        if isinstance(source, FedSource):
+            raise UnsupportedStream("a {} file fed piece by piece: decompress what is fed".format(sign.format),
+                                    layer=sign.format, offset=0)
+        source = DecompressedSource(source, sign.format)
+        sign = recognise(source)
+        if sign in COMPRESSED:
+            raise UnsupportedStream("a {} file within a compressed file".format(sign.format), layer=sign.format,
+                                    offset=0, expected="one compression at most")
+    if sign is None:
+        start = bytes(source.peek(16)[:16])
+        raise CorruptStream("not a stream or save file of any format known here", offset=source.offset,
+                            expected="one of " + ", ".join(FORMATS), got=start or "an empty input")
+    if sign in OTHERS:
+        raise UnsupportedStream("not a Xen stream but a {}: {}".format(sign.format, sign.advice), offset=source.offset)
+    return source, sign.format
+
+
+def recognise(source: Source) -> Optional[Sign]:
+    """The sign of what a source holds, or None. Nothing is consumed, and no more is asked for than it takes."""
+    size = 1
+    while True:
+        start = bytes(source.peek(size)[:size])
+        possible = [sign for sign in OURS + COMPRESSED + OTHERS if _fits(sign, start)]
+        for sign in possible:
+            if len(start) >= sign.offset + len(sign.magic):
+                return sign
+        if legacy.is_start(start):
+            return LEGACY
+        if len(start) < size:
+            return None
+        sizes = [sign.offset + len(sign.magic) for sign in possible] + [LEGACY_SIZE]
+        size = min((other for other in sizes if other > size), default=0)
+        if not size:
+            return None
+
+
+def _fits(sign: Sign, start: bytes) -> bool:
+    """Whether a beginning doesn't speak against a sign."""
+    return sign.magic.startswith(start[sign.offset:sign.offset + len(sign.magic)])
+
+
+class PushReader:
+    """A stream of any format fed piece by piece; no I/O of its own.
+
+    ``feed`` takes bytes, ``records`` gives what has become complete; pages are views of what was fed, and stay good.
+    The keyword arguments are those of :func:`open_stream`.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        self._source = FedSource()
+        self._options = options
+        self._reader: Optional[Any] = None
+
+    @property
+    def reader(self) -> Any:
+        """The reader behind it. Raises NeedMoreData until enough has been fed to know the format."""
+        if self._reader is None:
+            self._reader = open_stream(self._source, **self._options)
+        return self._reader
+
+    def feed(self, data: Any) -> None:
+        """Take more bytes (copied)."""
+        self._source.feed(data)
+
+    def finish(self) -> None:
+        """Say that the input has ended; ``records`` then raises TruncatedStream where the stream hadn't."""
+        self._source.finish()
+
+    def records(self) -> Iterator[Any]:
+        """The records that are complete and have not been given yet, until more has to be fed."""
+        try:
+            yield from self.reader
+        except NeedMoreData:
+            return

@@ -1,0 +1,16 @@
+"""All formats by the name of their layer, for what treats their records alike."""
+from typing import Any, Dict
+
+from xstream.wire import legacy, libvirt, libxc, libxl, xend, xenopsd, xl
+
+#: Layer to its module: type_of, type_name, build and ignored_content mean the same in each.
+MODULES: Dict[str, Any] = {module.LAYER: module for module in (libxc, libxl, xl, libvirt, xenopsd, xend)}
+
+
+def record_name(layer: str, record: Any) -> str:
+    """The name of a record's type."""
+    if layer == legacy.LAYER:
+        return legacy.type_name(record)
+    module = MODULES[layer]
+    name: str = module.type_name(module.type_of(record))
+    return name

@@ -1,0 +1,76 @@
+"""libvirt's save file of a domain under its libxl driver: a header and the domain's XML in front of the stream.
+
+Source: struct _libxlSavefileHeader in libvirt's src/libxl/libxl_conf.h; libxlDoDomainSave() in libxl_driver.c,
+libxlDomainSaveImageOpen() in libxl_domain.c. Fields are in the saving host's byte order.
+"""
+import struct
+from typing import Any, List, NamedTuple, Optional, Tuple
+
+from xstream.errors import CorruptStream, UnsupportedStream
+from xstream.wire.frames import Buffer
+
+LAYER = "libvirt"
+MAGIC = b"libvirt-xml\n \0 \r"
+LEGACY_STREAM, LIBXL_STREAM = 1, 2
+
+_HEADER = struct.Struct("<16sII40s")
+HEADER_SIZE = _HEADER.size
+
+
+class SaveHeader(NamedTuple):
+    """Everything before the stream. ``xml``: the domain's definition with its NUL, never interpreted."""
+
+    xml: Buffer
+    version: int = LIBXL_STREAM
+    unused: Buffer = bytes(40)
+
+    @property
+    def xml_text(self) -> str:
+        """The XML without its NUL; what isn't UTF-8 is replaced."""
+        return bytes(self.xml).split(b"\0")[0].decode("utf-8", "replace")
+
+
+#: Record type to (name, class): the header is this layer's only record.
+RECORDS = {0: ("SAVE_HEADER", SaveHeader)}
+
+
+def type_name(record_type: int) -> str:
+    """The name of the only record."""
+    return RECORDS[record_type][0]
+
+
+def type_of(record: SaveHeader) -> int:
+    """0: there is one record only."""
+    return 0
+
+
+def parse_head(untrusted: Buffer) -> Tuple[SaveHeader, int]:
+    """The header without its XML, and the length of that, out of 64 bytes.
+
+    Raises CorruptStream where it isn't such a file's, UnsupportedStream for another byte order or version. Offsets in
+    errors are relative to the first byte.
+    """
+    magic, version, length, unused = _HEADER.unpack_from(untrusted)
+    if magic != MAGIC:
+        raise CorruptStream("not a save file of libvirt's libxl driver", offset=0, field="magic", expected=MAGIC,
+                            got=magic)
+    if version in (LEGACY_STREAM << 24, LIBXL_STREAM << 24):
+        raise UnsupportedStream("saved by a host of the other byte order (big-endian)", offset=16, field="version",
+                                expected="1 or 2", got=hex(version))
+    if version not in (LEGACY_STREAM, LIBXL_STREAM):
+        raise UnsupportedStream("unknown version", offset=16, field="version", expected="1 or 2", got=version)
+    if not length:
+        raise CorruptStream("no domain XML", offset=20, field="xmlLen", expected="at least 1", got=0)
+    return SaveHeader(b"", version, unused), length
+
+
+def build(record: SaveHeader) -> List[Buffer]:
+    """The pieces of the whole header, in order."""
+    return [_HEADER.pack(MAGIC, record.version, len(record.xml), bytes(record.unused)), record.xml]
+
+
+def ignored_content(record: SaveHeader) -> Optional[Tuple[int, str, Any]]:
+    """(offset, field, value) of what libvirt takes no notice of though it should be zero, or None."""
+    if any(record.unused):
+        return 24, "unused", bytes(record.unused)
+    return None

@@ -1,0 +1,60 @@
+"""xend's save file: the domain's configuration in front of a legacy stream.
+
+Source: tools/python/xen/xend/XendCheckpoint.py up to Xen 4.4.
+"""
+import struct
+from typing import Any, List, NamedTuple, Optional
+
+from xstream.errors import CorruptStream
+from xstream.wire.frames import Buffer
+
+LAYER = "xend"
+MAGIC = b"LinuxGuestRecord"
+
+_HEADER = struct.Struct(">16si")
+HEADER_SIZE = _HEADER.size
+
+
+class SaveHeader(NamedTuple):
+    """Everything before the stream. ``config``: an S-expression, never interpreted."""
+
+    config: Buffer
+
+    @property
+    def config_text(self) -> str:
+        """The config; what isn't UTF-8 is replaced."""
+        return bytes(self.config).decode("utf-8", "replace")
+
+
+#: Record type to (name, class): the header is this layer's only record.
+RECORDS = {0: ("SAVE_HEADER", SaveHeader)}
+
+
+def type_name(record_type: int) -> str:
+    """The name of the only record."""
+    return RECORDS[record_type][0]
+
+
+def type_of(record: SaveHeader) -> int:
+    """0: there is one record only."""
+    return 0
+
+
+def parse_head(untrusted: Buffer) -> int:
+    """The config's length, out of 20 bytes. Raises CorruptStream, with offsets relative to the first."""
+    magic, length = _HEADER.unpack_from(untrusted)
+    if magic != MAGIC:
+        raise CorruptStream("not a save file of xend", offset=0, field="magic", expected=MAGIC, got=magic)
+    if length < 0:
+        raise CorruptStream("negative length", offset=16, field="length", expected="at least 0", got=length)
+    return int(length)
+
+
+def build(record: SaveHeader) -> List[Buffer]:
+    """The pieces of the whole header, in order."""
+    return [_HEADER.pack(MAGIC, len(record.config)), record.config]
+
+
+def ignored_content(record: SaveHeader) -> Optional[Any]:
+    """None: xend takes notice of everything."""
+    return None

@@ -1,0 +1,185 @@
+"""Suspend images of xenopsd (XenServer, XCP-ng): a signature, then typed records around a memory image.
+
+Source: xen-api's ocaml/xenopsd/lib/suspend_image.ml (layouts), ocaml/xenopsd/xc/domain.ml (what is written and
+restored), doc/content/xenopsd/design/suspend-image-*.md. Little-endian but for the unstructured image's QEMU length.
+
+A record's header is two i64, type and length. Memory images follow their header in line; their length is written as 0
+and means nothing. An unstructured image has no headers: a legacy memory image, and behind that QEMU's record under a
+signature of its own.
+"""
+import struct
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple, Union
+
+from xstream.errors import CorruptStream, UnsupportedStream
+from xstream.wire import sexp
+from xstream.wire.frames import Buffer
+
+LAYER = "xenopsd"
+SIGNATURE = b"XenSavedDomv2-\n"
+LEGACY_SIGNATURE = b"XenSavedDomain\n"
+QEMU_SIGNATURE = b"QemuDeviceModelRecord\n"
+SIGNATURE_SIZE = len(SIGNATURE)
+
+_HEADER = struct.Struct("<qq")
+HEADER_SIZE = _HEADER.size
+_QEMU_HEADER = struct.Struct(">22si")
+QEMU_HEADER_SIZE = _QEMU_HEADER.size
+
+XENOPS, LIBXC, LIBXL, LIBXC_LEGACY, QEMU_TRAD, QEMU_XEN = 0x000F, 0x00F0, 0x00F1, 0x00F2, 0x0F00, 0x0F01
+DEMU, VARSTORED, SWTPM0, SWTPM, END_OF_IMAGE = 0x0F10, 0x0F11, 0x0F12, 0x0F13, 0xFFFF
+#: The type that QEMU_RECORD is given here; in the image it has none.
+QEMU_RECORD = -1
+
+#: Record type to name.
+NAMES: Dict[int, str] = {
+    XENOPS: "Xenops", LIBXC: "Libxc", LIBXL: "Libxl", LIBXC_LEGACY: "Libxc_legacy", QEMU_TRAD: "Qemu_trad",
+    QEMU_XEN: "Qemu_xen", DEMU: "Demu", VARSTORED: "Varstored", SWTPM0: "Swtpm0", SWTPM: "Swtpm",
+    END_OF_IMAGE: "End_of_image", QEMU_RECORD: "QemuDeviceModelRecord",
+}
+MEMORY_IMAGES = (LIBXC, LIBXL, LIBXC_LEGACY)
+
+
+class Header(NamedTuple):
+    """The signature: structured, or the unstructured image of old."""
+
+    structured: bool = True
+
+
+class Xenops(NamedTuple):
+    """Xenops: metadata of the image, an S-expression."""
+
+    text: Buffer
+
+    @property
+    def fields(self) -> Dict[str, sexp.Sexp]:
+        """``time``, ``word_size`` and, where they are there, ``vm_str`` and ``xs_subtree`` (pairs of path and value).
+        Raises CorruptStream and LimitExceeded, as parsing does."""
+        return parse_xenops(self.text)
+
+
+class MemoryImage(NamedTuple):
+    """Libxc, Libxl or Libxc_legacy: a memory image of that kind follows. ``length`` means nothing."""
+
+    type: int = LIBXC
+    length: int = 0
+
+
+class Blob(NamedTuple):
+    """Any other record: a device model's, or some emulator's, own.
+
+    ``data``: a buffer, or, from a source that can't be looked at twice, a
+    :class:`~xstream.stream.source.PendingPages` that is good until the next record.
+    """
+
+    type: int
+    data: Any
+
+
+class EndOfImage(NamedTuple):
+    """End_of_image: the last record."""
+
+    length: int = 0
+
+
+Record = Union[Xenops, MemoryImage, Blob, EndOfImage]
+
+
+def type_name(record_type: int) -> str:
+    """The name of a record type in xenopsd's source, or its number where it has none."""
+    return NAMES.get(record_type) or "{:#x}".format(record_type)
+
+
+def type_of(record: Record) -> int:
+    """The type number that a record is sent with; of an unstructured image's QEMU record, which has none, -1."""
+    if isinstance(record, Xenops):
+        return XENOPS
+    return END_OF_IMAGE if isinstance(record, EndOfImage) else record.type
+
+
+def parse_header(untrusted: Buffer) -> Header:
+    """Which of the two kinds of image has this signature. Raises CorruptStream where neither has."""
+    signature = bytes(untrusted[:SIGNATURE_SIZE])
+    if signature not in (SIGNATURE, LEGACY_SIGNATURE):
+        raise CorruptStream("not a suspend image of xenopsd", offset=0, field="signature", expected=SIGNATURE,
+                            got=signature)
+    return Header(signature == SIGNATURE)
+
+
+def build_header(header: Header) -> bytes:
+    """The signature."""
+    return SIGNATURE if header.structured else LEGACY_SIGNATURE
+
+
+def parse_record_header(untrusted: Buffer) -> Tuple[int, int]:
+    """(type, length) out of 16 bytes; the type is a known one and the length not negative.
+
+    Raises UnsupportedStream and CorruptStream, with offsets relative to the body behind the header.
+    """
+    record_type, length = _HEADER.unpack_from(untrusted)
+    if record_type not in NAMES or record_type == QEMU_RECORD:
+        raise UnsupportedStream("unknown record", offset=-16, field="type", expected="a known type",
+                                got=hex(record_type))
+    if length < 0:
+        raise CorruptStream("negative length", offset=-8, field="length", expected="at least 0", got=length)
+    return record_type, length
+
+
+def parse_qemu_header(untrusted: Buffer) -> int:
+    """The length of an unstructured image's QEMU record, out of the 26 bytes before it.
+
+    Raises CorruptStream where that isn't there, or negative. Offsets are relative to the record behind.
+    """
+    signature, length = _QEMU_HEADER.unpack_from(untrusted)
+    if signature != QEMU_SIGNATURE:
+        raise CorruptStream("no QEMU record behind the memory image", offset=-26, field="signature",
+                            expected=QEMU_SIGNATURE, got=signature)
+    if length < 0:
+        raise CorruptStream("negative length", offset=-4, field="length", expected="at least 0", got=length)
+    return int(length)
+
+
+def parse(record_type: int, body: Any, length: int = 0) -> Record:
+    """The record of a known type: its body, or of memory images and End_of_image, which have none, their length.
+
+    Raises CorruptStream and LimitExceeded for an Xenops record that isn't good, with offsets relative to the body.
+    """
+    if record_type in MEMORY_IMAGES:
+        return MemoryImage(record_type, length)
+    if record_type == END_OF_IMAGE:
+        return EndOfImage(length)
+    if record_type != XENOPS:
+        return Blob(record_type, body)
+    parse_xenops(body)
+    return Xenops(body)
+
+
+def parse_xenops(untrusted: Buffer) -> Dict[str, sexp.Sexp]:
+    """The fields of an Xenops record; see :attr:`Xenops.fields`. Offsets in errors are those in the record."""
+    whole = sexp.parse(untrusted)
+    fields: Dict[str, sexp.Sexp] = {}
+    for field in whole if isinstance(whole, tuple) else ():
+        if not (isinstance(field, tuple) and len(field) == 2 and isinstance(field[0], str)):
+            raise CorruptStream("Xenops record isn't a list of named fields", offset=0, expected="(name value)",
+                                got=str(field)[:32])
+        fields[field[0]] = field[1]
+    missing = [name for name in ("time", "word_size") if name not in fields]
+    if missing:
+        raise CorruptStream("Xenops record without its fields", offset=0, expected=", ".join(missing))
+    return fields
+
+
+def build(record: Record) -> List[Any]:
+    """The pieces of a record, header included, in order; the data are passed through as they are."""
+    if isinstance(record, (MemoryImage, EndOfImage)):
+        return [_HEADER.pack(type_of(record), record.length)]
+    data = record[-1]
+    if type_of(record) == QEMU_RECORD:
+        return [_QEMU_HEADER.pack(QEMU_SIGNATURE, len(data)), data]
+    return [_HEADER.pack(type_of(record), len(data)), data]
+
+
+def ignored_content(record: Record) -> Optional[Tuple[int, str, Any]]:
+    """(offset from the body, field, value) of what a restore ignores though it should be zero, or None."""
+    if isinstance(record, EndOfImage) and record.length:
+        return -8, "length", record.length
+    return None

@@ -1,0 +1,130 @@
+"""xl save file: the header and the domain's configuration in front of a libxl, or legacy, stream.
+
+Source: struct save_file_header in tools/xl/xl.h; save_domain_core_writeconfig() in tools/xl/xl_saverestore.c,
+create_domain() in tools/xl/xl_vmcontrol.c. Up to Xen 4.5: tools/libxl/xl_cmdimpl.c.
+"""
+import json
+import struct
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+
+from xstream.errors import CorruptStream, UnsupportedStream
+from xstream.wire.frames import Buffer
+
+LAYER = "xl"
+MAGIC = b"Xen saved domain, xl format\n \0 \r"
+#: Bits of ``mandatory_flags``: the config is JSON; a libxl stream follows, and not a legacy one.
+JSON_CONFIG, LIBXL_STREAM = 1, 2
+_BYTE_ORDER, _OTHER_BYTE_ORDER = 0x01020304, 0x04030201
+_MAX_DIGITS = 100
+
+_HEADER = struct.Struct("<32sIIII")
+HEADER_SIZE = _HEADER.size
+_LENGTH = struct.Struct("<I")
+
+
+class SaveHeader(NamedTuple):
+    """Everything before the stream: flags and optional data.
+
+    - ``config``: the domain's configuration: JSON with its NUL, or the text of a config file; never interpreted;
+    - ``rest``: optional data behind the config, of which xl takes no notice;
+    - ``has_config``: whether there is optional data at all: without, xl wants a config file on restore.
+    """
+
+    mandatory_flags: int = JSON_CONFIG | LIBXL_STREAM
+    config: Buffer = b""
+    optional_flags: int = 0
+    rest: Buffer = b""
+    has_config: bool = True
+
+    @property
+    def config_text(self) -> str:
+        """The config without its NUL; what isn't UTF-8 is replaced."""
+        return bytes(self.config).split(b"\0")[0].decode("utf-8", "replace")
+
+    @property
+    def config_object(self) -> Any:
+        """The config as JSON has it; None where it isn't JSON. Raises CorruptStream where it should be and isn't."""
+        if not self.mandatory_flags & JSON_CONFIG:
+            return None
+        try:
+            return json.loads(self.config_text, parse_int=_integer)
+        except (ValueError, RecursionError) as error:
+            raise CorruptStream("config isn't JSON: {}".format(error), layer=LAYER, offset=HEADER_SIZE + 4,
+                                field="config")
+
+
+#: Record type to (name, class): the header is this layer's only record.
+RECORDS = {0: ("SAVE_HEADER", SaveHeader)}
+
+
+def type_name(record_type: int) -> str:
+    """The name of the only record."""
+    return RECORDS[record_type][0]
+
+
+def type_of(record: SaveHeader) -> int:
+    """0: there is one record only."""
+    return 0
+
+
+def parse_head(untrusted: Buffer) -> Tuple[SaveHeader, int]:
+    """The header without its optional data, and the length of that, out of 48 bytes.
+
+    Raises CorruptStream where it isn't an xl file's, UnsupportedStream for another byte order and unknown mandatory
+    flags. Offsets in errors are relative to the first byte.
+    """
+    magic, byte_order, mandatory, optional, length = _HEADER.unpack_from(untrusted)
+    if magic != MAGIC:
+        raise CorruptStream("not an xl save file", offset=0, field="magic", expected=MAGIC, got=magic)
+    if byte_order == _OTHER_BYTE_ORDER:
+        raise UnsupportedStream("saved by a host of the other byte order (big-endian)", offset=32, field="byteorder",
+                                expected=hex(_BYTE_ORDER), got=hex(byte_order))
+    if byte_order != _BYTE_ORDER:
+        raise CorruptStream("impossible byte order", offset=32, field="byteorder", expected=hex(_BYTE_ORDER),
+                            got=hex(byte_order))
+    if mandatory & ~(JSON_CONFIG | LIBXL_STREAM):
+        raise UnsupportedStream("unknown mandatory flags", offset=36, field="mandatory_flags",
+                                expected="bits 0 and 1 only", got=hex(mandatory))
+    return SaveHeader(mandatory, b"", optional), length
+
+
+def parse_optional_data(head: SaveHeader, untrusted: Buffer) -> SaveHeader:
+    """The whole header: ``head`` with its optional data; config and rest are slices of it.
+
+    Raises CorruptStream where the config leaves the optional data, with offsets relative to the header's first byte.
+    """
+    if not len(untrusted):
+        return head._replace(has_config=False)
+    if len(untrusted) < _LENGTH.size:
+        raise CorruptStream("optional data too short for the config's length", offset=44, field="optional_data_len",
+                            expected="0 or at least 4", got=len(untrusted))
+    length, = _LENGTH.unpack_from(untrusted)
+    if length > len(untrusted) - _LENGTH.size:
+        raise CorruptStream("config longer than the optional data", offset=HEADER_SIZE, field="config length",
+                            expected="at most {}".format(len(untrusted) - _LENGTH.size), got=length)
+    return head._replace(config=untrusted[4:4 + length], rest=untrusted[4 + length:])
+
+
+def build(record: SaveHeader) -> List[Buffer]:
+    """The pieces of the whole header, in order."""
+    optional = [_LENGTH.pack(len(record.config)), record.config, record.rest] if record.has_config else []
+    length = sum(len(piece) for piece in optional)
+    return [_HEADER.pack(MAGIC, _BYTE_ORDER, record.mandatory_flags, record.optional_flags, length)] + optional
+
+
+def ignored_content(record: SaveHeader) -> Optional[Tuple[int, str, Any]]:
+    """(offset, field, value) of what xl takes no notice of though it shouldn't be there, or None."""
+    if len(record.rest):
+        return HEADER_SIZE + 4 + len(record.config), "optional data", bytes(record.rest[:32])
+    return None
+
+
+def _integer(digits: str) -> int:
+    """An integer of a length that doesn't keep us busy."""
+    if len(digits) > _MAX_DIGITS:
+        raise ValueError("number of {} digits".format(len(digits)))
+    return int(digits)
+
+
+#: What the flags say, for people.
+FLAGS: Dict[int, str] = {JSON_CONFIG: "JSON config", LIBXL_STREAM: "libxl stream"}
