@@ -4,7 +4,7 @@ import os
 from typing import Callable, Dict, Iterator, NamedTuple, Sequence, Tuple
 
 from xstream.bench import machine
-from xstream.bench.guests import BenchGuest, seeded_guest, write_stream
+from xstream.bench.guests import BenchGuest, seeded_guest, write_legacy, write_stream
 from xstream.bench.partner import Partner, connection, pipe
 from xstream.bench.workloads import OURS, Side, Work, Workload
 from xstream.guest.load import load
@@ -46,6 +46,14 @@ def _write_by_object(guest: BenchGuest, fd: int) -> None:
         write_stream(guest, file)
 
 
+def _legacy(width: int, gathered: bool) -> Form:
+    name = "legacy{}".format(8 * width)
+    how = "a batch by one writev" if gathered else "as the old code did: count, PFN words and each run of pages alone"
+    return Form("{} {}".format(name, "writev" if gathered else "write"),
+                "the legacy format of a {}-bit toolstack, {}".format(8 * width, how),
+                lambda guest, fd: write_legacy(guest, fd, width, gathered), name)
+
+
 #: The first is what the others are measured against.
 FORMS = (
     Form("v3 writev", "version 3 by writev, pages straight out of the guest", write_stream, "v3"),
@@ -53,6 +61,7 @@ FORMS = (
          lambda guest, fd: write_stream(guest, SplicingSink(fd)), "v3"),
     Form("v3 write", "version 3 through an object with write(), a batch's pages gathered first", _write_by_object,
          "v3"),
+    _legacy(8, False), _legacy(8, True), _legacy(4, False), _legacy(4, True),
 )
 SPLICED = "v3 vmsplice"
 #: Measured for large guests, too.

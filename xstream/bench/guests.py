@@ -6,8 +6,9 @@ import numpy
 from xstream.guest.load import load
 from xstream.guest.memory import GuestMemory
 from xstream.kernels import pfns as pfn_kernel
+from xstream.stream.legacy_writer import LegacyWriter
 from xstream.stream.writer import BATCH_PFNS, Writer
-from xstream.wire import libxc
+from xstream.wire import legacy, libxc
 from xstream.wire.libxc import PAGE_SIZE, DomainHeader, End, P2MFrames, PVInfo, SharedInfo, StaticDataEnd, VcpuBasic
 
 MIX = "30% zero pages, 30% text-like, 20% a repeated word, 20% random"
@@ -125,6 +126,27 @@ def write_single(guest: BenchGuest, fd: int) -> None:
         records["page"] = pages.view("V4096")[:, 0]
         writer.sink.write([records.view(numpy.uint8)])
     end_stream(guest, writer)
+
+
+def write_legacy(guest: BenchGuest, fd: int, width: int, gathered: bool) -> None:
+    """The guest as a legacy stream, in full batches; ``gathered``: a batch by one writev, else as the old code did."""
+    writer = LegacyWriter(fd, len(guest.types), width=width, guest=guest.kind, gathered=gathered)
+    if guest.kind == "pv":
+        frames = numpy.arange(legacy.p2m_frame_count(len(guest.types), 8), dtype=numpy.uint64)
+        writer.write(legacy.ExtendedInfo(8, bytes(libxc.VCPU_BASIC_SIZES[8]), extended=False))
+        writer.write(legacy.P2MFrames(frames.tobytes()))
+    # All PFNs have pages: the memory is the pages in order, and nothing is copied.
+    writer.write_pages(numpy.arange(len(guest.types), dtype=numpy.uint64), guest.types, guest.memory.buffer)
+    writer.write(legacy.VcpuInfo.of([0]))
+    writer.write(legacy.LastCheckpoint())
+    writer.write(legacy.EndOfBody())
+    if guest.kind == "pv":
+        writer.write(legacy.UnmappedPfns(b""))
+        writer.write(legacy.VcpuContext(0, bytes(libxc.VCPU_BASIC_SIZES[8])))
+        writer.write(legacy.SharedInfo(bytes(PAGE_SIZE)))
+    else:
+        writer.write(legacy.HvmTail(0, 0, 0, b""))
+        writer.write(legacy.DeviceModel(legacy.LIBXL_DEVICE_MODEL, b""))
 
 
 def begin_stream(guest: BenchGuest, sink: Any) -> Writer:

@@ -1,7 +1,7 @@
-"""A process at the other end of a pipe: it takes bytes and forgets them, or sends a file's.
+"""Processes at the other ends of pipes: one takes bytes and forgets them, one sends a file's.
 
-It is another process so that what is measured has a core, a GIL and a CPU clock of its own; and it is started before
-memory is taken, so that none is shared with it.
+They are processes so that what is measured has a core, a GIL and a CPU clock of its own; and they are started before
+memory is taken, so that none is shared with them.
 """
 import array
 import contextlib
@@ -16,12 +16,44 @@ from typing import Any, Callable, Tuple
 PIPE_SIZE = 1 << 20
 _CHUNK = 1 << 20
 _F_SETPIPE_SZ = 1031  # not in Python's fcntl module before 3.10
-_DRAIN, _FEED = b"D", b"F"
 
 
 class Partner:
-    """The process, as seen from here. One task at a time. Close it. Raises ConnectionError where it has ended."""
+    """Both processes, as seen from here. Each has one task at a time. Close it. Raises ConnectionError where one of
+    them has ended."""
 
+    def __init__(self) -> None:
+        self._taker, self._giver = _Process(), _Process()
+
+    def close(self) -> None:
+        """End the processes."""
+        self._taker.close()
+        self._giver.close()
+
+    def take(self, ends: Tuple[int, int], write: Callable[[int], object]) -> None:
+        """Have ``write`` write to the second of two connected descriptors while a process reads the first; returns once
+        that has read all. Both are closed."""
+        reading, writing = ends
+        self._taker.begin(b"", reading)
+        try:
+            write(writing)
+        finally:
+            os.close(writing)
+        self._taker.wait()
+
+    def give(self, ends: Tuple[int, int], path: str, read: Callable[[int], object]) -> None:
+        """Have ``read`` read from the first of two connected descriptors while a process sends a file's bytes to the
+        second. Both are closed."""
+        reading, writing = ends
+        self._giver.begin(os.fsencode(path), writing)
+        try:
+            read(reading)
+        finally:
+            os.close(reading)
+        self._giver.wait()
+
+
+class _Process:
     def __init__(self) -> None:
         self._control, theirs = socket.socketpair()
         self._process = subprocess.Popen([sys.executable, "-m", __name__, str(theirs.fileno())],
@@ -29,39 +61,17 @@ class Partner:
         theirs.close()
 
     def close(self) -> None:
-        """End the process."""
         self._control.close()
         self._process.wait()
 
-    def take(self, ends: Tuple[int, int], write: Callable[[int], object]) -> None:
-        """Have ``write`` write to the second of two connected descriptors while the process reads the first; returns
-        once it has read all. Both are closed."""
-        reading, writing = ends
-        self._send(_DRAIN, reading)
-        try:
-            write(writing)
-        finally:
-            os.close(writing)
-        self._wait()
-
-    def give(self, ends: Tuple[int, int], path: str, read: Callable[[int], object]) -> None:
-        """Have ``read`` read from the first of two connected descriptors while the process sends a file's bytes to the
-        second. Both are closed."""
-        reading, writing = ends
-        self._send(_FEED + os.fsencode(path), writing)
-        try:
-            read(reading)
-        finally:
-            os.close(reading)
-        self._wait()
-
-    def _send(self, task: bytes, fd: int) -> None:
-        self._control.sendmsg([task], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))])
+    def begin(self, path: bytes, fd: int) -> None:
+        """Send it a descriptor, which is closed here, to send a file to, or with no path to drain."""
+        self._control.sendmsg([b":" + path], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))])
         os.close(fd)
 
-    def _wait(self) -> None:
+    def wait(self) -> None:
         if not self._control.recv(1):
-            raise ConnectionError("the bench's other process has ended")
+            raise ConnectionError("one of the bench's other processes has ended")
 
 
 def pipe() -> Tuple[int, int]:
@@ -99,10 +109,10 @@ def _serve(control: socket.socket) -> None:
             return
         fd = _received(ancillary)
         try:
-            if task[:1] == _DRAIN:
-                _drain(fd)
-            else:
+            if len(task) > 1:
                 _feed(fd, os.fsdecode(task[1:]))
+            else:
+                _drain(fd)
         except (BrokenPipeError, ConnectionResetError):
             pass  # the other side had enough
         finally:

@@ -36,7 +36,7 @@ class Extent(NamedTuple):
 
 FULL = Extent(_PARTS, [(kind, size * _MIB) for size in (64, 256) for kind in ("hvm", "pv")]
               + [("hvm", 1024 * _MIB), ("hvm", 4096 * _MIB)], 64 * _MIB, False, (3, 7), 1.5)
-QUICK = Extent(_PARTS, [("hvm", 64 * _MIB)], 16 * _MIB, True, (2, 5), 0.2)
+QUICK = Extent(_PARTS, [("hvm", 64 * _MIB)], 16 * _MIB, True, (2, 5), 0.1)
 
 
 class Suite:

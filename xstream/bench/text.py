@@ -79,14 +79,15 @@ def _print_costs(rows: Sequence[Document]) -> None:
 
 
 def verdict(run: Document) -> List[str]:
-    """What has become of the claim."""
-    exceptions = runs.not_ahead(run)
-    if not any(side["name"].startswith("legacy") for row in run["claim"] for side in row["sides"]):
-        return []
-    if not exceptions:
-        return ["Version 3 by writev is ahead of every legacy form, at every size, saved and restored."]
-    return ["Version 3 by writev is ahead of the legacy forms at every size, but for:"] + [
-        "  " + exception for exception in exceptions]
+    """What has become of the claim, form by form."""
+    lines = []
+    for standing in runs.standings(run):
+        line = "Version 3 by writev against {}: ahead in {}".format(standing.form, standing.ahead)
+        for word, cases in (("level within the spread", standing.level), ("behind", standing.behind)):
+            if cases:
+                line += "; {} in {}: {}".format(word, len(cases), ", ".join(cases))
+        lines.append(line + ".")
+    return lines
 
 
 def print_changes(path: str, changes: Sequence[runs.Change]) -> None:

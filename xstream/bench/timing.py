@@ -41,8 +41,8 @@ class Figures(NamedTuple):
 
 
 def measure(sides: Sequence[Callable[[], object]], rounds: Tuple[int, int], seconds: float) -> List[Figures]:
-    """Run all sides in turn: once each unmeasured, then for the least number of ``rounds``, and more, up to the most, until
-    ``seconds`` have gone."""
+    """Run all sides in turn: once each unmeasured, then for the least number of ``rounds``, and on until ``seconds``
+    have gone or the most."""
     least, most = rounds
     begin = time.perf_counter()
     for side in sides:

@@ -3,17 +3,20 @@ import contextlib
 import hashlib
 import mmap
 import os
+import shutil
+import subprocess
 import tempfile
 from typing import Any, Callable, Dict, Iterator, NamedTuple
 
 import numpy
 
 from xstream.bench import machine
-from xstream.bench.guests import BenchGuest, words_of, write_single, write_stream
+from xstream.bench.guests import BenchGuest, words_of, write_legacy, write_single, write_stream
 from xstream.bench.partner import PIPE_SIZE, Partner, pipe
-from xstream.bench.workloads import Side, Workload, limit, ours, peer, xen_module
+from xstream.bench.workloads import Side, Workload, limit, ours, peer, xen_converter, xen_module
 from xstream.guest.load import load
 from xstream.guest.memory import GuestMemory
+from xstream.tools.convert import convert
 from xstream.tools.digest import digest_memory
 from xstream.tools.extract import extract
 from xstream.tools.verify import verify
@@ -21,10 +24,11 @@ from xstream.wire.libxc import PAGE_SIZE
 
 
 class Files(NamedTuple):
-    """Streams of one guest that are read: in full batches, and with a record for each page."""
+    """Streams of one guest that are read: in full batches, with a record for each page, and a legacy one."""
 
     full: str
     single: str
+    legacy: str
 
 
 class Verbs:
@@ -38,8 +42,9 @@ class Verbs:
         self.size = guest.size
         self._partner = partner
         self._cleanup = contextlib.ExitStack()
-        self.folder = self._cleanup.enter_context(machine.scratch(4 * self.size))
-        self.files = Files(self._stream("full", write_stream), self._stream("single", write_single))
+        self.folder = self._cleanup.enter_context(machine.scratch(5 * self.size))
+        self.files = Files(self._stream("full", write_stream), self._stream("single", write_single),
+                           self._stream("legacy", lambda guest, fd: write_legacy(guest, fd, 8, True)))
         self.ready = GuestMemory(len(guest.memory), limit=len(guest.memory))
         self.ready.pages[:] = 1
         self.copy: Any = numpy.ones(self.size, numpy.uint8)
@@ -98,6 +103,25 @@ class Verbs:
             yield limit("splice", "move the same bytes from the pipe to /dev/null",
                         lambda: self._from_pipe(self._splice))
 
+    def _convert_pipe(self) -> Iterator[Side]:
+        yield ours("convert a legacy stream to version 3, from a pipe into another",
+                   lambda: self._between_pipes(lambda reading, writing: convert(reading, writing)))
+        cat = shutil.which("cat")
+        if cat:
+            yield limit("cat", "copy the same bytes between the same pipes", lambda: self._between_pipes(
+                lambda reading, writing: subprocess.check_call([str(cat)], stdin=reading, stdout=writing)))
+
+    def _convert_file(self) -> Iterator[Side]:
+        target = os.path.join(self.folder, "converted")
+        yield ours("convert a legacy stream to version 3, from a file into a new one",
+                   lambda: convert(self.files.legacy, target))
+        yield limit("copy", "copy the file, by the standard library's copyfile", lambda: shutil.copyfile(
+            self.files.legacy, target))
+        command = xen_converter(self.files.legacy, target)
+        if command:
+            yield peer("convert-legacy-stream", "the same by that tool, its start included",
+                       lambda: subprocess.check_call(command))
+
     def _extract(self) -> Iterator[Side]:
         target = os.path.join(self.folder, "image")
         yield ours("write the guest's memory out of the stream's file to a raw file",
@@ -133,6 +157,10 @@ class Verbs:
     def _from_pipe(self, read: Callable[[int], object]) -> None:
         self._partner.give(pipe(), self.files.full, read)
 
+    def _between_pipes(self, work: Callable[[int, int], object]) -> None:
+        self._partner.take(pipe(), lambda writing: self._partner.give(
+            pipe(), self.files.legacy, lambda reading: work(reading, writing)))
+
     def _splice(self, fd: int) -> None:
         splice: Callable[[int, int, int], int] = vars(os)["splice"]
         while splice(fd, self._null, PIPE_SIZE):
@@ -151,6 +179,8 @@ _MAKERS: Dict[str, Callable[[Verbs], Iterator[Side]]] = {
     "verify": Verbs._verify,
     "verify, one page a record": Verbs._verify_single,
     "verify from a pipe": Verbs._verify_pipe,
+    "convert": Verbs._convert_pipe,
+    "convert a file": Verbs._convert_file,
     "extract": Verbs._extract,
     "digest": Verbs._digest,
 }

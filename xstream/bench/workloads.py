@@ -4,7 +4,7 @@ import os
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import Callable, NamedTuple, Optional, Tuple
+from typing import Callable, List, NamedTuple, Optional, Tuple
 
 Work = Callable[[], object]
 
@@ -47,12 +47,29 @@ def peer(name: str, what: str, run: Work) -> Side:
 
 
 def xen_module(name: str) -> Optional[ModuleType]:
-    """A module of Xen's own tools, where they are installed or unpacked under XSTREAM_XEN_TOOLS."""
-    for root in (os.environ.get("XSTREAM_XEN_TOOLS", "/"), "/"):
-        for folder in sorted(Path(root).glob("usr/lib/xen-*/lib/python")):
-            sys.path.append(str(folder))
-            try:
-                return importlib.import_module(name)
-            except ImportError:
-                sys.path.remove(str(folder))
+    """A module of Xen's own tools, where they are at hand."""
+    for folder in _xen_folders():
+        sys.path.append(str(folder / "lib" / "python"))
+        try:
+            return importlib.import_module(name)
+        except ImportError:
+            sys.path.pop()
     return None
+
+
+def xen_converter(source: str, target: str) -> List[str]:
+    """The command by which Xen's own tool converts an HVM guest's legacy stream; empty where it isn't at hand."""
+    for folder in _xen_folders():
+        tool = folder / "bin" / "convert-legacy-stream"
+        if tool.exists():
+            # Debian's Python is the one that the tool is made for.
+            return ["env", "PYTHONDONTWRITEBYTECODE=1", "PYTHONPATH={}".format(folder / "lib" / "python"),
+                    "/usr/bin/python3" if os.path.exists("/usr/bin/python3") else sys.executable, str(tool),
+                    "--in", source, "--out", target, "--guest-type", "hvm", "--width", "64", "--format", "libxc"]
+    return []
+
+
+def _xen_folders() -> List[Path]:
+    """Where Xen's tools are installed, or unpacked under XSTREAM_XEN_TOOLS."""
+    roots = [os.environ.get("XSTREAM_XEN_TOOLS") or "/", "/"]
+    return [folder for root in roots for folder in sorted(Path(root).glob("usr/lib/xen-*"), reverse=True)]
