@@ -23,6 +23,8 @@ from xstream.guest.simulated import SimulatedGuest
 from xstream.limits import Limits
 from xstream.stream.container_writers import LibvirtWriter, LibxlWriter, XenopsdWriter, XlWriter
 from xstream.stream.containers import NestedReader
+from xstream.stream.legacy_reader import LegacyReader
+from xstream.stream.legacy_writer import LegacyWriter
 from xstream.stream.opening import PushReader
 from xstream.stream.opening import open_stream as open
 from xstream.stream.reader import Reader
@@ -64,11 +66,11 @@ from xstream.wire.libxc import (
 __all__ = [
     "Cancelled", "Checkpoint", "CheckpointDirtyPfnList", "Completed", "CorruptStream", "CpuidPolicy", "Decision",
     "DomainHeader", "End", "Guest", "GuestError", "GuestMemory", "HookError", "HvmContext", "HvmParams",
-    "ImageHeader", "LibvirtWriter", "LibxlWriter", "LimitExceeded", "Limits", "MemoryMismatch", "MissingPart",
-    "MsrPolicy", "NeedMoreData", "NestedReader", "OrderError", "P2MFrames", "PVInfo", "PageData", "Pages", "Parts",
-    "PushReader", "Reader", "Restored", "Round", "Saved", "SharedInfo", "SimulatedGuest", "StaticDataEnd",
-    "StreamError", "StrictViolation", "TruncatedStream", "TscInfo", "Unknown", "UnsupportedStream", "VcpuBasic",
-    "VcpuExtended", "VcpuMsrs", "VcpuXsave", "Verify", "Writer", "XenopsdWriter", "XlWriter", "__version__",
-    "compare_policies", "contents", "convert", "digest", "downtime_policy", "extract", "info", "load", "open",
-    "page_digests", "policy", "restore", "rewrap", "save", "verify", "xen_policy",
+    "ImageHeader", "LegacyReader", "LegacyWriter", "LibvirtWriter", "LibxlWriter", "LimitExceeded", "Limits",
+    "MemoryMismatch", "MissingPart", "MsrPolicy", "NeedMoreData", "NestedReader", "OrderError", "P2MFrames", "PVInfo",
+    "PageData", "Pages", "Parts", "PushReader", "Reader", "Restored", "Round", "Saved", "SharedInfo",
+    "SimulatedGuest", "StaticDataEnd", "StreamError", "StrictViolation", "TruncatedStream", "TscInfo", "Unknown",
+    "UnsupportedStream", "VcpuBasic", "VcpuExtended", "VcpuMsrs", "VcpuXsave", "Verify", "Writer", "XenopsdWriter",
+    "XlWriter", "__version__", "compare_policies", "contents", "convert", "digest", "downtime_policy", "extract",
+    "info", "load", "open", "page_digests", "policy", "restore", "rewrap", "save", "verify", "xen_policy",
 ]

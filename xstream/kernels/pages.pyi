@@ -44,6 +44,9 @@ def pwrite_pages(fd: int, pfns: Any, pages: Any) -> None:
     """Write each page to the offset in a file at which a raw image has it: its PFN times 4096. ValueError
     for a PFN of 2^51 and more, with nothing written."""
 
+def pread_pages(fd: int, pfns: Any, pages: Any) -> None:
+    """Read each page from the offset in a file at which a raw image has it; zeros past the file's end."""
+
 def implementation() -> str:
     """How zero pages are looked for: "generic" or "avx2". Chosen at import for the CPU."""
 
@@ -52,6 +55,3 @@ def implementations() -> Tuple[str, ...]:
 
 def use(name: str) -> None:
     """Choose another, for tests and measurements. ValueError for one that isn't at hand."""
-
-def pread_pages(fd: int, pfns: Any, pages: Any) -> None:
-    """Read each page from the offset in a file at which a raw image has it; zeros past the file's end."""

@@ -222,7 +222,7 @@ def mark(const uint8_t[::1] words not None, uint8_t[::1] state not None):
 def select(const uint8_t[::1] words not None, uint8_t[::1] bitmap not None, bint wanted, bint mark,
            uint8_t[::1] out not None, uint64_t[::1] pages not None):
     cdef Py_ssize_t i, count = word_count(words), page, kept = 0, carried = 0, carrying = count_data(words)
-    cdef uint64_t word, pfn
+    cdef uint64_t word, pfn, end = 8 * <uint64_t>bitmap.shape[0]
     cdef bint carries
     if out.shape[0] < words.shape[0] or pages.shape[0] < carrying:
         raise ValueError("{} words with {} pages, room for {} and {}".format(
@@ -237,6 +237,8 @@ def select(const uint8_t[::1] words not None, uint8_t[::1] bitmap not None, bint
             pfn = pfn_of(word)
             carries = carries_data(word)
             page -= carries
+            if page < 0 or pfn >= end:  # words in a mapped file may have changed since they were checked
+                break
             if ((bitmap[pfn >> 3] >> (pfn & 7)) & 1) != wanted:
                 continue
             if mark:

@@ -167,7 +167,7 @@ class XenopsdWriter(_ContainerWriter):
         self.sink.write([head])
         for piece in data:
             if isinstance(piece, PendingPages):
-                self.sink.take(piece)
+                self.sink.pass_on(piece)
             else:
                 self.sink.write([piece])
         self.index += 1

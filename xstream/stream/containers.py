@@ -142,10 +142,11 @@ class _SaveFileReader(LayerReader):
     def take_inner(self) -> Optional[Any]:
         if self.header is None or self._taken:
             return None
-        self._taken = True
         format = self._inner_format()
-        return LibxlReader(self.source, self.settings) if format == "libxl" else \
+        inner = LibxlReader(self.source, self.settings) if format == "libxl" else \
             memory_reader(format, self.source, self.settings, contained=True)
+        self._taken = True  # only now: what looks at the first bytes may have to be asked again
+        return inner
 
     def follow_inner(self, event: str) -> None:
         self.ended = event == INNER_END

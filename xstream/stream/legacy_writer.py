@@ -186,7 +186,7 @@ class LegacyWriter:
             self._write_compressed(head, record)
         elif isinstance(record.data, PendingPages):
             self._send(list(head))
-            self.sink.take(record.data)
+            self.sink.pass_on(record.data)
         else:
             data = memoryview(record.data).cast("B")
             self._send(list(head) + ([data] if self._gathered else _old_runs(record.words, data)))

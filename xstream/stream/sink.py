@@ -27,7 +27,7 @@ class Sink:
         """Send the pieces, in order, all of them. They aren't kept. Raises OSError."""
         raise NotImplementedError
 
-    def take(self, data: Any) -> None:
+    def pass_on(self, data: Any) -> None:
         """Send PendingPages of another stream, in pieces or without their coming into memory."""
         for piece in data.pieces():
             self.write([piece])
@@ -49,7 +49,7 @@ class DescriptorSink(Sink):
     def write(self, pieces: Sequence[Buffer]) -> None:
         self.offset += page_kernel.writev(self._fd, pieces)
 
-    def take(self, data: Any) -> None:
+    def pass_on(self, data: Any) -> None:
         self.offset += data.move_to(self._fd)
 
     def write_pages(self, head: Sequence[Buffer], memory: Buffer, pfns: Buffer) -> None:

@@ -154,7 +154,7 @@ class Writer:
         head, words, data = libxc.build(record)
         if isinstance(data, PendingPages):
             self.sink.write([frame, head, words])
-            self.sink.take(data)
+            self.sink.pass_on(data)
         else:
             self.sink.write([frame, head, words, data])
         self.ordering.page_data()

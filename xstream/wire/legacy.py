@@ -39,6 +39,9 @@ PARAM_CHUNKS: Dict[int, int] = {index: chunk for chunk, index in PARAMS.items()}
 VERIFY, VCPU_INFO, TMEM, TMEM_EXTRA, TSC_INFO, LAST_CHECKPOINT = -1, -2, -5, -6, -7, -9
 COMPRESSED, ENABLE_COMPRESSION, TOOLSTACK = -12, -13, -18
 
+#: Blocks of the extended info.
+_BLOCKS = (b"vcpu", b"extv", b"xcnt")
+
 CHUNK = struct.Struct("<i")
 U32 = struct.Struct("<I")
 _ULONG = {4: U32, 8: struct.Struct("<Q")}
@@ -324,8 +327,10 @@ def is_start(untrusted: Buffer) -> bool:
     width = find_width(untrusted)
     if not 0 < ulong(untrusted, width) <= MAX_PFNS:
         return False
+    if find_guest(untrusted, width) == PV:
+        return width == 8 or bytes(untrusted[12:16]) in _BLOCKS
     chunk = CHUNK.unpack_from(untrusted, width)[0]
-    return find_guest(untrusted, width) == PV or 0 < chunk <= MAX_BATCH or (chunk != 0 and chunk in CHUNKS)
+    return 0 < chunk <= MAX_BATCH or (chunk != 0 and chunk in CHUNKS)
 
 
 def parse_start(untrusted: Buffer, width: int, guest: str) -> Start:
@@ -352,7 +357,7 @@ def parse_extended_info(untrusted: Buffer) -> ExtendedInfo:
             raise CorruptStream("block longer than the extended info", offset=at + 4, field="block size",
                                 expected="at most {}".format(len(untrusted) - at - _BLOCK.size), got=size)
         data = untrusted[at + _BLOCK.size:at + _BLOCK.size + size]
-        if name in (b"vcpu", b"extv", b"xcnt"):
+        if name in _BLOCKS:
             _check_block(name, size, at)
             blocks[name] = data
         else:
