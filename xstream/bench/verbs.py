@@ -13,11 +13,11 @@ import numpy
 from xstream.bench import machine
 from xstream.bench.guests import BenchGuest, words_of, write_legacy, write_single, write_stream
 from xstream.bench.partner import PIPE_SIZE, Partner, pipe
-from xstream.bench.workloads import Side, Workload, limit, ours, peer, xen_converter, xen_module
+from xstream.bench.workloads import OURS, Side, Workload, limit, ours, peer, xen_converter, xen_module
 from xstream.guest.load import load
 from xstream.guest.memory import GuestMemory
 from xstream.tools.convert import convert
-from xstream.tools.digest import digest_memory
+from xstream.tools.digest import digest_memory, run_digests
 from xstream.tools.extract import extract
 from xstream.tools.verify import verify
 from xstream.wire.libxc import PAGE_SIZE
@@ -129,6 +129,12 @@ class Verbs:
         yield limit("write()", "map the file, write as many bytes to a new file, 1 MiB at a time",
                     lambda: self._to_file(lambda fd: machine.write_all(fd, memoryview(self._mapped_pages()))))
 
+    def _page_digests(self) -> Iterator[Side]:
+        memory, jobs = self.guest.memory, len(os.sched_getaffinity(0))
+        yield ours("the CRC32C of each populated page, by {} threads".format(jobs),
+                   lambda: list(run_digests(memory, jobs)))
+        yield Side("1 thread for {}".format(jobs), "the same by one", lambda: list(run_digests(memory)), OURS)
+
     def _digest(self) -> Iterator[Side]:
         memory = GuestMemory(array=self.guest.memory.buffer[:self.size // _DIGESTED // PAGE_SIZE * PAGE_SIZE])
         pfns = numpy.arange(len(memory), dtype=numpy.uint64)
@@ -182,6 +188,7 @@ _MAKERS: Dict[str, Callable[[Verbs], Iterator[Side]]] = {
     "convert": Verbs._convert_pipe,
     "convert a file": Verbs._convert_file,
     "extract": Verbs._extract,
+    "page digests": Verbs._page_digests,
     "digest": Verbs._digest,
 }
 #: Of all verbs' workloads, in order.
