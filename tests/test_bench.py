@@ -32,7 +32,8 @@ from xstream.guest.memory import GuestMemory
 from xstream.tools.verify import verify
 
 PAGES = 1100  # a full batch and another
-TINY = suite.Extent(256 << 12, [("hvm", 1 << 20), ("pv", 1 << 20)], 1 << 20, True, (1, 1), 0.0)
+ONCE = timing.Effort(1, 1, 0)
+TINY = suite.Extent(256 << 12, [("hvm", 1 << 20), ("pv", 1 << 20)], 1 << 20, True, ONCE, ONCE)
 
 
 @pytest.fixture(scope="module")
@@ -213,7 +214,7 @@ def test_large_guests_have_fewer_cases():
 
 def test_all_sides_are_measured_in_turn():
     calls = []
-    figures = timing.measure([lambda: calls.append("a"), lambda: calls.append("b")], (2, 3), 60)
+    figures = timing.measure([lambda: calls.append("a"), lambda: calls.append("b")], timing.Effort(2, 3, 60))
     assert "".join(calls) == "ab" "ab" "ba" "ab"
     for one in figures:
         assert one.seconds.least <= one.seconds.median <= one.seconds.most
@@ -222,8 +223,10 @@ def test_all_sides_are_measured_in_turn():
 
 def test_the_least_rounds_are_run_whatever_time_they_take():
     calls = []
-    timing.measure([lambda: calls.append("a")], (2, 50), 0)
+    timing.measure([lambda: calls.append("a")], timing.Effort(2, 50, 0))
     assert len(calls) == 3
+    timing.measure([lambda: calls.append("a")], timing.Effort(2, 50, 0, warm=False))
+    assert len(calls) == 5
 
 
 def test_calls_and_memory_are_counted():

@@ -42,8 +42,8 @@ def _parser() -> argparse.ArgumentParser:
                         help="of the guest whose parts are measured (K, M, G; default {})".format(size_name(FULL.size)))
     parser.add_argument("--sizes", type=_sizes, help="of the guests of the claim, HVM and PV (default 64M,256M and, "
                         "HVM only, 1G,4G, as far as there is memory for them; quick 64M)")
-    parser.add_argument("--rounds", type=int, help="measured rounds of each row (default {} to {}, quick {} to {}, as "
-                        "time allows)".format(*FULL.rounds, *QUICK.rounds))
+    parser.add_argument("--rounds", type=int, help="measured rounds of each row (default {0.least} to {0.most}, quick "
+                        "{1.least} to {1.most}, as time allows)".format(FULL.effort, QUICK.effort))
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
     parser.add_argument("--save", metavar="FILE", help="keep the run")
     parser.add_argument("--compare", metavar="FILE", action="append", default=[],
@@ -93,8 +93,11 @@ def _extent(options: Any) -> Extent:
         claims = [(kind, size) for size in options.sizes for kind in ("hvm", "pv")]
     else:
         claims = [(kind, size) for kind, size in claims if room_for(size) < machine.memory_available()]
-    return extent._replace(size=options.size or extent.size, claims=claims,
-                           rounds=(options.rounds, options.rounds) if options.rounds else extent.rounds)
+    extent = extent._replace(size=options.size or extent.size, claims=claims)
+    if options.rounds:
+        effort = extent.effort._replace(least=options.rounds, most=options.rounds)
+        extent = extent._replace(effort=effort, large=effort)
+    return extent
 
 
 def _report_check(baseline: runs.Document, run: runs.Document, lost: Iterable[str]) -> None:

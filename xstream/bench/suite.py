@@ -3,12 +3,12 @@ import contextlib
 from typing import Callable, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 from xstream.bench import engines, kernels, machine, runs, verbs
-from xstream.bench.claim import Claim, case_names
+from xstream.bench.claim import LARGE, Claim, case_names
 from xstream.bench.guests import MIX, BenchGuest, loaded_guest, seeded_guest
 from xstream.bench.partner import Partner
 from xstream.bench.sweeps import Sweeps
-from xstream.bench.timing import measure
-from xstream.bench.workloads import Work, Workload
+from xstream.bench.timing import Effort, Figures, measure
+from xstream.bench.workloads import Workload
 from xstream.wire.libxc import PAGE_SIZE
 
 _MIB = 1 << 20
@@ -23,20 +23,22 @@ class Extent(NamedTuple):
 
     - ``size``: of the guest of the parts; ``claims``: kinds and sizes of those of the claim; ``sweep``: of the largest
       of the sweeps, all in bytes; ``coarse``: sweeps of few values;
-    - ``rounds`` of each row, least and most, and the ``seconds`` after which the least are enough.
+    - ``effort`` for each row, but for ``large`` guests.
     """
 
     size: int
     claims: List[Tuple[str, int]]
     sweep: int
     coarse: bool
-    rounds: Tuple[int, int]
-    seconds: float
+    effort: Effort
+    large: Effort
 
 
+#: A row of a large guest is seconds long: what comes first is no slower for that.
+_LARGE = Effort(2, 7, 4, warm=False)
 FULL = Extent(_PARTS, [(kind, size * _MIB) for size in (64, 256) for kind in ("hvm", "pv")]
-              + [("hvm", 1024 * _MIB), ("hvm", 4096 * _MIB)], 64 * _MIB, False, (3, 7), 1.5)
-QUICK = Extent(_PARTS, [("hvm", 64 * _MIB)], 16 * _MIB, True, (2, 5), 0.1)
+              + [("hvm", 1024 * _MIB), ("hvm", 4096 * _MIB)], 64 * _MIB, False, Effort(3, 7, 0.6), _LARGE)
+QUICK = Extent(_PARTS, [("hvm", 64 * _MIB)], 16 * _MIB, True, Effort(2, 5, 0.1), _LARGE)
 
 
 class Suite:
@@ -67,8 +69,9 @@ class Suite:
 
     def run_again(self, run: runs.Document, names: Set[str]) -> None:
         """Measure some of the workloads again, with more rounds."""
-        most = self._extent.rounds[1]
-        self._extent = self._extent._replace(rounds=(most, 3 * most), seconds=3 * self._extent.seconds)
+        effort = self._extent.effort
+        effort = effort._replace(least=effort.most, most=3 * effort.most, seconds=3 * effort.seconds)
+        self._extent = self._extent._replace(effort=effort, large=effort._replace(warm=False))
         self._measure_parts(run, self._guest(), names)
         if self._stream is None:
             self._measure_claim(run, names)
@@ -97,7 +100,7 @@ class Suite:
 
     def _sweeps(self) -> Sweeps:
         extent = self._extent
-        return Sweeps(extent.sweep, extent.rounds, extent.seconds, extent.coarse)
+        return Sweeps(extent.sweep, extent.effort, extent.coarse)
 
     def _engines(self) -> engines.Engines:
         # A quarter: simulated guests are slow to make.
@@ -116,7 +119,7 @@ class Suite:
         for name in every:
             if names is None or name in names:
                 workload = make(name)
-                runs.add_part(run, workload, measure(*self._measured(workload)))
+                runs.add_part(run, workload, self._measure(workload))
 
     def _measure_claim(self, run: runs.Document, names: Optional[Set[str]]) -> None:
         for kind, size in self._extent.claims:
@@ -125,7 +128,8 @@ class Suite:
             with contextlib.closing(Claim(kind, size, self._partner)) as claim:
                 for case in claim.cases():
                     if names is None or case.workload.name in names:
-                        runs.add_case(run, case, measure(*self._measured(case.workload)))
+                        runs.add_case(run, case, self._measure(case.workload))
 
-    def _measured(self, workload: Workload) -> Tuple[List[Work], Tuple[int, int], float]:
-        return [side.run for side in workload.sides], self._extent.rounds, self._extent.seconds
+    def _measure(self, workload: Workload) -> List[Figures]:
+        return measure([side.run for side in workload.sides],
+                       self._extent.large if workload.bytes >= LARGE else self._extent.effort)

@@ -8,7 +8,7 @@ import numpy
 
 from xstream.bench import machine
 from xstream.bench.guests import BenchGuest, begin_stream, end_stream, seeded_guest, write_in_batches, write_stream
-from xstream.bench.timing import measure
+from xstream.bench.timing import Effort, measure
 from xstream.bench.workloads import Work
 from xstream.guest.load import load
 from xstream.guest.memory import GuestMemory
@@ -46,9 +46,9 @@ class Sweep(NamedTuple):
 class Sweeps:
     """All sweeps over guests of at most ``size`` bytes."""
 
-    def __init__(self, size: int, rounds: Tuple[int, int], seconds: float, coarse: bool = False) -> None:
+    def __init__(self, size: int, effort: Effort, coarse: bool = False) -> None:
         self._pages = size // 4096
-        self._rounds, self._seconds = rounds, seconds
+        self._effort = effort
         self._step = 4 if coarse else 1
 
     def run(self) -> List[Sweep]:
@@ -110,7 +110,7 @@ class Sweeps:
                 for name, found in points.items()]
 
     def _time(self, *works: Work) -> List[float]:
-        return [figures.seconds.median for figures in measure(works, self._rounds, self._seconds)]
+        return [figures.seconds.median for figures in measure(works, self._effort)]
 
     def _thin(self, values: List[Any]) -> List[Any]:
         """All values, or some with the first and the last among them."""

@@ -5,7 +5,7 @@ import resource
 import statistics
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence
 
 _RESET_PEAK = "5"  # to clear_refs: see proc(5)
 
@@ -40,15 +40,23 @@ class Figures(NamedTuple):
     ratio: Spread
 
 
-def measure(sides: Sequence[Callable[[], object]], rounds: Tuple[int, int], seconds: float) -> List[Figures]:
-    """Run all sides in turn: once each unmeasured, then for the least number of ``rounds``, and on until ``seconds``
-    have gone or the most."""
-    least, most = rounds
+class Effort(NamedTuple):
+    """How long to measure: the least and the most rounds, and the seconds after which there are no more than the least.
+    ``warm``: run each side once unmeasured first."""
+
+    least: int
+    most: int
+    seconds: float
+    warm: bool = True
+
+
+def measure(sides: Sequence[Callable[[], object]], effort: Effort) -> List[Figures]:
+    """Run all sides in turn, round by round."""
     begin = time.perf_counter()
-    for side in sides:
+    for side in sides if effort.warm else ():
         side()
     taken: List[List[Sample]] = []
-    while len(taken) < least or (len(taken) < most and time.perf_counter() - begin < seconds):
+    while len(taken) < effort.least or (len(taken) < effort.most and time.perf_counter() - begin < effort.seconds):
         taken.append(_round(sides, len(taken)))
     return [_figures([samples[at] for samples in taken], [samples[0] for samples in taken]) for at in range(len(sides))]
 
