@@ -230,6 +230,15 @@ def test_a_checkpoint_counts_when_libxl_says_so():
                 assert memory.pages[0].tobytes() == samples.page(10)
 
 
+@pytest.mark.parametrize("way", ["buffer", "pipe", "object", "fed"])
+@pytest.mark.parametrize("stream", [containers.libxl_checkpointed(2), samples.checkpointed(2)])
+def test_every_tool_takes_a_checkpoint_cut_off_in_its_pages(stream, way):
+    cut = stream[:stream.rindex(samples.page(11)) + 100]
+    for work in (xstream.info, xstream.verify, xstream.policy, lambda source, **_: list(xstream.contents(source))):
+        with WAYS[way](cut) as source:
+            work(source, checkpointed=True)
+
+
 def test_checkpoint_end_can_end_a_stream():
     stream = containers.libxl_checkpointed(2) + samples.end() + emulator() + end()
     assert xstream.verify(stream, checkpointed=True, strict=True).checkpoints == 2

@@ -85,14 +85,12 @@ def test_every_tool(name):
                 assert error.offset is not None
 
 
-@pytest.mark.parametrize("verb", ["verify(0)", "info(0)", "load(0, GuestMemory())",
-                                  "list(contents(0, limits=Limits()))"])
+@pytest.mark.parametrize("verb", ["verify(0)", "info(0)", "load(0, GuestMemory())", "for _ in contents(0): pass"])
 def test_endless_xenstore_data(verb):
     piece = containers.xenstore(*[b"key", b"value"] * 1000)
     writer = piped(source_of(containers.libxl_header() + containers.context() + SMALL_LIBXC)
                    + "\nfor _ in range(4000): out.write({!r})\n".format(piece) + source_of(containers.end()))
-    code = verb if "contents" not in verb else "for _ in contents(0): pass"
-    run_in_small_memory(code, writer.stdout, 64)
+    run_in_small_memory(verb, writer.stdout, 64)
     writer.stdout.close()
     assert writer.wait() == 0
 

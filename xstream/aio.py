@@ -36,7 +36,7 @@ class _Gathered(Sink):
         self._pieces.append(piece)
         self.offset += len(piece)
 
-    def gathered(self) -> List[Buffer]:
+    def taken(self) -> List[Buffer]:
         """What has been written since the last call."""
         pieces, self._pieces = self._pieces, []
         return pieces
@@ -62,7 +62,7 @@ async def save(guest: Guest, writer: asyncio.StreamWriter, **options: Any) -> Sa
 
 
 async def _send(sink: _Gathered, writer: asyncio.StreamWriter) -> None:
-    for piece in sink.gathered():
+    for piece in sink.taken():
         writer.write(piece)
     await writer.drain()
 

@@ -143,9 +143,9 @@ class _SaveFileReader(LayerReader):
         if self.header is None or self._taken:
             return None
         format = self._inner_format()
-        inner = LibxlReader(self.source, self.settings) if format == "libxl" else \
+        inner = LibxlReader(self.source, self.settings) if format == libxl.LAYER else \
             memory_reader(format, self.source, self.settings, contained=True)
-        self._taken = True  # only now: what looks at the first bytes may have to be asked again
+        self._taken = True
         return inner
 
     def follow_inner(self, event: str) -> None:

@@ -72,9 +72,11 @@ class Nesting:
         row = self._table[self.state]
         if record_type in row:
             return row[record_type]
-        if self._optional and record_type & OPTIONAL and self.state != "end":
+        optional = self._optional and bool(record_type & OPTIONAL)
+        own_turn = row and all(isinstance(known, int) for known in row)
+        if optional and own_turn:
             return self.state
-        if not any(record_type in other for other in self._table.values()):
+        if not optional and not any(record_type in other for other in self._table.values()):
             raise UnsupportedStream("unknown mandatory record", offset=-self._head, field="type",
                                     expected="a known type", got=self._name(record_type))
         expected = [known if isinstance(known, str) else self._name(known) for known in row]

@@ -196,7 +196,7 @@ class Reader:
         ordering = self.ordering
         if libxc.PAGE_DATA not in ordering.row():
             return None
-        data = self.source.buffered()
+        data = self._buffered(ordering)
         if len(data) < 16 or data[0] != libxc.PAGE_DATA:
             return None
         if not len(self._run_words):
@@ -212,6 +212,16 @@ class Reader:
         self.offset = self.source.offset
         self.source.advance(size)
         return PageRun(self._run_words[:8 * words], data[:size], self._run_extents[:2 * records], records, pages)
+
+    def _buffered(self, ordering: Ordering) -> memoryview:
+        """What the source holds. Pages that nobody has read are passed over first, and may turn out to be cut off."""
+        try:
+            return self.source.buffered()
+        except TruncatedStream:
+            if not ordering.checkpoints:
+                raise
+            self._finished = True
+            return memoryview(b"")
 
     def _need_headers(self) -> Tuple[ImageHeader, DomainHeader]:
         if self._headers is None:

@@ -8,6 +8,7 @@ from xstream.wire import (
     features,
     hvm_context,
     hvm_params,
+    legacy,
     libvirt,
     libxc,
     libxl,
@@ -31,7 +32,7 @@ class RecordContents(NamedTuple):
     """A record's layer, its index there and its offset; its type; and ``contents``: its fields by name, in order, as
     numbers, text, lists and dicts of such.
 
-    A blob that can't be read as what it should be has the one field ``error``.
+    A blob that can't be read as what it should be is shown as one that nothing is known of, with the field ``error``.
     """
 
     layer: str
@@ -74,12 +75,12 @@ def contents(source: Any, wanted: Optional[Wanted] = None, *, progress: Callable
 def contents_of(record: Any, guest_width: int = 8) -> Dict[str, Any]:
     """The contents of one record. ``guest_width`` is a PV guest's, in bytes, for what is laid out by it."""
     try:
-        if isinstance(record, libxc.SharedInfo):
+        if isinstance(record, (libxc.SharedInfo, legacy.SharedInfo)):
             return _shared_info(record, guest_width)
         reader = _READERS.get(type(record))
         return reader(record) if reader is not None else _plain_fields(record)
     except StreamError as error:
-        return {"error": str(error)}
+        return dict(_plain_fields(record), error=str(error))
 
 
 def brief(contents: Any) -> Any:
@@ -97,8 +98,8 @@ def brief(contents: Any) -> Any:
 def _is_wanted(reader: Any, record: Any, wanted: Optional[Wanted]) -> bool:
     if wanted is None:
         return not isinstance(record, libxc.PageData)
-    layer = wanted.layer or (libxc.LAYER if reader.layer == libxc.LAYER else None)
-    return bool(reader.layer == layer and reader.index == wanted.record)
+    layers = (wanted.layer,) if wanted.layer else (libxc.LAYER, legacy.LAYER)
+    return reader.layer in layers and reader.index == wanted.record
 
 
 def _plain_fields(record: Any) -> Dict[str, Any]:
@@ -126,8 +127,12 @@ def _page_data(record: libxc.PageData) -> Dict[str, Any]:
 
 
 def _hvm_context(record: libxc.HvmContext) -> Dict[str, Any]:
+    return {"entries": _entries(record.blob)}
+
+
+def _entries(untrusted: Any) -> List[Dict[str, Any]]:
     entries: List[Dict[str, Any]] = []
-    for entry in hvm_context.parse(record.blob):
+    for entry in hvm_context.parse(untrusted):
         shown: Dict[str, Any] = {"name": entry.name, "instance": entry.instance, "offset": entry.offset,
                                  "bytes": len(entry.data)}
         try:
@@ -137,7 +142,7 @@ def _hvm_context(record: libxc.HvmContext) -> Dict[str, Any]:
         except StreamError as error:
             shown["error"] = str(error)
         entries.append(shown)
-    return {"entries": entries}
+    return entries
 
 
 def _plain(value: Any) -> Any:
@@ -156,13 +161,16 @@ def _hvm_params(record: libxc.HvmParams) -> Dict[str, Any]:
 
 
 def _vcpu_basic(record: libxc.VcpuBasic) -> Dict[str, Any]:
-    shown: Dict[str, Any] = {"vcpu_id": record.vcpu_id}
-    if len(record.blob):
-        fields = vcpu.basic(record.blob)
-        shown.update((name, _plain(value)) for name, value in fields.items())
-        shown["flag_names"] = list(vcpu.flag_names(fields["flags"]))
-        shown["vm_assist_names"] = list(vcpu.vm_assist_names(fields["vm_assist"]))
-    return shown
+    return {"vcpu_id": record.vcpu_id, **_registers(record.blob)}
+
+
+def _registers(untrusted: Any) -> Dict[str, Any]:
+    if not len(untrusted):
+        return {}
+    fields = vcpu.basic(untrusted)
+    return {**{name: _plain(value) for name, value in fields.items()},
+            "flag_names": list(vcpu.flag_names(fields["flags"])),
+            "vm_assist_names": list(vcpu.vm_assist_names(fields["vm_assist"]))}
 
 
 def _vcpu_extended(record: libxc.VcpuExtended) -> Dict[str, Any]:
@@ -170,9 +178,11 @@ def _vcpu_extended(record: libxc.VcpuExtended) -> Dict[str, Any]:
 
 
 def _vcpu_xsave(record: libxc.VcpuXsave) -> Dict[str, Any]:
-    fields = vcpu.xsave_state(record.blob)
-    return {"vcpu_id": record.vcpu_id, **fields,
-            "xcr0_names": list(xsave.component_names(fields.get("xcr0", 0))),
+    return {"vcpu_id": record.vcpu_id, **_xsave(vcpu.xsave_state(record.blob))}
+
+
+def _xsave(fields: Dict[str, Any]) -> Dict[str, Any]:
+    return {**fields, "xcr0_names": list(xsave.component_names(fields.get("xcr0", 0))),
             "components": list(xsave.component_names(fields.get("xstate_bv", 0)))}
 
 
@@ -209,7 +219,7 @@ def _leaf(leaf: policies.Leaf) -> Dict[str, Any]:
     return dict(leaf._asdict(), features=names)
 
 
-def _shared_info(record: libxc.SharedInfo, guest_width: int) -> Dict[str, Any]:
+def _shared_info(record: Any, guest_width: int) -> Dict[str, Any]:
     page = shared_info.parse(record.page, guest_width)
     used = [dict(info, vcpu=number) for number, info in enumerate(page.vcpu_info) if any(info.values())]
     return {"wallclock": page.wallclock, **page.fields, "pending_ports": list(page.pending_ports),
@@ -266,6 +276,25 @@ def _xenopsd_blob(record: xenopsd.Blob) -> Dict[str, Any]:
     return _blob(record.data)
 
 
+def _legacy_param(record: legacy.HvmParam) -> Dict[str, Any]:
+    return {"index": record.param, "name": hvm_params.name(record.param), "value": record.value}
+
+
+def _legacy_hvm_tail(record: legacy.HvmTail) -> Dict[str, Any]:
+    return {"ioreq_pfn": record.ioreq_pfn, "bufioreq_pfn": record.bufioreq_pfn, "store_pfn": record.store_pfn,
+            "entries": _entries(record.context)}
+
+
+def _legacy_vcpu(record: legacy.VcpuContext) -> Dict[str, Any]:
+    """The parts of what are three records in a libxc stream; frames are MFNs here."""
+    shown: Dict[str, Any] = {"vcpu_id": record.vcpu_id, "basic": _registers(record.basic)}
+    if len(record.extended):
+        shown["extended"] = vcpu.extended(record.extended)
+    if record.xsave is not None:
+        shown["xsave"] = _xsave(vcpu.xsave_state(record.xsave))
+    return shown
+
+
 _READERS: Dict[Any, Callable[[Any], Dict[str, Any]]] = {
     libxc.PageData: _page_data,
     libxc.HvmContext: _hvm_context,
@@ -282,6 +311,9 @@ _READERS: Dict[Any, Callable[[Any], Dict[str, Any]]] = {
     xl.SaveHeader: _xl_header,
     libvirt.SaveHeader: _libvirt_header,
     xend.SaveHeader: _xend_header,
+    legacy.HvmParam: _legacy_param,
+    legacy.HvmTail: _legacy_hvm_tail,
+    legacy.VcpuContext: _legacy_vcpu,
     xenopsd.Xenops: _xenops,
     xenopsd.Blob: _xenopsd_blob,
 }

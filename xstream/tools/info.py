@@ -1,6 +1,7 @@
 """What is this stream? Headers, records, pages by type."""
 from typing import Any, Callable, Dict, List, NamedTuple, Tuple
 
+from xstream.errors import TruncatedStream
 from xstream.guest.memory import Applied, GuestMemory
 from xstream.kernels import pages as page_kernel
 from xstream.kernels import pfns as pfn_kernel
@@ -135,7 +136,13 @@ def info(source: Any, *, limits: Limits = Limits(), progress: Callable[[int], An
                 record = reader.next_record()
                 if record is None:
                     break
-                survey.record(reader, record)
+                try:
+                    survey.record(reader, record)
+                except TruncatedStream:
+                    # Pages cut off behind a complete checkpoint are void, like all that stands there.
+                    if not reader.checkpoints:
+                        raise
+                    break
             progress(reader.source.offset)
         return _report(reader, survey)
 

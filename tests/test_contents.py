@@ -1,0 +1,203 @@
+"""What info shows of single records, and what policy makes of two streams' CPUs."""
+import json
+import struct
+
+import containers
+import pytest
+import samples
+from test_cli import run
+
+import xstream
+from xstream import StreamError
+from xstream.tools.contents import Wanted, brief, contents, parse_wanted
+from xstream.wire.policies import Leaf
+from xstream.wire.policies import build as build_leaves
+
+
+def by_type(stream, **options):
+    return {row.type: row.contents for row in contents(stream, **options)}
+
+
+def test_all_records_but_pages_in_order():
+    rows = list(contents(containers.xl()))
+    assert [(row.layer, row.record, row.type) for row in rows] == [
+        ("xl", 0, "SAVE_HEADER"), ("libxl", 0, "LIBXC_CONTEXT"), ("libxc", 0, "X86_CPUID_POLICY"),
+        ("libxc", 1, "X86_MSR_POLICY"), ("libxc", 2, "STATIC_DATA_END"), ("libxc", 4, "X86_TSC_INFO"),
+        ("libxc", 5, "HVM_CONTEXT"), ("libxc", 6, "HVM_PARAMS"), ("libxc", 7, "END"),
+        ("libxl", 1, "EMULATOR_XENSTORE_DATA"), ("libxl", 2, "EMULATOR_CONTEXT"), ("libxl", 3, "END")]
+    json.dumps([row._asdict() for row in rows])
+
+
+def test_what_is_in_them():
+    found = by_type(containers.xl())
+    assert found["SAVE_HEADER"]["config"] == {"c_info": {"type": "hvm", "name": "guest"}}
+    assert found["EMULATOR_XENSTORE_DATA"]["pairs"][1] == {"key": "physmap/f0000000/name", "value": "vga"}
+    assert found["EMULATOR_CONTEXT"]["emulator"] == "qemu-upstream"
+    assert found["EMULATOR_CONTEXT"]["blob"]["bytes"] == len(containers.QEMU)
+    assert found["X86_TSC_INFO"] == {"mode": 1, "khz": 2400000, "nsec": 123456789, "incarnation": 3}
+    assert found["HVM_PARAMS"]["params"] == [{"index": 1, "name": "STORE_PFN", "value": 0xFEFFC},
+                                             {"index": 5, "name": "IOREQ_PFN", "value": 0xFEFFD}]
+    assert [entry["name"] for entry in found["HVM_CONTEXT"]["entries"]] == ["HEADER", "END"]
+    assert found["HVM_CONTEXT"]["entries"][0]["fields"]["magic"] == 0x54381286
+    assert found["X86_CPUID_POLICY"]["vendor"] == "GenuineIntel"
+    assert found["X86_MSR_POLICY"]["msrs"][0]["name"] == "INTEL_PLATFORM_INFO"
+
+
+def test_a_pv_guests():
+    found = by_type(samples.pv())
+    assert found["X86_PV_VCPU_BASIC"]["vcpu_id"] == 0 and found["X86_PV_VCPU_BASIC"]["ctrlreg"] == [0] * 8
+    assert found["SHARED_INFO"]["arch.max_pfn"] >= 0 and found["X86_PV_VCPU_EXTENDED"]["vcpu_id"] == 0
+    assert by_type(samples.pv(width=4))["X86_PV_VCPU_BASIC"]["eip"] == 0
+
+
+def test_xenopsds():
+    rows = [row for row in contents(containers.xenopsd_libxl()) if row.layer == "xenopsd"]
+    assert rows[0].contents["vm_str"] == '{"a":1}' and rows[0].contents["xs_subtree"] == [["vm/x", "y"], ["", ""]]
+    assert [row.type for row in rows] == ["Xenops", "Libxl", "Varstored", "Swtpm0", "Swtpm", "Qemu_xen", "End_of_image"]
+    assert rows[2].contents == {"bytes": 4, "start": b"vars".hex()}
+
+
+@pytest.mark.parametrize("name", [name for name, _, _ in containers.ALL])
+def test_every_container(name):
+    json.dumps([row._asdict() for row in contents(containers.STREAMS[name])])
+
+
+def test_a_blob_that_is_not_what_it_should_be_is_an_error_of_its_own():
+    stream = samples.hvm(tail=samples.record(0x09, b"not a context") + samples.hvm_params() + samples.end())
+    assert "runs out" in by_type(stream)["HVM_CONTEXT"]["error"]
+    assert "HVM_PARAMS" in by_type(stream)
+    assert "error" in by_type(containers.xl(config=b"{"))["SAVE_HEADER"]
+
+
+def test_the_one_wanted():
+    stream = containers.xl()
+    assert [row.type for row in contents(stream, Wanted(None, 3))] == ["PAGE_DATA"]
+    assert [row.type for row in contents(stream, Wanted("libxl", 3))] == ["END"]
+    assert [row.type for row in contents(containers.xenopsd(), parse_wanted("xenopsd:0"))] == ["Xenops"]
+    assert [row.type for row in contents(containers.legacy_hvm(), parse_wanted("0"))] == ["START"]
+    assert list(contents(stream, Wanted("libxl", 4))) == []
+    page_data = next(contents(stream, Wanted(None, 3))).contents
+    assert page_data["pfns"][1] == {"pfn": 1, "type": "XTAB"} and page_data["data"] == {"bytes": 8192}
+    with pytest.raises(ValueError):
+        parse_wanted("libxl:x")
+
+
+def test_brief_leaves_out_what_fills_pages():
+    found = by_type(samples.pv())["X86_PV_VCPU_BASIC"]
+    assert "trap_ctxt" in found and "trap_ctxt" not in brief(found) and "rip" in brief(found)
+    assert not [name for name in brief(found) if name.startswith("fpu.")]
+
+
+def policies(leaves, msr=0):
+    return (samples.headers() + samples.record(0x11, build_leaves(leaves))
+            + samples.record(0x12, struct.pack("<IIQ", 0xCE, 0, msr)) + samples.static_data_end() + samples.hvm_params()
+            + samples.end())
+
+
+MORE = policies([Leaf(1, None, 0x800F12, 0, 0x201, 0), Leaf(7, 0, 0, 1 << 5, 0, 0)], 1 << 31)
+LESS = policies([Leaf(1, None, 0x800F12, 0, 0x001, 0)], 1 << 31)
+
+
+def test_policies_compared():
+    first, second = xstream.policy(MORE), xstream.policy(containers.xl(containers.libxl(LESS)))
+    report = xstream.compare_policies(first, second)
+    assert report.lost == ("SSSE3", "AVX2") and report.msr == []
+    assert [(row.leaf, row.register, row.lost) for row in report.cpuid] == [(1, "c", ("SSSE3",)), (7, "b", ("AVX2",))]
+    assert xstream.compare_policies(second, first).lost == ()
+    assert xstream.compare_policies(first, first)[2:] == ([], [])
+
+
+def test_policies_that_are_not_there_or_bad():
+    assert xstream.policy(samples.hvm(2)) == ((), ())
+    assert xstream.policy(containers.legacy_hvm()) == ((), ())
+    late = samples.headers() + samples.static_data_end() + MORE[40:MORE.index(samples.static_data_end())]
+    assert len(xstream.policy(late + samples.hvm_params() + samples.end()).leaves) == 2
+    with pytest.raises(StreamError):
+        xstream.policy(MORE[:100])
+
+
+# On the command line
+
+
+@pytest.fixture
+def xl_file(tmp_path):
+    path = tmp_path / "guest.xl"
+    path.write_bytes(containers.xl())
+    return str(path)
+
+
+def test_info_and_verify_show_a_tree(xl_file):
+    for command in ("info", "verify"):
+        status, out, err = run(command, xl_file)
+        lines = out.decode().split("\n")
+        assert (status, err) == (0, "") and "xl > libxl > libxc" in lines[0]
+        tree = [line for line in lines if line.lstrip().split(" ")[0] in ("xl", "libxl", "libxc")][:4]
+        assert any(line.startswith("  libxl ") for line in tree) and any(line.startswith("    libxc ") for line in tree)
+        document = json.loads(run(command, xl_file, "--json")[1].decode())
+        assert [(layer["format"], layer["depth"]) for layer in document["layers"]] == [
+            ("xl", 0), ("libxl", 1), ("libxc", 2)]
+        assert document["format"] == "xl" and document["guest"] == "x86 HVM"
+
+
+def test_info_records(xl_file):
+    status, out, err = run("info", "--records", xl_file)
+    text = out.decode()
+    assert (status, err) == (0, "")
+    for part in ("libxl record 2 at offset", "EMULATOR_CONTEXT", "physmap/f0000000/name", "STORE_PFN", "name: guest"):
+        assert part in text
+    document = json.loads(run("info", "--records", "--json", xl_file)[1].decode())
+    assert document["ok"] is True and len(document["contents"]) == 12
+    status, out, _ = run("info", "--record", "libxl:2", xl_file)
+    assert status == 0 and b"qemu-upstream" in out and b"HVM" not in out
+    assert run("info", "--record", "99", xl_file)[0] == 2
+    assert run("info", "--record", "x:y", xl_file)[0] == 2
+    status, out, err = run("info", "--records", "--json", "-", stdin=containers.xl()[:-3])
+    document = json.loads(out.decode())
+    assert status == 1 and document["ok"] is False and document["missing"] == 3 and "short" in err
+
+
+def test_contents_are_printed_without_control_characters(tmp_path):
+    path = tmp_path / "guest.xl"
+    path.write_bytes(containers.xl(config=b"name='\x1b[31m\n'", mandatory=2))
+    out = run("info", "--records", str(path))[1]
+    assert b"\x1b" not in out and b"\\x1b[31m" in out
+
+
+def test_policy(tmp_path):
+    for name, stream in (("more", MORE), ("less", LESS)):
+        (tmp_path / name).write_bytes(stream)
+    more, less = str(tmp_path / "more"), str(tmp_path / "less")
+    status, out, _ = run("policy", more, less)
+    assert status == 1 and b"lacks: SSSE3 AVX2" in out
+    status, out, _ = run("policy", less, more, "--json")
+    assert status == 0 and json.loads(out.decode())["lost"] == []
+    status, out, _ = run("policy", more)
+    assert status == 0 and b"SSSE3" in out and b"INTEL_PLATFORM_INFO" in out
+    assert json.loads(run("policy", more, "--json")[1].decode())["cpuid"]["family"] == 23
+    (tmp_path / "old").write_bytes(samples.hvm(2))
+    assert b"no policies" in run("policy", str(tmp_path / "old"), more)[1]
+
+
+def test_convert(xl_file, tmp_path):
+    memory = tmp_path / "memory"
+    status, _, err = run("convert", xl_file, str(memory), "--to", "libxc")
+    assert status == 0 and memory.read_bytes() == samples.hvm() and "EMULATOR_CONTEXT" in err
+    assert run("convert", "-", "-", "--to", "xl", stdin=containers.xl()) == (0, containers.xl(), "")
+    status, out, err = run("convert", str(memory), str(tmp_path / "out"), "--to", "xl")
+    assert status == 2 and "device model" in err and not (tmp_path / "out").exists()
+    config = tmp_path / "config"
+    config.write_bytes(containers.JSON_CONFIG)
+    (tmp_path / "qemu").write_bytes(containers.QEMU)
+    status, out, err = run("convert", str(memory), str(tmp_path / "out"), "--to", "xl", "--config", str(config),
+                           "--device-model", str(tmp_path / "qemu"), "--json")
+    assert (status, err) == (0, "") and json.loads(out.decode())["source"] == ["libxc"]
+    assert (tmp_path / "out").read_bytes() == containers.xl(containers.libxl(tail=containers.emulator()))
+    assert run("convert", str(memory), "-", "--to", "libxl", "--no-device-model")[0] == 0
+
+
+def test_format(xl_file):
+    assert run("verify", xl_file, "--format", "xl")[0] == 0
+    status, _, err = run("verify", xl_file, "--format", "libxc")
+    assert status == 1 and "not a libxc stream" in err
+    status, _, err = run("info", "-", stdin=b"QEVM" + bytes(100))
+    assert status == 1 and "QEMU" in err

@@ -1,0 +1,236 @@
+"""From one container into another, and to the same bytes again; what can't be invented is asked for."""
+import io
+import struct
+
+import containers
+import pytest
+import samples
+from containers import record
+from test_opening import read
+from ways import WAYS
+
+import xstream
+from xstream import MissingPart, OrderError, Parts, StreamError, UnsupportedStream, rewrap
+from xstream.wire import libvirt, libxc, libxl, xenopsd, xl
+
+#: What the containers may want, for each.
+CONFIGS = {"libxc": None, "libxl": None, "xl": containers.JSON_CONFIG, "libvirt": b"<domain/>",
+           "xenopsd": containers.XENOPS}
+ODD = [
+    containers.libxl(tail=record(0x80000005, b"later") + record(3, struct.pack("<II", 1, 7) + b"odd", padding=9)
+                     + containers.xenstore() + record(0xFFFFFFFF)),
+    containers.libxl_header(options=0xF6) + record(1, b"body") + samples.hvm(
+        tail=record(0x80000001, b"x", padding=3) + samples.tsc_info() + samples.hvm_params()
+        + record(0, b"12345", padding=1)) + containers.emulator() + record(0, b"end"),
+    containers.libxl_header() + containers.emulator() + containers.context() + samples.hvm(2) + containers.end(),
+    containers.xl(rest=b"more optional data", optional=0xFFFF),
+    containers.libvirt(unused=bytes(range(40))),
+    containers.xenopsd(length=77),
+    containers.libxl_pv(),
+    samples.pv(2, width=4),
+]
+NOTHING = Parts(no_device_model=True)
+
+
+def wrap(stream, to, parts=NOTHING, **options):
+    out = io.BytesIO()
+    report = rewrap(stream, out, to, parts, **options)
+    assert report.bytes == len(out.getvalue()) and report.target == to
+    return out.getvalue()
+
+
+def outer(stream):
+    with xstream.open(stream) as reader:
+        return reader.layers[0].format
+
+
+@pytest.mark.parametrize("name", containers.WRITTEN)
+def test_a_round_trip_is_byte_identical(name):
+    stream = containers.STREAMS[name]
+    assert wrap(stream, outer(stream)) == stream
+
+
+@pytest.mark.parametrize("number", range(len(ODD)))
+def test_a_round_trip_of_what_is_odd_is_byte_identical(number):
+    assert wrap(ODD[number], outer(ODD[number])) == ODD[number]
+
+
+@pytest.mark.parametrize("colo", [False, True])
+@pytest.mark.parametrize("around", [None, containers.xl, containers.libvirt])
+def test_a_round_trip_of_checkpoints(around, colo):
+    stream = containers.libxl_checkpointed(3, colo)
+    stream = around(stream) if around else stream
+    assert wrap(stream, outer(stream), checkpointed=True) == stream
+    memory = xstream.GuestMemory()
+    xstream.load(wrap(stream, "libxc", checkpointed=True), memory, checkpointed=True)
+    assert memory.pages[0].tobytes() == samples.page(12)
+    with pytest.raises(OrderError):
+        wrap(stream, "libxc")
+    with pytest.raises(UnsupportedStream, match="checkpoints"):
+        wrap(stream, "xenopsd", Parts(containers.XENOPS, b"q"), checkpointed=True)
+    with pytest.raises(UnsupportedStream, match="checkpoints"):
+        wrap(samples.checkpointed(), "libxl", checkpointed=True)
+
+
+@pytest.mark.parametrize("way", ["mapped", "pipe", "trickle", "fed"])
+@pytest.mark.parametrize("name", containers.WRITTEN)
+def test_a_round_trip_from_every_source(name, way):
+    stream = containers.STREAMS[name]
+    with WAYS[way](stream) as source:
+        assert wrap(source, outer(stream)) == stream
+
+
+@pytest.mark.parametrize("to", CONFIGS)
+@pytest.mark.parametrize("name", containers.WRITTEN)
+def test_each_into_each_keeps_the_memory_stream(name, to):
+    stream = containers.STREAMS[name]
+    wrapped = wrap(stream, to, Parts(CONFIGS[to], None, True))
+    assert outer(wrapped) == to
+    assert wrap(wrapped, "libxc") == wrap(stream, "libxc")
+    xstream.verify(wrapped, strict=True)
+
+
+def own(stream, layer):
+    return [kept for of, _, _, kept in read(stream)[0] if of == layer]
+
+
+def test_unwrap_and_wrap_again():
+    stream = containers.xl()
+    memory = wrap(stream, "libxc")
+    assert memory == samples.hvm()
+    assert wrap(memory, "xl", Parts(containers.JSON_CONFIG, containers.QEMU)) == containers.xl(
+        containers.libxl(tail=containers.emulator()))
+    assert wrap(memory, "libxl", Parts(device_model=b"record")) == containers.libxl(tail=containers.emulator(b"record"))
+
+
+def test_configs_are_taken_for_what_they_are():
+    memory = samples.hvm()
+    for config, flags, kept in ((b"{}", 3, b"{}\0"), (b" {}\0", 3, b" {}\0"), (b"name='x'", 2, b"name='x'")):
+        header = own(wrap(memory, "xl", Parts(config, None, True)), "xl")[0]
+        assert (header.mandatory_flags, bytes(header.config)) == (flags, kept)
+    header = own(wrap(memory, "libvirt", Parts(b"<domain/>", None, True)), "libvirt")[0]
+    assert header == libvirt.SaveHeader(b"<domain/>\0")
+    assert own(wrap(containers.xl(), "xl", Parts(b"{}")), "xl")[0].config_text == "{}"
+
+
+def test_the_device_model_goes_along():
+    image = wrap(containers.xl(), "xenopsd", Parts(containers.XENOPS))
+    assert own(image, "xenopsd")[1:] == [
+        xenopsd.MemoryImage(xenopsd.LIBXC), xenopsd.Blob(xenopsd.QEMU_TRAD, containers.QEMU), xenopsd.EndOfImage()]
+    back = own(wrap(image, "libxl", Parts()), "libxl")
+    assert back == [libxl.LibxcContext(), libxl.EmulatorContext(0, 0, containers.QEMU), libxl.End()]
+    from_xen = own(wrap(containers.xenopsd(after=containers.xenopsd_record(0xF01, b"q")), "libxl", Parts()), "libxl")
+    assert from_xen[1] == libxl.EmulatorContext(2, 0, b"q")
+    replaced = own(wrap(containers.xl(), "xl", Parts(device_model=b"other")), "libxl")
+    assert replaced[2] == libxl.EmulatorContext(2, 0, b"other") and len(replaced) == 4
+
+
+@pytest.mark.parametrize("to, parts, named", [
+    ("xl", Parts(None, b"q"), "domain's configuration"), ("libvirt", Parts(None, b"q"), "XML"),
+    ("xenopsd", Parts(None, b"q"), "Xenops"), ("libxl", Parts(), "device model"),
+    ("xl", Parts(b"{}"), "device model"), ("xenopsd", Parts(containers.XENOPS), "device model"),
+])
+def test_what_cannot_be_invented_is_asked_for(to, parts, named):
+    out = io.BytesIO()
+    with pytest.raises(MissingPart, match=named):
+        rewrap(samples.hvm(), out, to, parts)
+    assert out.getvalue() == b""
+
+
+def test_a_pv_guest_needs_no_device_model():
+    assert own(wrap(samples.pv(), "libxl", Parts()), "libxl") == [libxl.LibxcContext(), libxl.End()]
+
+
+def test_what_finds_no_place_is_told():
+    out = io.BytesIO()
+    assert rewrap(containers.xl(), out, "libxc").dropped == (
+        "xl SAVE_HEADER", "libxl EMULATOR_XENSTORE_DATA", "libxl EMULATOR_CONTEXT")
+    assert rewrap(containers.xenopsd_libxl(), out, "libxl").dropped == (
+        "xenopsd Xenops", "xenopsd Varstored", "xenopsd Swtpm0", "xenopsd Swtpm", "xenopsd Qemu_xen")
+    assert rewrap(containers.xl(), out, "xl").dropped == ()
+
+
+def test_wrong_use():
+    with pytest.raises(ValueError, match="can't write"):
+        rewrap(samples.hvm(), io.BytesIO(), "legacy")
+    for name in ("legacy", "xend", "xenopsd-unstructured"):
+        with pytest.raises(UnsupportedStream, match="legacy"):
+            rewrap(containers.STREAMS[name], io.BytesIO(), "xl", Parts(b"{}", b"q"))
+    with pytest.raises(StreamError):
+        wrap(samples.hvm(), "xenopsd", Parts(b"((nothing))", b"q"))
+
+
+# The writers
+
+
+def libxl_writer():
+    writer = xstream.LibxlWriter(io.BytesIO())
+    writer.write(libxl.LibxcContext())
+    return writer
+
+
+def test_a_libxl_writer_refuses_what_a_reader_would_refuse():
+    writer = xstream.LibxlWriter(io.BytesIO())
+    with pytest.raises(OrderError):
+        writer.write(libxl.End())
+    with pytest.raises(OrderError):
+        writer.libxc(libxc.DomainHeader(libxc.GUEST_HVM))
+    writer = libxl_writer()
+    for record_of_ours in (libxl.EmulatorContext(2, 0, b""), libxl.Unknown(0x80000005, b"")):
+        with pytest.raises(OrderError):
+            writer.write(record_of_ours)
+    inner = writer.libxc(libxc.DomainHeader(libxc.GUEST_PV), libxc.ImageHeader(2))
+    with pytest.raises(OrderError):
+        writer.libxc(libxc.DomainHeader(libxc.GUEST_HVM))
+    with pytest.raises(OrderError):
+        writer.write(libxl.End())
+    assert inner.index == -1
+
+
+def test_the_stream_within_keeps_to_its_turn():
+    writer = xstream.LibxlWriter(io.BytesIO(), checkpointed=True)
+    writer.write(libxl.LibxcContext())
+    inner = writer.libxc(libxc.DomainHeader(libxc.GUEST_HVM))
+    inner.write(libxc.StaticDataEnd())
+    with pytest.raises(OrderError, match="must not come"):
+        writer.write(libxl.CheckpointEnd())
+    inner.write(libxc.Checkpoint())
+    with pytest.raises(OrderError, match="out of its turn"):
+        inner.write(libxc.TscInfo(0, 0, 0, 0))
+    with pytest.raises(StreamError):
+        writer.write(libxl.EmulatorXenstoreData(2, 0, b"key\0"))
+    writer.write(libxl.CheckpointEnd())
+    writer.write(libxl.CheckpointState(0))
+    inner.write(libxc.End())
+    with pytest.raises(OrderError, match="out of its turn"):
+        inner.write(libxc.TscInfo(0, 0, 0, 0))
+    writer.write(libxl.End())
+    assert writer.ended and writer.index == 3
+    xstream.verify(writer.sink._file.getvalue(), checkpointed=True)
+
+
+def test_a_device_models_record_of_a_pv_guest_is_not_written():
+    out = io.BytesIO()
+    with pytest.raises(OrderError, match="PV guest"):
+        rewrap(samples.pv(), out, "libxl", Parts(device_model=b"q"))
+
+
+def test_xenopsd_writer_with_legacy_memory():
+    out = io.BytesIO()
+    writer = xstream.XenopsdWriter(out, xenopsd.Header(structured=False))
+    with pytest.raises(OrderError):
+        writer.write(xenopsd.Blob(xenopsd.QEMU_RECORD, containers.QEMU))
+    writer.sink.write([containers.legacy_hvm(b"")])
+    writer.memory_written()
+    writer.write(xenopsd.Blob(xenopsd.QEMU_RECORD, containers.QEMU))
+    assert out.getvalue() == containers.xenopsd_unstructured() and writer.ended
+
+
+def test_save_files_with_legacy_memory():
+    out = io.BytesIO()
+    xstream.XlWriter(out, xl.SaveHeader(0, b"name = 'x'\n")).sink.write([containers.legacy_hvm()])
+    assert out.getvalue() == containers.STREAMS["xl-text"]
+    with pytest.raises(UnsupportedStream):
+        xstream.XlWriter(io.BytesIO(), xl.SaveHeader(8))
+    with pytest.raises(StreamError):
+        xstream.LibvirtWriter(io.BytesIO(), libvirt.SaveHeader(b""))
