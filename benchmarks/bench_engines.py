@@ -1,19 +1,18 @@
-"""The engines: each row of the bench, and its limit beside it."""
-import os
+"""The engines, and beside each what the machine can do."""
+import contextlib
 
 import pytest
 
-SIDES = pytest.mark.parametrize("side", ["ours", "limit"])
+from xstream.bench.engines import NAMES, Engines
 
 
-@SIDES
-@pytest.mark.parametrize("name", ["restore_file", "restore_pipe", "save_pipe", "save_by_reference"])
-def test_against_the_machine(engines, run, name, side):
-    if name == "save_by_reference" and not hasattr(os, "splice"):
-        pytest.skip("this Python has no os.splice")
-    run(getattr(engines, name)(), side)
+@pytest.fixture(scope="module")
+def engines(partner):
+    with contextlib.closing(Engines(16 << 8, partner)) as made:
+        yield made
 
 
-@pytest.mark.parametrize("number", [0, 1], ids=["normalise", "localise"])
-def test_page_tables(engines, run, number):
-    run(engines.page_tables()[number], "ours")
+@pytest.mark.parametrize("side", range(2))
+@pytest.mark.parametrize("name", NAMES)
+def test_engine(engines, run, name, side):
+    run(engines.workload(name), side)

@@ -1,90 +1,478 @@
 """The bench runs, says what it did, and does the work it names. No figure is judged here."""
+import contextlib
+import copy
+import datetime
 import json
+import os
+import shutil
+import subprocess
+from html.parser import HTMLParser
 
 import numpy
 import pytest
 import samples
 
 from xstream.bench import __main__ as command
-from xstream.bench import engines, guests, timing, workloads
+from xstream.bench import (
+    claim,
+    engines,
+    guests,
+    kernels,
+    machine,
+    page,
+    partner,
+    runs,
+    suite,
+    sweeps,
+    text,
+    timing,
+    verbs,
+)
+from xstream.guest.memory import GuestMemory
+from xstream.tools.verify import verify
+
+PAGES = 1100  # a full batch and another
+ONCE = timing.Effort(1, 1, 0)
+TINY = suite.Extent(256 << 12, [("hvm", 1 << 20), ("pv", 1 << 20)], 1 << 20, True, ONCE, ONCE)
+
+
+@pytest.fixture(scope="module")
+def other_end():
+    with contextlib.closing(partner.Partner()) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def guest():
+    return guests.seeded_guest(PAGES)
+
+
+@pytest.fixture(scope="module")
+def of_verbs(guest, other_end):
+    with contextlib.closing(verbs.Verbs(guest, other_end)) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def of_engines(other_end):
+    with contextlib.closing(engines.Engines(PAGES, other_end)) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def of_kernels(guest):
+    return kernels.Kernels(guest)
+
+
+@pytest.fixture(scope="module")
+def run(other_end):
+    return suite.Suite(TINY, None, other_end).run()
 
 
 @pytest.fixture
-def bench():
-    made = workloads.Bench(guests.seeded_guest(300))
-    yield made
-    made.close()
+def tiny(monkeypatch):
+    for name in ("FULL", "QUICK"):
+        monkeypatch.setattr(command, name, TINY)
 
 
-def test_table(capsys):
-    assert command.main(["--size", "1M", "--rounds", "1"]) == 0
+# --- guests
+
+def test_the_guest_is_seeded_and_of_its_mix():
+    first, second = guests.seeded_guest(3000, seed=5).memory, guests.seeded_guest(3000, seed=5).memory
+    assert first.pages.tobytes() == second.pages.tobytes()
+    assert first.pages.tobytes() != guests.seeded_guest(3000, seed=6).memory.pages.tobytes()
+    words = first.pages.view(numpy.uint64)
+    zero = int((~first.pages.any(axis=1)).sum())
+    repeated = int((words == words[:, :1]).all(axis=1).sum()) - zero
+    assert 0.25 < zero / 3000 < 0.35 and 0.15 < repeated / 3000 < 0.25
+    assert first.populated_count == 3000
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_a_share_of_zero_pages(share):
+    pages = guests.seeded_guest(2000, zero=share).memory.pages
+    assert abs((~pages.any(axis=1)).mean() - share) < 0.05
+
+
+@pytest.mark.parametrize("kind", ["hvm", "pv"])
+def test_streams_hold_the_guest(tmp_path, kind):
+    guest = guests.seeded_guest(PAGES, kind)
+    ways = [(guests.write_stream, 2), (guests.write_single, PAGES)]
+    if kind == "hvm":  # a PV guest's p2m has no room for what isn't there
+        ways.append((lambda guest, fd: guests.write_in_batches(guest, fd, 100, 0.5), 11))
+    for write, batches in ways:
+        path = tmp_path / str(batches)
+        with path.open("wb", buffering=0) as file:
+            write(guest, file.fileno())
+        memory = GuestMemory(PAGES)
+        guests.load(str(path), memory)
+        assert memory.pages[:PAGES].tobytes() == guest.memory.pages.tobytes()
+        report = verify(str(path))
+        assert (report.batches, report.pages) == (batches, PAGES)
+
+
+# --- workloads
+
+@pytest.mark.parametrize("name", suite.NAMES)
+def test_workloads_run(of_verbs, of_engines, of_kernels, name):
+    made = of_verbs if name in verbs.NAMES else of_engines if name in engines.NAMES else of_kernels
+    workload = made.workload(name)
+    assert workload.name == name and 0 < workload.bytes <= PAGES * 4096
+    assert len({side.name for side in workload.sides}) == len(workload.sides)
+    assert workload.sides[0].kind == "xstream" and all(side.what for side in workload.sides)
+    for side in workload.sides:
+        side.run()
+
+
+@pytest.mark.parametrize("name", ["decode", "decode from a pipe"])
+def test_decoding_decodes(of_verbs, name):
+    of_verbs.ready.pages[:] = 1
+    of_verbs.workload(name).sides[0].run()
+    assert of_verbs.ready.pages.tobytes() == of_verbs.guest.memory.pages.tobytes()
+
+
+@pytest.mark.parametrize("name", ["restore", "restore from a pipe"])
+def test_restoring_restores(of_engines, name):
+    of_engines.target.memory.pages[:] = 1
+    of_engines.workload(name).sides[0].run()
+    assert of_engines.target.digest() == of_engines.guest.digest()
+
+
+def test_converting_converts(of_verbs):
+    ours, *others = of_verbs.workload("convert a file").sides
+    ours.run()
+    target = os.path.join(of_verbs.folder, "converted")
+    with open(target, "rb") as file:
+        converted = file.read()
+    memory = GuestMemory(PAGES)
+    guests.load(target, memory)
+    assert memory.pages.tobytes() == of_verbs.guest.memory.pages.tobytes()
+    for side in others:
+        if side.kind == "peer":
+            side.run()
+            with open(target, "rb") as file:
+                assert file.read() == converted
+
+
+@pytest.mark.parametrize("name", ["verify", "verify, one page a record"])
+def test_verifying_verifies(of_verbs, name):
+    assert of_verbs.workload(name).sides[0].run().pages == PAGES
+
+
+def test_reading_from_a_pipe_reads_it_all(of_verbs):
+    of_verbs.copy[:] = 1
+    of_verbs.workload("decode from a pipe").sides[1].run()
+    with open(of_verbs.files.full, "rb") as file:
+        content = file.read()
+    # What doesn't fit is read over what was there.
+    beyond = len(content) - of_verbs.size
+    assert of_verbs.copy.tobytes() == content[-beyond:] + content[beyond:-beyond]
+
+
+def test_peers_do_the_same(of_kernels):
+    """Where a result is to be seen."""
+    checksums = [side.run() for side in of_kernels.workload("CRC32C").sides if side.kind != "machine"]
+    assert len(set(checksums)) == 1
+    for name, found in (("zero scan", PAGES), ("compare", 0)):
+        assert of_kernels.workload(name).sides[0].run() == found
+    assert len(of_kernels.workload("zero scan").sides[2].run()) == PAGES
+    ours, numpys = of_kernels.workload("bitmap to PFNs").sides
+    assert ours.run() == len(numpys.run())
+
+
+# --- the claim
+
+@pytest.mark.parametrize("kind", ["hvm", "pv"])
+def test_every_form_writes_a_stream_of_the_guest(tmp_path, kind):
+    guest = guests.seeded_guest(PAGES, kind)
+    for form in claim.FORMS:
+        if form.name != claim.SPLICED:
+            path = tmp_path / form.name
+            with path.open("wb", buffering=0) as file:
+                form.write(guest, file.fileno())
+            memory = GuestMemory(PAGES)
+            guests.load(str(path), memory)
+            assert memory.pages.tobytes() == guest.memory.pages.tobytes(), form.name
+
+
+def test_cases_of_the_claim(other_end):
+    with contextlib.closing(claim.Claim("hvm", 1 << 20, other_end)) as made:
+        cases = list(made.cases())
+        assert [case.workload.name for case in cases] == list(claim.case_names("hvm", 1 << 20))
+        for case in cases:
+            assert len(case.sizes) == len(case.workload.sides) and min(case.sizes) > 1 << 20
+            for side in case.workload.sides:
+                side.run()
+
+
+def test_large_guests_have_fewer_cases():
+    assert set(claim.case_names("hvm", claim.LARGE)).isdisjoint(claim.case_names("hvm", 1 << 20))
+    assert len(claim.case_names("hvm", claim.LARGE)) < len(claim.case_names("hvm", 1 << 20))
+
+
+# --- timing
+
+def test_all_sides_are_measured_in_turn():
+    calls = []
+    figures = timing.measure([lambda: calls.append("a"), lambda: calls.append("b")], timing.Effort(2, 3, 60))
+    assert "".join(calls) == "ab" "ab" "ba" "ab"
+    for one in figures:
+        assert one.seconds.least <= one.seconds.median <= one.seconds.most
+    assert figures[0].ratio == (1, 1, 1)
+
+
+def test_the_least_rounds_are_run_whatever_time_they_take():
+    calls = []
+    timing.measure([lambda: calls.append("a")], timing.Effort(2, 50, 0))
+    assert len(calls) == 3
+    timing.measure([lambda: calls.append("a")], timing.Effort(2, 50, 0, warm=False))
+    assert len(calls) == 5
+
+
+def test_calls_and_memory_are_counted():
+    if timing.once(lambda: None).calls is None:
+        pytest.skip("this kernel doesn't count them")
+    fd = os.open(os.devnull, os.O_WRONLY)
+    none, ten = timing.once(lambda: None), timing.once(lambda: [os.write(fd, b"x") for _ in range(10)])
+    os.close(fd)
+    assert ten.calls - none.calls == 10
+    assert timing.once(lambda: bytearray(b"x") * (32 << 20)).peak > 31 << 20
+
+
+def test_the_partner_says_when_it_is_gone():
+    gone = partner.Partner()
+    gone._taker._process.kill()
+    gone._taker._process.wait()
+    with pytest.raises(OSError):
+        gone.take(partner.pipe(), lambda fd: None)
+    gone.close()
+
+
+def test_scratch_goes():
+    with machine.scratch(1 << 20) as folder:
+        assert os.path.isdir(folder)
+    assert not os.path.exists(folder)
+    with machine.scratch(1 << 60) as folder:
+        assert not folder.startswith("/dev/shm")
+
+
+# --- sweeps
+
+def test_slopes():
+    sweep = sweeps.Sweep("a", "b", "c", [sweeps.Point(x, str(x), 1 + x * 3e-9) for x in (0, 5, 10)])
+    assert sweep.slope == pytest.approx(3, rel=1e-3)
+
+
+def test_sweeps_keep_both_ends(run):
+    for sweep in run["sweeps"]:
+        assert len(sweep["points"]) >= 2 and all(point["seconds"] > 0 for point in sweep["points"])
+    labels = {sweep["name"]: [point["label"] for point in sweep["points"]] for sweep in run["sweeps"]}
+    assert labels["verify by pages in a batch"][0] == "1024" and labels["verify by pages in a batch"][-1] == "1"
+
+
+# --- documents
+
+def test_a_run_is_kept_and_compared(run, tmp_path):
+    path = str(tmp_path / "run")
+    runs.save(run, path)
+    kept = runs.load(path)
+    assert kept == json.loads(json.dumps(run))
+    assert {change.verdict for change in runs.changes(kept, run)} == {"level"}
+    assert not runs.fallen(kept, run)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", "no JSON", '{"format": "another"}'])
+def test_what_is_no_run_is_said_to_be_none(tmp_path, content):
+    path = tmp_path / "bad"
+    path.write_text(content)
+    with pytest.raises(runs.UsageError):
+        runs.load(str(path))
+
+
+def ratio(median, spread=0.0, tolerance=0.2):
+    return {"median": median, "least": median - spread, "most": median + spread, "tolerance": tolerance,
+            "workload": "decode", "kind": "machine"}
+
+
+@pytest.mark.parametrize("before, now, verdict", [
+    (ratio(1.0), ratio(1.02), "level"), (ratio(1.0), ratio(1.2), "better"), (ratio(1.0), ratio(0.8), "worse"),
+    (ratio(1.0, 0.3), ratio(0.8), "level"), (ratio(1.0), ratio(0.8, 0.3), "level"), (ratio(1.0), None, "gone"),
+])
+def test_what_counts_as_a_change(before, now, verdict):
+    changes = runs.changes({"ratios": {"a": before}}, {"ratios": {"a": now} if now else {}})
+    assert [change.verdict for change in changes] == [verdict]
+
+
+@pytest.mark.parametrize("now, falls", [(0.81, False), (0.79, True), (1.5, False)])
+def test_what_counts_as_fallen(now, falls):
+    lost = runs.fallen({"ratios": {"a": ratio(1.0)}}, {"ratios": {"a": ratio(now)}})
+    assert lost == ({"a": "decode"} if falls else {})
+
+
+def test_the_claim_names_its_exceptions(run):
+    claimed = copy.deepcopy(run)
+    claimed["claim"] = claimed["claim"][:3]
+    for row, one in zip(claimed["claim"], (ratio(1.5), ratio(0.9), ratio(0.9, 0.2))):
+        row["sides"] = [row["sides"][0], dict(row["sides"][0], name="legacy64 write", ratio=one)]
+    _, second, third = (row["name"] for row in claimed["claim"])
+    assert runs.standings(claimed) == [("legacy64 write", 1, [third], [second])]
+    line, = text.verdict(claimed)
+    assert "ahead in 1; level within the spread in 1: {}; behind in 1: {}.".format(third, second) in line
+
+
+# --- the command
+
+def test_table(tiny, capsys):
+    assert command.main(["--quick"]) == 0
     out = capsys.readouterr().out
-    for name in ("decode", "encode", "verify", "digest", "zero scan", "restore", "save into a pipe", "localise",
-                 "limit : ours", guests.MIX):
+    for name in (*suite.NAMES, "slope", "HVM 1 MiB to pipe", "PV 1 MiB from file", guests.MIX):
         assert name in out
 
 
-def test_json(capsys):
-    assert command.main(["--size", "1M", "--rounds", "1", "--json"]) == 0
+def test_json(tiny, capsys):
+    assert command.main(["--json"]) == 0
     document = json.loads(capsys.readouterr().out)
-    rows = {row["name"]: row for row in document["rows"]}
-    assert rows["decode"]["bytes"] == 1 << 20 and rows["decode"]["ratio"] > 0
-    assert rows["encode"]["cpu_ns_per_page"] >= 0 and document["guest"]["pages"] == 256
+    rows = {row["name"]: row for row in document["parts"]}
+    assert rows["decode"]["bytes"] == 1 << 20 and document["ratios"]["decode: memcpy"]["median"] > 0
+    assert document["guest"]["pages"] == 256 and document["machine"]["cores"] >= 1
 
 
-def test_a_stream_of_ones_own(tmp_path, capsys):
+def test_a_stream_of_ones_own(tiny, tmp_path, capsys):
     path = tmp_path / "stream"
     path.write_bytes(samples.hvm())
-    assert command.main([str(path), "--rounds", "1", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["guest"] == {"bytes": 5 * 4096, "pages": 5, "source": str(path)}
+    assert command.main([str(path), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["guest"] == {"bytes": 5 * 4096, "pages": 5, "source": str(path)}
+    assert document["parts"] and not document["claim"]
 
 
-def test_bad_arguments(tmp_path, capsys):
+def test_bad_arguments(tiny, tmp_path, capsys):
     path = tmp_path / "bad"
     path.write_bytes(b"no stream")
     assert command.main([str(path)]) == 1
     assert command.main([str(tmp_path / "absent")]) == 2
-    assert "not a stream" in capsys.readouterr().err
+    assert command.main(["--compare", str(path)]) == 2
+    assert command.main(["--profile", "nothing"]) == 2
+    error = capsys.readouterr().err
+    assert "not a stream" in error and "there are: decode," in error
 
 
-def test_the_guest_is_seeded_and_of_its_mix():
-    first, second = guests.seeded_guest(3000, seed=5), guests.seeded_guest(3000, seed=5)
-    assert first.pages.tobytes() == second.pages.tobytes()
-    assert first.pages.tobytes() != guests.seeded_guest(3000, seed=6).pages.tobytes()
-    zero = int((~first.pages.any(axis=1)).sum())
-    words = first.pages.view(numpy.uint64)
-    repeated = int((words == words[:, :1]).all(axis=1).sum()) - zero
-    assert 0.25 < zero / 3000 < 0.35 and 0.15 < repeated / 3000 < 0.25
+def test_check(tiny, tmp_path, monkeypatch, capsys):
+    baseline = tmp_path / "baseline.json"
+    monkeypatch.setattr(runs, "BASELINE", baseline)
+    assert command.main(["--save", str(baseline)]) == 0
+    kept = runs.load(str(baseline))
+    for one in kept["ratios"].values():
+        one["median"] /= 1000  # nothing falls so far
+    runs.save(kept, str(baseline))
+    assert command.main(["--check"]) == 0
+    kept["ratios"]["decode: memcpy"]["median"] = 1e9
+    kept["ratios"]["of another time: memcpy"] = ratio(1)
+    runs.save(kept, str(baseline))
+    assert command.main(["--check"]) == 1
+    error = capsys.readouterr().err
+    assert "fallen: decode: memcpy" in error and error.count("fallen") == 1 and "1 of it not measured here" in error
+    assert command.main(["--check", "--size", "2M"]) == 2
 
 
-def test_the_engines_do_their_work():
-    made = engines.EngineBench(300)
-    for work in made.workloads():
-        made.target.memory.buffer[:] = bytes(300 * 4096)
-        work.run()
-        if work.limit:
-            work.limit()
-        if work.name.startswith("restore"):
-            assert made.target.digest() == made.guest.digest()
-    made.close()
+def test_the_baseline_is_a_run():
+    if not runs.BASELINE.exists():
+        pytest.skip("it comes with a checkout only")
+    baseline = runs.load(str(runs.BASELINE))
+    assert baseline["guest"]["bytes"] == suite.FULL.size == suite.QUICK.size
+    assert all(0 < one["tolerance"] < 1 for one in baseline["ratios"].values())
 
 
-def test_workloads_do_their_work(bench):
-    bench.ready.pages[:] = 1
-    bench.decode().run()
-    assert bench.ready.pages.tobytes() == bench.memory.pages.tobytes()
-    assert bench.verify().run().pages == 300
-    rows = bench.workloads()
-    assert len({row.name for row in rows}) == len(rows)
-    for row in rows:
-        assert row.what and row.bytes == 300 * 4096 and bool(row.limit) == bool(row.limit_what)
-        row.run()
-        if row.limit:
-            row.limit()
+def test_compare(tiny, tmp_path, capsys):
+    path = str(tmp_path / "run")
+    assert command.main(["--save", path]) == 0
+    assert command.main(["--compare", path, "--compare", path]) == 0
+    assert "since " + path in capsys.readouterr().out
 
 
-def test_both_sides_are_measured_in_turn():
-    calls = []
-    pair = timing.measure(lambda: calls.append("ours"), lambda: calls.append("limit"), 3)
-    assert calls == ["ours", "limit"] * 4 and pair.ratio > 0
-    assert pair.ours.least <= pair.ours.median <= pair.ours.most
+def test_profile(tiny, monkeypatch, capsys):
+    monkeypatch.setattr(command, "_PROFILE_SECONDS", 0.01)
+    for name in ("decode", "save PV 1 MiB to pipe"):
+        assert command.main(["--profile", name]) == 0
+        assert name in capsys.readouterr().err
+
+
+# --- what there is to look at
+
+class Tags(HTMLParser):
+    """Checks that what is opened is closed, and counts."""
+
+    VOID = ("meta",)
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.seen, self.links = [], [], []
+
+    def handle_startendtag(self, tag, attributes):
+        self.seen.append(tag)
+
+    def handle_starttag(self, tag, attributes):
+        self.seen.append(tag)
+        self.links += [value for name, value in attributes if name in ("src", "href", "xlink:href")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def parsed(content):
+    tags = Tags()
+    tags.feed(content)
+    assert not tags.open
+    return tags
+
+
+def older(run):
+    earlier = copy.deepcopy(run)
+    earlier["when"] = datetime.datetime(2020, 1, 1).isoformat()
+    return earlier
+
+
+def test_page_is_whole_and_needs_nothing_else(run):
+    content = page.page(run, [older(run)])
+    tags = parsed(content)
+    assert not tags.links and "script" not in tags.seen and "url(" not in content and "@import" not in content
+    assert tags.seen.count("figure") > 20 and tags.seen.count("table") > 5
+    for heading in ("against the legacy format", "machine's limits", "History", "How cost grows", "All figures"):
+        assert heading in content
+
+
+def test_page_escapes_what_it_is_told(run):
+    hostile = copy.deepcopy(run)
+    hostile["guest"]["source"] = "<script>alert(1)</script>"
+    hostile["parts"][0]["name"] = "<b>&"
+    tags = parsed(page.page(hostile, []))
+    assert "script" not in tags.seen and "b" not in tags.seen
+
+
+def test_page_of_a_stream_has_what_there_is(run):
+    less = dict(run, claim=[], sweeps=[])
+    assert "How cost grows" not in page.page(less, []) and "History" not in page.page(less, [])
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no chromium here: apt-get install chromium")
+@pytest.mark.parametrize("width", [390, 1280])
+def test_page_in_a_browser(run, tmp_path, width):
+    """It is drawn without a script or the network, and nothing sticks out at the side."""
+    source = tmp_path / "page.html"
+    content = page.page(run, [older(run)])
+    probe = ("<script>document.title = [document.documentElement.scrollWidth <= innerWidth, "
+             "[...document.querySelectorAll('figure svg')].filter(one => one.clientHeight > 60).length, "
+             "getComputedStyle(document.body).backgroundColor].join('|')</script></body>")
+    source.write_text(content.replace("</body>", probe), encoding="utf-8")
+    shown = subprocess.run(
+        [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--user-data-dir=" + str(tmp_path / "profile"),
+         "--window-size={},900".format(width), "--host-resolver-rules=MAP * 127.0.0.1:1", "--dump-dom",
+         source.as_uri()],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=120).stdout.decode("utf-8")
+    title = shown.split("<title>")[1].split("</title>")[0].split("|")
+    assert title[0] == "true" and int(title[1]) == content.count("<figure>") and title[2].startswith("rgb")

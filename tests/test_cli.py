@@ -142,6 +142,10 @@ def test_digest_of_pages(stream):
         "{:#x} {}".format(pfn, crc) for pfn, crc in sums.items()]
     document = json.loads(run("digest", stream, "--pages", "--json")[1].decode())
     assert document["pages"] == {str(pfn): crc for pfn, crc in sums.items()}
+    for jobs in ("0", "2"):
+        assert run("digest", stream, "--pages", "--jobs", jobs) == run("digest", stream, "--pages")
+        assert run("digest", stream, "--jobs", jobs) == run("digest", stream)
+    assert run("digest", stream, "--jobs", "some")[0] == run("digest", stream, "--jobs", "9999")[0] == 2
 
 
 def reference_crc32c(data):

@@ -15,6 +15,7 @@ from xstream.version import __version__
 
 GOOD, BAD_STREAM, BAD_USE, OWN_FAULT = range(4)
 _PAGE_SIZE = 4096
+_MOST_JOBS = 1024
 _FORMATS = ("libxc", "legacy", "libxl", "xl", "libvirt", "xenopsd", "xend")
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
@@ -69,6 +70,8 @@ def _parser() -> argparse.ArgumentParser:
     extract.add_argument("out", metavar="OUT", help="file to write; - for stdout")
     digest = _add(commands, "digest", _digest, "checksums of the final guest memory")
     digest.add_argument("--pages", action="store_true", help="one CRC32C for each populated PFN")
+    digest.add_argument("--jobs", type=_jobs, default=1, metavar="N",
+                        help="threads that compute CRCs; 0: as many as there are CPUs (default 1)")
     policy = _add(commands, "policy", _policy, "the CPU that a guest was shown, or what a second one's lacks of it")
     policy.add_argument("other", metavar="OTHER", nargs="?", help="another stream; exit status 1 if its CPU lacks "
                         "features that FILE's guest was told of")
@@ -135,6 +138,12 @@ def _add(commands: Any, name: str, run: Callable[[Any], Optional[int]], text: st
     command.add_argument("--guest", choices=("pv", "hvm"), help="kind of guest in a legacy stream, likewise")
     command.set_defaults(run=run)
     return command
+
+
+def _jobs(text: str) -> int:
+    if not text.isdigit() or int(text) > _MOST_JOBS:
+        raise argparse.ArgumentTypeError("not a number of threads: {!r}".format(text))
+    return int(text)
 
 
 def parse_size(text: str) -> int:
@@ -338,7 +347,8 @@ def _extract(options: Any) -> None:
 
 def _digest(options: Any) -> None:
     from xstream.tools.digest import digest, page_digests
-    arguments = {"format": options.format, "limits": _limits(options), "checkpointed": options.checkpointed}
+    arguments = {"format": options.format, "limits": _limits(options), "checkpointed": options.checkpointed,
+                 "jobs": options.jobs or len(os.sched_getaffinity(0))}
     if options.pages:
         with _Progress(options) as progress:
             pairs = page_digests(_source(options), progress=progress, **arguments)

@@ -1,100 +1,141 @@
-"""``python -m xstream.bench``: arguments and tables."""
+"""``python -m xstream.bench``: arguments, and what is run."""
 import argparse
-import contextlib
 import json
 import os
-import platform
 import sys
-from typing import Any, Dict, List, Optional
+import time
+from typing import Any, Iterable, List, Optional
 
-import numpy
-
-from xstream.bench.engines import EngineBench
-from xstream.bench.guests import MIX, seeded_guest
-from xstream.bench.timing import Pair, measure
-from xstream.bench.workloads import Bench, Workload
-from xstream.cli import parse_size, print_table
+from xstream.bench import machine, runs, text
+from xstream.bench.claim import room_for, size_name
+from xstream.bench.page import page
+from xstream.bench.partner import Partner
+from xstream.bench.suite import FULL, QUICK, Extent, Suite
+from xstream.cli import parse_size
 from xstream.errors import StreamError
-from xstream.guest.load import load
-from xstream.guest.memory import GuestMemory
-from xstream.kernels import checksum
-from xstream.version import __version__
-from xstream.wire.libxc import PAGE_SIZE
+
+#: A profile goes on for so many seconds: enough for some thousands of samples.
+_PROFILE_SECONDS = 10
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
-    """Measure and print; returns the exit status."""
+    """Measure and print; returns the exit status: 0, 1 for a bad stream or a ratio that has fallen, 2 for wrong use."""
     options = _parser().parse_args(arguments)
     try:
-        memory = _guest(options)
-    except (OSError, StreamError) as error:
+        return _run(options)
+    except StreamError as error:
         print("xstream.bench: {}".format(error), file=sys.stderr)
-        return 1 if isinstance(error, StreamError) else 2
-    with contextlib.closing(Bench(memory)) as bench:
-        rows = [(work, measure(work.run, work.limit, options.rounds)) for work in bench.workloads()]
-    if options.stream is None:
-        with contextlib.closing(EngineBench(len(memory))) as engines:
-            rows += [(work, measure(work.run, work.limit, options.rounds)) for work in engines.workloads()]
-    machine = {"python": platform.python_version(), "numpy": numpy.__version__, "xstream": __version__,
-               "cpu": _cpu_name(), "cores": len(os.sched_getaffinity(0)), "crc32c": checksum.implementation()}
-    guest = {"bytes": bench.size, "pages": len(memory), "source": options.stream or "seeded: " + MIX}
-    if options.json:
-        json.dump({"machine": machine, "guest": guest, "rounds": options.rounds,
-                   "rows": [_plain(work, pair) for work, pair in rows]}, sys.stdout, indent=2)
-        print()
-        return 0
-    print("{cpu}, {cores} cores; Python {python}, numpy {numpy}, xstream {xstream}".format(**machine))
-    print("guest of {} MiB, {}; medians of {} rounds, both sides in turn".format(
-        bench.size >> 20, guest["source"], options.rounds))
-    _print(rows)
-    return 0
+        return 1
+    except (OSError, runs.UsageError) as error:
+        print("xstream.bench: {}".format(error), file=sys.stderr)
+        return 2
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m xstream.bench", description="Measure reading and writing of streams against what the machine "
-        "can do, both sides in one run.")
-    parser.add_argument("stream", nargs="?", help="a libxc stream whose memory is measured; default: a seeded guest")
-    parser.add_argument("--size", type=parse_size, default=512 << 20,
-                        help="of the seeded guest (K, M, G; default 512M)")
-    parser.add_argument("--rounds", type=int, default=7, help="measured rounds of each row (default 7)")
+        "can do, against other programs, and version 3 against the legacy format, all sides in one run.")
+    parser.add_argument("stream", nargs="?", help="a libxc stream whose memory is measured, alone; default: a seeded "
+                                                  "guest, sweeps, and the claim")
+    parser.add_argument("--quick", action="store_true", help="small guests and few rounds: within fifteen seconds")
+    parser.add_argument("--size", type=parse_size,
+                        help="of the guest whose parts are measured (K, M, G; default {})".format(size_name(FULL.size)))
+    parser.add_argument("--sizes", type=_sizes, help="of the guests of the claim, HVM and PV (default 64M,256M and, "
+                        "HVM only, 1G,4G, as far as there is memory for them; quick 64M)")
+    parser.add_argument("--rounds", type=int, help="measured rounds of each row (default {0.least} to {0.most}, quick "
+                        "{1.least} to {1.most}, as time allows)".format(FULL.effort, QUICK.effort))
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    parser.add_argument("--save", metavar="FILE", help="keep the run")
+    parser.add_argument("--compare", metavar="FILE", action="append", default=[],
+                        help="show what has changed since a run that was kept; given more than once: since the last, "
+                             "and all of them make up the history of --html")
+    parser.add_argument("--check", action="store_true", help="fail where a ratio has fallen by more than its tolerance "
+                                                             "below bench_data/baseline.json")
+    parser.add_argument("--html", metavar="FILE", help="write the run as one page to look at")
+    parser.add_argument("--profile", metavar="NAME", help="run one workload alone, for perf or py-spy")
     return parser
 
 
-def _guest(options: Any) -> GuestMemory:
-    if options.stream is None:
-        return seeded_guest(max(1, options.size // PAGE_SIZE))
-    memory = GuestMemory()
-    load(options.stream, memory)
-    return memory
+def _sizes(argument: str) -> List[int]:
+    return [parse_size(size) for size in argument.split(",")]
 
 
-def _cpu_name() -> str:
-    with open("/proc/cpuinfo", encoding="utf-8") as lines:
-        names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+def _run(options: Any) -> int:
+    before = [runs.load(path) for path in options.compare]
+    extent = _extent(options)
+    baseline = runs.load(str(runs.BASELINE)) if options.check else None
+    if baseline and (options.stream or baseline["guest"]["bytes"] != extent.size):
+        raise runs.UsageError("the baseline is of the seeded guest of {}".format(size_name(baseline["guest"]["bytes"])))
+    # Ahead of all memory that is taken.
+    partner = Partner()
+    try:
+        suite = Suite(extent, options.stream, partner)
+        if options.profile:
+            return _profile(suite, options.profile)
+        run = suite.run()
+        lost = runs.fallen(baseline, run) if baseline else {}
+        if baseline and lost:
+            # Before it is said, it is looked at with more care.
+            suite.run_again(run, set(lost.values()))
+            lost = runs.fallen(baseline, run)
+    finally:
+        partner.close()
+    _report(options, run, before)
+    if baseline:
+        _report_check(baseline, run, lost)
+    return 1 if lost else 0
 
 
-def _plain(work: Workload, pair: Pair) -> Dict[str, Any]:
-    return {"name": work.name, "work": work.what, "bytes": work.bytes, "ours": pair.ours._asdict(),
-            "limit_work": work.limit_what, "limit": pair.limit._asdict() if pair.limit else None, "ratio": pair.ratio,
-            "cpu_ns_per_page": pair.ours.cpu / (work.bytes / PAGE_SIZE) * 1e9}
+def _extent(options: Any) -> Extent:
+    extent = QUICK if options.quick else FULL
+    claims = extent.claims
+    if options.sizes:
+        claims = [(kind, size) for size in options.sizes for kind in ("hvm", "pv")]
+    else:
+        claims = [(kind, size) for kind, size in claims if room_for(size) < machine.memory_available()]
+    extent = extent._replace(size=options.size or extent.size, claims=claims)
+    if options.rounds:
+        effort = extent.effort._replace(least=options.rounds, most=options.rounds)
+        extent = extent._replace(effort=effort, large=effort)
+    return extent
 
 
-def _print(rows: List[Any]) -> None:
-    table = [["work", "ms", "least", "most", "GiB/s", "CPU ns/page", "limit ms", "limit : ours"]]
-    for work, pair in rows:
-        ours, limit = pair.ours, pair.limit
-        table.append([
-            work.name, "{:.1f}".format(ours.median * 1e3), "{:.1f}".format(ours.least * 1e3),
-            "{:.1f}".format(ours.most * 1e3), "{:.2f}".format(work.bytes / ours.median / (1 << 30)),
-            "{:.1f}".format(ours.cpu / (work.bytes / PAGE_SIZE) * 1e9),
-            "{:.1f}".format(limit.median * 1e3) if limit else "", "{:.3f}".format(pair.ratio) if limit else ""])
-    print_table(table)
-    print()
-    for work, _ in rows:
-        print("{}: {}{}".format(work.name, work.what, "; limit: " + work.limit_what if work.limit_what else ""))
+def _report_check(baseline: runs.Document, run: runs.Document, lost: Iterable[str]) -> None:
+    for name in lost:
+        was, now = baseline["ratios"][name], run["ratios"][name]
+        print("fallen: {}: {:.3f} ({}), the baseline has {:.3f} with a tolerance of {:.0%}".format(
+            name, now["median"], text.spread(now), was["median"], was["tolerance"]), file=sys.stderr)
+    common = set(run["ratios"]) & set(baseline["ratios"])
+    print("checked {} ratios against {}; {} of it not measured here".format(
+        len(common), runs.BASELINE.name, len(baseline["ratios"]) - len(common)), file=sys.stderr)
+
+
+def _report(options: Any, run: runs.Document, before: List[runs.Document]) -> None:
+    if options.json:
+        json.dump(run, sys.stdout, indent=1)
+        print()
+    else:
+        text.print_run(run)
+        if before:
+            text.print_changes(options.compare[-1], runs.changes(before[-1], run))
+    if options.save:
+        runs.save(run, options.save)
+    if options.html:
+        with open(options.html, "w", encoding="utf-8") as file:
+            file.write(page(run, before))
+
+
+def _profile(suite: Suite, name: str) -> int:
+    """Our side of one workload, alone, for some seconds."""
+    workload = suite.workload(name)
+    print("{}: process {}, for {} seconds".format(name, os.getpid(), _PROFILE_SECONDS), file=sys.stderr)
+    end, times = time.monotonic() + _PROFILE_SECONDS, 0
+    while time.monotonic() < end:
+        workload.sides[0].run()
+        times += 1
+    print("{} times".format(times), file=sys.stderr)
+    suite.close()
+    return 0
 
 
 if __name__ == "__main__":

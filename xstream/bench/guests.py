@@ -1,48 +1,170 @@
-"""The guest that is measured: seeded, of a stated mix of pages, and its stream."""
-import os
-from typing import Any
+"""The guest that is measured: seeded, of a stated mix of pages, and its streams."""
+from typing import Any, NamedTuple, Optional
 
 import numpy
 
+from xstream.guest.load import load
 from xstream.guest.memory import GuestMemory
-from xstream.stream.writer import Writer
-from xstream.wire.libxc import PAGE_SIZE, DomainHeader, End, StaticDataEnd
+from xstream.kernels import pfns as pfn_kernel
+from xstream.stream.legacy_writer import LegacyWriter
+from xstream.stream.writer import BATCH_PFNS, Writer
+from xstream.wire import legacy, libxc
+from xstream.wire.libxc import PAGE_SIZE, DomainHeader, End, P2MFrames, PVInfo, SharedInfo, StaticDataEnd, VcpuBasic
 
 MIX = "30% zero pages, 30% text-like, 20% a repeated word, 20% random"
 _TEXT = b"The quick brown fox jumps over the lazy dog. 0123456789 <html> {return 0;} \n"
+#: Pages after which the contents come again: enough for no cache of a core to hold them.
+_PERIOD = 16384
+#: A PV guest has an L1 table for each 512 pages that it maps; here it stands in front of them.
+_TABLE_EVERY = 512
+_ENTRIES = PAGE_SIZE // 8
+_L1TAB, _XTAB = 0x1, 0xF
+_PRESENT = 0x67
 
 
-def seeded_guest(pages: int, seed: int = 1) -> GuestMemory:
-    """Guest memory of so many pages, all of them populated and present, in the mix of ``MIX``."""
-    rng = numpy.random.RandomState(seed)
+class BenchGuest(NamedTuple):
+    """Guest memory, all of it there, and the type of each page; "hvm" or "pv" (64-bit, its page tables as a stream has
+    them)."""
+
+    kind: str
+    memory: GuestMemory
+    types: Any
+
+    @property
+    def size(self) -> int:
+        """Bytes of memory."""
+        return len(self.memory) * PAGE_SIZE
+
+
+def seeded_guest(pages: int, kind: str = "hvm", seed: int = 1, zero: Optional[float] = None) -> BenchGuest:
+    """A guest of so many pages, in the mix of ``MIX``, or with a share ``zero`` of zero pages and as much less of the
+    others."""
     memory = GuestMemory(pages, limit=pages)
-    kinds = rng.choice(4, pages, p=(0.3, 0.3, 0.2, 0.2))
     view = memory.pages
+    shares = numpy.array([0.3, 0.3, 0.2, 0.2])
+    if zero is not None:
+        shares = numpy.append(zero, shares[1:] / shares[1:].sum() * (1 - zero))
+    _fill(view[:_PERIOD], numpy.random.RandomState(seed), shares)
+    for start in range(_PERIOD, pages, _PERIOD):
+        view[start:start + _PERIOD] = view[:min(_PERIOD, pages - start)]
+    types = numpy.zeros(pages, numpy.uint8)
+    if kind == "pv":
+        _write_tables(view, types)
+    memory.mark(words_of(numpy.arange(pages, dtype=numpy.uint64), types))
+    return BenchGuest(kind, memory, types)
+
+
+def _fill(view: Any, rng: Any, shares: Any) -> None:
+    kinds = rng.choice(4, len(view), p=shares)
     view[kinds == 0] = 0  # written, so that the page is there
-    text = numpy.frombuffer(_TEXT * 200, numpy.uint8)
-    for start in range(0, pages, 4096):
-        kind, chunk = kinds[start:start + 4096], view[start:start + 4096]
-        for page in numpy.flatnonzero(kind == 1):
-            offset = int(rng.randint(len(_TEXT)))
-            chunk[page] = text[offset:offset + PAGE_SIZE]
-        repeated = chunk[kind == 2].view(numpy.uint64)
-        repeated[:] = rng.randint(0, 1 << 62, (len(repeated), 1))
-        chunk[kind == 2] = repeated.view(numpy.uint8)
-        chunk[kind == 3] = numpy.frombuffer(rng.bytes(int((kind == 3).sum()) * PAGE_SIZE), numpy.uint8).reshape(
-            -1, PAGE_SIZE)
-    return memory
+    text = numpy.frombuffer(_TEXT * (PAGE_SIZE // len(_TEXT) + 2), numpy.uint8)
+    texts = numpy.stack([text[offset:offset + PAGE_SIZE] for offset in range(len(_TEXT))])
+    view[kinds == 1] = texts[rng.randint(0, len(_TEXT), int((kinds == 1).sum()))]
+    words = view.view(numpy.uint64)
+    words[kinds == 2] = rng.randint(0, 1 << 62, (int((kinds == 2).sum()), 1))
+    noise = rng.bytes(int((kinds == 3).sum()) * PAGE_SIZE)
+    view[kinds == 3] = numpy.frombuffer(noise, numpy.uint8).reshape(-1, PAGE_SIZE)
 
 
-def write_stream(memory: GuestMemory, sink: Any) -> None:
-    """The memory as an HVM stream of version 3, in full batches; state records are left out."""
-    writer = Writer(sink, DomainHeader(type=2))
+def _write_tables(view: Any, types: Any) -> None:
+    """L1 tables, each full of entries for the pages that follow it."""
+    tables = numpy.arange(0, len(view), _TABLE_EVERY, dtype=numpy.uint64)
+    pfns: Any = (tables[:, None] + numpy.arange(_ENTRIES, dtype=numpy.uint64)) % numpy.uint64(len(view))
+    view[tables] = ((pfns << numpy.uint64(12)) | numpy.uint64(_PRESENT)).view(numpy.uint8)
+    types[tables] = _L1TAB
+
+
+def loaded_guest(stream: str) -> BenchGuest:
+    """The memory that a stream ends in, as an HVM guest's. Raises StreamError's kin and OSError."""
+    memory = GuestMemory()
+    load(stream, memory)
+    return BenchGuest("hvm", memory, numpy.zeros(len(memory), numpy.uint8))
+
+
+def words_of(pfns: Any, types: Any) -> memoryview:
+    """PFN words of arrays."""
+    words = memoryview(bytearray(8 * len(pfns)))
+    pfn_kernel.pack(pfns, types, words)
+    return words
+
+
+def write_stream(guest: BenchGuest, sink: Any) -> None:
+    """The guest as a stream of version 3, in full batches; of state records only those that must be there."""
+    writer = begin_stream(guest, sink)
+    writer.write_pages(numpy.arange(len(guest.types), dtype=numpy.uint64), guest.types, guest.memory)
+    end_stream(guest, writer)
+
+
+def write_in_batches(guest: BenchGuest, sink: Any, batch: int, absent: float = 0.0) -> None:
+    """The same in batches of ``batch`` pages, each with so many XTAB entries beside them that these have the share
+    ``absent`` of all."""
+    writer = begin_stream(guest, sink)
+    pages, size = guest.memory.buffer, len(guest.types)
+    gone = min(round(batch * absent / (1 - absent)), BATCH_PFNS * 64)
+    for start in range(0, size, batch):
+        count = min(batch, size - start)
+        pfns = numpy.arange(start, start + count + gone, dtype=numpy.uint64)
+        types = numpy.full(count + gone, _XTAB, numpy.uint8)
+        types[:count] = guest.types[start:start + count]
+        # What isn't there has PFNs past the guest, so that it does nothing to those that are.
+        pfns[count:] += numpy.uint64(size)
+        writer.write(libxc.PageData(words_of(pfns, types), pages[start * PAGE_SIZE:(start + count) * PAGE_SIZE]))
+    end_stream(guest, writer)
+
+
+def write_single(guest: BenchGuest, fd: int) -> None:
+    """The same with a record for each page, at once."""
+    writer = begin_stream(guest, fd)
+    for start in range(0, len(guest.types), _PERIOD):
+        pages = guest.memory.pages[start:start + _PERIOD]
+        records = numpy.zeros(len(pages), [("frame", "<u4", 2), ("count", "<u8"), ("word", "<u8"), ("page", "V4096")])
+        records["frame"] = libxc.PAGE_DATA, 16 + PAGE_SIZE
+        records["count"] = 1
+        pfns = numpy.arange(start, start + len(pages), dtype=numpy.uint64)
+        words = words_of(pfns, guest.types[start:start + _PERIOD])
+        records["word"] = numpy.frombuffer(words, "<u8")
+        records["page"] = pages.view("V4096")[:, 0]
+        writer.sink.write([records.view(numpy.uint8)])
+    end_stream(guest, writer)
+
+
+def write_legacy(guest: BenchGuest, fd: int, width: int, gathered: bool) -> None:
+    """The guest as a legacy stream, in full batches; ``gathered``: a batch by one writev, else as the old code did."""
+    writer = LegacyWriter(fd, len(guest.types), width=width, guest=guest.kind, gathered=gathered)
+    if guest.kind == "pv":
+        frames = numpy.arange(legacy.p2m_frame_count(len(guest.types), 8), dtype=numpy.uint64)
+        writer.write(legacy.ExtendedInfo(8, bytes(libxc.VCPU_BASIC_SIZES[8]), extended=False))
+        writer.write(legacy.P2MFrames(frames.tobytes()))
+    # All PFNs have pages: the memory is the pages in order, and nothing is copied.
+    writer.write_pages(numpy.arange(len(guest.types), dtype=numpy.uint64), guest.types, guest.memory.buffer)
+    writer.write(legacy.VcpuInfo.of([0]))
+    writer.write(legacy.LastCheckpoint())
+    writer.write(legacy.EndOfBody())
+    if guest.kind == "pv":
+        writer.write(legacy.UnmappedPfns(b""))
+        writer.write(legacy.VcpuContext(0, bytes(libxc.VCPU_BASIC_SIZES[8])))
+        writer.write(legacy.SharedInfo(bytes(PAGE_SIZE)))
+    else:
+        writer.write(legacy.HvmTail(0, 0, 0, b""))
+        writer.write(legacy.DeviceModel(legacy.LIBXL_DEVICE_MODEL, b""))
+
+
+def begin_stream(guest: BenchGuest, sink: Any) -> Writer:
+    """The headers, and what stands ahead of memory."""
+    hvm = guest.kind == "hvm"
+    writer = Writer(sink, DomainHeader(type=libxc.GUEST_HVM if hvm else libxc.GUEST_PV))
+    if not hvm:
+        writer.write(PVInfo(8, 4))
     writer.write(StaticDataEnd())
-    pfns = numpy.arange(len(memory), dtype=numpy.uint64)
-    writer.write_pages(pfns, numpy.zeros(len(pfns), numpy.uint8), memory)
+    if not hvm:
+        frames = numpy.arange(-(-len(guest.types) // _ENTRIES), dtype=numpy.uint64)
+        writer.write(P2MFrames(0, len(guest.types) - 1, frames.tobytes()))
+    return writer
+
+
+def end_stream(guest: BenchGuest, writer: Writer) -> None:
+    """What stands behind memory."""
+    if guest.kind == "pv":
+        writer.write(SharedInfo(bytes(PAGE_SIZE)))
+        writer.write(VcpuBasic(0, bytes(libxc.VCPU_BASIC_SIZES[8])))
     writer.write(End())
-
-
-def stream_file(memory: GuestMemory, fd: int) -> None:
-    """Write the memory's stream to a file, and wait until it is on the disk, so that nothing disturbs what follows."""
-    write_stream(memory, fd)
-    os.fsync(fd)

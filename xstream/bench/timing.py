@@ -1,26 +1,104 @@
-"""Timing of two sides in turn, so that a machine that changes its speed changes it for both."""
+"""Timing of several sides in turn, so that a machine that changes its speed changes it for all of them."""
+import contextlib
+import os
 import resource
 import statistics
 import time
-from typing import Callable, List, NamedTuple, Optional
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence
+
+_RESET_PEAK = "5"  # to clear_refs: see proc(5)
 
 
-class Figures(NamedTuple):
-    """Seconds of one side: median, least and most of all rounds; ``cpu`` is the median of CPU seconds, ours and the
-    kernel's."""
+class Sample(NamedTuple):
+    """One run: seconds, CPU seconds of this process (its own and the kernel's for it), system calls that read or write
+    (read, write, readv, writev, ...; vmsplice and splice aren't among those that Linux counts), and bytes of memory
+    above what the process had before, at the peak. None where the kernel doesn't tell."""
+
+    seconds: float
+    cpu: float
+    calls: Optional[int]
+    peak: Optional[int]
+
+
+class Spread(NamedTuple):
+    """Median, least and most of some rounds."""
 
     median: float
     least: float
     most: float
+
+
+class Figures(NamedTuple):
+    """All rounds of one side; of calls and peak the median. ``ratio``: seconds of this side by those of the first side
+    in the same round: over 1 where the first is faster. The first side's own is 1."""
+
+    seconds: Spread
     cpu: float
+    calls: Optional[int]
+    peak: Optional[int]
+    ratio: Spread
 
 
-class Pair(NamedTuple):
-    """Both sides; ``ratio`` is the median of limit's seconds by ours, round by round: 1 is as fast as the limit."""
+class Effort(NamedTuple):
+    """How long to measure: the least and the most rounds, and the seconds after which there are no more than the least.
+    ``warm``: run each side once unmeasured first."""
 
-    ours: Figures
-    limit: Optional[Figures]
-    ratio: Optional[float]
+    least: int
+    most: int
+    seconds: float
+    warm: bool = True
+
+
+def measure(sides: Sequence[Callable[[], object]], effort: Effort) -> List[Figures]:
+    """Run all sides in turn, round by round."""
+    begin = time.perf_counter()
+    for side in sides if effort.warm else ():
+        side()
+    taken: List[List[Sample]] = []
+    while len(taken) < effort.least or (len(taken) < effort.most and time.perf_counter() - begin < effort.seconds):
+        taken.append(_round(sides, len(taken)))
+    return [_figures([samples[at] for samples in taken], [samples[0] for samples in taken]) for at in range(len(sides))]
+
+
+def _round(sides: Sequence[Callable[[], object]], number: int) -> List[Sample]:
+    """All sides once. Each round begins with another, for what ran before leaves the caches to what comes next."""
+    order = [(number + at) % len(sides) for at in range(len(sides))]
+    samples = {at: once(sides[at]) for at in order}
+    return [samples[at] for at in range(len(sides))]
+
+
+def once(work: Callable[[], object]) -> Sample:
+    """Run it once, and say what it took."""
+    _reset_peak()
+    resident, calls, cpu = _status("VmRSS"), _calls(), _cpu()
+    start = time.perf_counter()
+    work()
+    seconds = time.perf_counter() - start
+    cpu = _cpu() - cpu
+    return Sample(seconds, cpu, _less(_calls(), calls), _less(_status("VmHWM"), resident))
+
+
+def _figures(rounds: List[Sample], first: List[Sample]) -> Figures:
+    ratios = [_seconds(sample) / _seconds(other) for sample, other in zip(rounds, first)]
+    return Figures(spread(_seconds(sample) for sample in rounds), statistics.median(sample.cpu for sample in rounds),
+                   _median(sample.calls for sample in rounds), _median(sample.peak for sample in rounds),
+                   spread(ratios))
+
+
+def spread(values: Iterable[float]) -> Spread:
+    """Of at least one value."""
+    known = sorted(values)
+    return Spread(statistics.median(known), known[0], known[-1])
+
+
+def _seconds(sample: Sample) -> float:
+    return max(sample.seconds, 1e-9)
+
+
+def _median(values: Iterable[Optional[int]]) -> Optional[int]:
+    known = [value for value in values if value is not None]
+    return int(statistics.median_low(known)) if known else None
 
 
 def _cpu() -> float:
@@ -28,23 +106,37 @@ def _cpu() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def _once(work: Callable[[], object]) -> List[float]:
-    cpu, start = _cpu(), time.perf_counter()
-    work()
-    return [time.perf_counter() - start, _cpu() - cpu]
+def _less(after: Optional[int], before: Optional[int]) -> Optional[int]:
+    return None if after is None or before is None else max(after - before, 0)
 
 
-def _figures(rounds: List[List[float]]) -> Figures:
-    seconds = [wall for wall, _ in rounds]
-    return Figures(statistics.median(seconds), min(seconds), max(seconds), statistics.median(cpu for _, cpu in rounds))
+def _calls() -> Optional[int]:
+    fields = _fields("/proc/self/io")
+    return int(fields["syscr"]) + int(fields["syscw"]) if "syscw" in fields else None
 
 
-def measure(ours: Callable[[], object], limit: Optional[Callable[[], object]], rounds: int) -> Pair:
-    """Run both sides in turn, once unmeasured and ``rounds`` times measured."""
-    ours()
-    if limit is None:
-        return Pair(_figures([_once(ours) for _ in range(rounds)]), None, None)
-    limit()
-    both = [(_once(ours), _once(limit)) for _ in range(rounds)]
-    ratio = statistics.median(theirs[0] / own[0] for own, theirs in both)
-    return Pair(_figures([own for own, _ in both]), _figures([theirs for _, theirs in both]), ratio)
+def _status(name: str) -> Optional[int]:
+    field = _fields("/proc/self/status").get(name)
+    return int(field.split()[0]) << 10 if field else None
+
+
+def _fields(path: str) -> Dict[str, str]:
+    with contextlib.suppress(OSError):
+        # One read() and no more, for these are counted.
+        fd = os.open(path, os.O_RDONLY)
+        try:
+            text = os.read(fd, 1 << 16).decode()
+        finally:
+            os.close(fd)
+        return {name: value.strip() for name, _, value in (line.partition(":") for line in text.splitlines())}
+    return {}
+
+
+def _reset_peak() -> None:
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text(_RESET_PEAK, encoding="utf-8")
+
+
+def as_document(figures: Figures) -> Dict[str, Any]:
+    """For JSON."""
+    return dict(figures._asdict(), seconds=figures.seconds._asdict(), ratio=figures.ratio._asdict())

@@ -9,7 +9,10 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 
 cdef extern from "pagecopy.h" nogil:
-    void copy_pages "xs_copy_pages"(unsigned char *to, const unsigned char *source, size_t pages)
+    ctypedef struct copies_held "xs_copies":
+        int held
+    void copy_page "xs_copy_page"(copies_held *copies, unsigned char *to, const unsigned char *source)
+    void finish_copies "xs_finish_copies"(copies_held *copies)
 
 
 cdef inline bint carries_data(uint64_t word) noexcept nogil:
@@ -103,15 +106,11 @@ cdef Py_ssize_t check_extents(const uint64_t[::1] extents, Py_ssize_t size, cons
 cdef void copy_extents(unsigned char[::1] memory, const uint64_t[::1] pfns, const unsigned char[::1] data,
                        const uint64_t[::1] extents) noexcept nogil:
     cdef Py_ssize_t i, at = 0
-    cdef uint64_t page, run, offset, pages
+    cdef uint64_t page
+    cdef copies_held copies
+    copies.held = 0
     for i in range(extents.shape[0] // 2):
-        offset = extents[2 * i]
-        pages = extents[2 * i + 1]
-        page = 0
-        while page < pages:
-            run = 1
-            while page + run < pages and pfns[at + run] == pfns[at] + run:
-                run += 1
-            copy_pages(&memory[4096 * pfns[at]], &data[offset + 4096 * page], run)
-            page += run
-            at += run
+        for page in range(extents[2 * i + 1]):
+            copy_page(&copies, &memory[4096 * pfns[at]], &data[extents[2 * i] + 4096 * page])
+            at += 1
+    finish_copies(&copies)

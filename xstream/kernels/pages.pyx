@@ -26,7 +26,10 @@ cdef extern from "<poll.h>" nogil:
     short POLLOUT
 
 cdef extern from "pagecopy.h" nogil:
-    void copy_pages "xs_copy_pages"(unsigned char *to, const unsigned char *source, size_t pages)
+    ctypedef struct copies_held "xs_copies":
+        int held
+    void copy_page "xs_copy_page"(copies_held *copies, unsigned char *to, const unsigned char *source)
+    void finish_copies "xs_finish_copies"(copies_held *copies)
 
 cdef extern from "zero.h" nogil:
     ctypedef int (*zero_function "xs_zero_function")(const uint8_t *page) noexcept
@@ -100,15 +103,16 @@ cdef inline Py_ssize_t run_at(const uint64_t[::1] pfns, Py_ssize_t i) noexcept n
 
 
 def scatter(uint8_t[::1] memory not None, const uint64_t[::1] pfns not None, const uint8_t[::1] pages not None):
-    cdef Py_ssize_t i = 0, run
+    cdef Py_ssize_t i
+    cdef copies_held copies
     check_size(pfns, pages.shape[0])
     check_pfns(pfns, memory.shape[0])
     check_apart(memory, pages)
+    copies.held = 0
     with nogil:
-        while i < pfns.shape[0]:
-            run = run_at(pfns, i)
-            copy_pages(&memory[pfns[i] * PAGE], &pages[i * PAGE], run)
-            i += run
+        for i in range(pfns.shape[0]):
+            copy_page(&copies, &memory[pfns[i] * PAGE], &pages[i * PAGE])
+        finish_copies(&copies)
 
 
 def gather(const uint8_t[::1] memory not None, const uint64_t[::1] pfns not None, uint8_t[::1] pages not None):

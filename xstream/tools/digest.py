@@ -1,6 +1,8 @@
 """Checksums of the final guest memory, to compare a source with its destination."""
 import hashlib
-from typing import Any, Callable, Iterator, NamedTuple, Optional, Tuple
+from functools import partial
+from itertools import islice
+from typing import Any, Callable, Iterator, List, NamedTuple, Optional, Tuple
 
 from xstream.guest.load import Loader
 from xstream.guest.memory import GuestMemory
@@ -12,6 +14,8 @@ from xstream.wire.libxc import PAGE_SIZE
 
 #: Holes hashed as zeros for the SHA-256 of the image: beyond this a hostile PFN would keep us busy for hours.
 _MOST_HOLES = 16 << 30
+#: Pages that one thread takes at a time, and fewer than which aren't worth the asking.
+_PIECE, _LEAST = 4096, 64
 
 
 class DigestReport(NamedTuple):
@@ -31,28 +35,34 @@ class DigestReport(NamedTuple):
 
 
 def digest(source: Any, *, limits: Limits = Limits(), progress: Callable[[int], Any] = lambda offset: None,
-           **options: Any) -> DigestReport:
-    """Load a stream's final memory and checksum it; ``source`` and ``options`` are those of xstream.open.
+           jobs: int = 1, **options: Any) -> DigestReport:
+    """Load a stream's final memory and checksum it; ``source`` and ``options`` are those of xstream.open. With ``jobs``
+    the CRCs are so many threads' work; a SHA-256 is always one's.
 
     Raises StreamError's kin.
     """
-    return digest_memory(_load(source, limits, progress, options))
+    return digest_memory(_load(source, limits, progress, options), jobs)
 
 
 def page_digests(source: Any, *, limits: Limits = Limits(), progress: Callable[[int], Any] = lambda offset: None,
-                 **options: Any) -> Iterator[Tuple[int, int]]:
-    """(PFN, CRC32C of its page) of each populated PFN, ascending. Raises StreamError's kin, before the first pair."""
-    return _page_checksums(_load(source, limits, progress, options))
+                 jobs: int = 1, **options: Any) -> Iterator[Tuple[int, int]]:
+    """(PFN, CRC32C of its page) of each populated PFN, ascending, by ``jobs`` threads. Raises StreamError's kin, before
+    the first pair."""
+    memory = _load(source, limits, progress, options)
+    return (pair for first, sums in run_digests(memory, jobs) for pair in enumerate(sums, first))
 
 
-def digest_memory(memory: GuestMemory) -> DigestReport:
-    """The checksums of a guest memory."""
-    buffer = memory.buffer
+def run_digests(memory: GuestMemory, jobs: int = 1) -> Iterator[Tuple[int, memoryview]]:
+    """(first PFN, CRC32C of each page, uint32) of runs of populated PFNs, ascending, by ``jobs`` threads."""
+    return ((first, sums) for first, _, sums in _each(memory, _page_checksums, jobs))
+
+
+def digest_memory(memory: GuestMemory, jobs: int = 1) -> DigestReport:
+    """The checksums of a guest memory, the CRCs by ``jobs`` threads."""
     image_crc = pages_crc = done = 0
     pages_sha = hashlib.sha256()
-    for first, count in runs(memory):
-        run = buffer[first * PAGE_SIZE:(first + count) * PAGE_SIZE]
-        run_crc = checksum.crc32c(run)
+    for first, run, run_crc in _each(memory, checksum.crc32c, jobs):
+        count = len(run) // PAGE_SIZE
         image_crc = checksum.crc32c_zeros(image_crc, (first - done) * PAGE_SIZE)
         image_crc = checksum.crc32c_combine(image_crc, run_crc, len(run))
         pages_crc = checksum.crc32c_combine(pages_crc, run_crc, len(run))
@@ -82,9 +92,33 @@ def _load(source: Any, limits: Limits, progress: Callable[[int], Any], options: 
     return memory
 
 
-def _page_checksums(memory: GuestMemory) -> Iterator[Tuple[int, int]]:
+def _page_checksums(pages: memoryview) -> memoryview:
+    sums = memoryview(bytearray(len(pages) // PAGE_SIZE * 4)).cast("I")
+    checksum.crc32c_pages(pages, sums)
+    return sums
+
+
+def _each(memory: GuestMemory, work: Callable[[memoryview], Any], jobs: int) -> Iterator[Tuple[int, memoryview, Any]]:
+    """(first PFN, pages, what ``work`` makes of them) of pieces of populated neighbours, ascending."""
+    pieces = _pieces(memory)
+    if jobs == 1:
+        for first, pages in pieces:
+            yield first, pages, work(pages)
+        return
+    from concurrent.futures import ThreadPoolExecutor
+    with ThreadPoolExecutor(jobs) as pool:
+        while True:
+            some = list(islice(pieces, 4 * jobs))
+            if not some:
+                return
+            begun: List[Callable[[], Any]] = [pool.submit(work, pages).result if len(pages) >= _LEAST * PAGE_SIZE
+                                              else partial(work, pages) for _, pages in some]
+            for (first, pages), finish in zip(some, begun):
+                yield first, pages, finish()
+
+
+def _pieces(memory: GuestMemory) -> Iterator[Tuple[int, memoryview]]:
     buffer = memory.buffer
-    for first, count in runs(memory):
-        sums = memoryview(bytearray(4 * count)).cast("I")
-        checksum.crc32c_pages(buffer[first * PAGE_SIZE:(first + count) * PAGE_SIZE], sums)
-        yield from enumerate(sums, first)
+    for begin, count in runs(memory):
+        for first in range(begin, begin + count, _PIECE):
+            yield first, buffer[first * PAGE_SIZE:min(first + _PIECE, begin + count) * PAGE_SIZE]
