@@ -145,6 +145,8 @@ def whole(record: Any) -> Any:
     """A record that compares by content and stays good."""
     if isinstance(record, PageData):
         return record._replace(words=bytes(record.words), data=record.pages.tobytes())
+    if hasattr(getattr(record, "data", None), "read"):
+        record = record._replace(data=record.data.read())
     return record._replace(**{name: bytes(value) for name, value in record._asdict().items()
                               if isinstance(value, memoryview)})
 

@@ -57,6 +57,68 @@ def check(words, pfn_end, strict):
     return -1, 0, carrying
 
 
+def widen(legacy, width, pfn_end, strict, words):
+    values = numpy.frombuffer(legacy, {4: "<u4", 8: "<u8"}[width]).tolist()
+    kept, carrying = [], 0
+    for index, value in enumerate(values):
+        kind, pfn = value >> 28 & 0xF, value & 0xFFFFFFF
+        reason = 3 if value >> 32 or (strict and kind == 15 and pfn) else 0 if kind == 15 else \
+            1 if kind in (5, 6, 7) else 2 if pfn >= pfn_end else 0
+        if reason:
+            words[:8 * len(kept)] = b"".join(kept)
+            return index, reason, len(kept), carrying
+        if kind != 15:
+            kind = 0 if kind == 8 else kind
+            kept.append((kind << 60 | pfn).to_bytes(8, "little"))
+            carrying += kind < 13
+    words[:8 * len(kept)] = b"".join(kept)
+    return -1, 0, len(kept), carrying
+
+
+def narrow(words, width, legacy):
+    for index, value in enumerate(words_of(words).tolist()):
+        kind, pfn = value >> 60, value & (1 << 52) - 1
+        if pfn >> 28:
+            return index
+        old = kind << 28 | (0 if kind == 15 else pfn)
+        legacy[width * index:width * index + width] = old.to_bytes(width, "little")
+    return -1
+
+
+def select(words, bitmap, wanted, mark, out, pages):
+    chosen, carried = [], []
+    all_words = words_of(words).tolist()
+    page = count_data(words)
+    for value in reversed(all_words):
+        carries_page = value >> 60 < 5 or 8 < value >> 60 < 13
+        page -= carries_page
+        pfn = value & (1 << 52) - 1
+        if (bitmap[pfn // 8] >> pfn % 8 & 1) != wanted:
+            continue
+        if mark:
+            bitmap[pfn // 8] |= 1 << pfn % 8
+        chosen.insert(0, value.to_bytes(8, "little"))
+        carried[:0] = [page] if carries_page else []
+    out[:8 * len(chosen)] = b"".join(chosen)
+    u64(pages)[:len(carried)] = carried
+    return len(chosen), len(carried)
+
+
+def populated_of(pfns, state, flags):
+    for index, pfn in enumerate(u64(pfns).tolist()):
+        flags[index] = pfn < len(state) and state[pfn] & 0x40 != 0
+
+
+def forget(pfns, state, sent):
+    found = []
+    for pfn in u64(pfns).tolist():
+        if pfn < len(state):
+            found += [pfn] if state[pfn] & 0x20 else []
+            state[pfn] = 0
+    u64(sent)[:len(found)] = found
+    return len(found)
+
+
 def count_data(words):
     return int(carries(split(words)[1]).sum())
 
@@ -189,6 +251,11 @@ def read_pages(fd, memory, pfns, skip=0):
     return len(got)
 
 
+def pread_pages(fd, pfns, pages):
+    for index, pfn in enumerate(u64(pfns).tolist()):
+        pages[4096 * index:4096 * index + 4096] = os.pread(fd, 4096, pfn * 4096).ljust(4096, b"\0")
+
+
 def pwrite_pages(fd, pfns, pages):
     for pfn, page in zip(u64(pfns).tolist(), by_pfn(pages)):
         os.pwrite(fd, page.tobytes(), pfn * 4096)
@@ -247,10 +314,11 @@ def scatter_extents(memory, pfns, data, extents):
 
 pfns = SimpleNamespace(**{name: globals()[name] for name in (
     "unpack", "pack", "check", "count_data", "data_pfns", "highest_pfn", "mark", "types_of", "populated",
-    "count_populated", "populated_pfns", "type_histogram", "count_bits", "bitmap_to_pfns", "pfns_to_bitmap", "runs")})
+    "count_populated", "populated_pfns", "type_histogram", "count_bits", "bitmap_to_pfns", "pfns_to_bitmap", "runs", "widen",
+    "narrow", "select", "populated_of", "forget")})
 pages = SimpleNamespace(**{name: globals()[name] for name in (
     "scatter", "gather", "compare", "zero_pages", "zero_pfns", "writev", "readv", "write_pages", "read_pages",
-    "pwrite_pages")})
+    "pwrite_pages", "pread_pages")})
 checksum = SimpleNamespace(**{name: globals()[name] for name in (
     "crc32c", "crc32c_pages", "crc32c_zeros", "crc32c_combine")})
 batches = SimpleNamespace(scan=scan, scatter=scatter_extents)

@@ -1,7 +1,7 @@
 """What the kernel ``deltas`` does, in plain Python, for buffers of the right kind: slow, and meant to be read."""
 from collections import OrderedDict
 
-OK, NEED_MORE, ZERO_RUN, PAST_END = range(4)
+OK, NEED_MORE, ZERO_RUN, PAST_END, NOT_HELD = range(5)
 LONGEST = 5120
 WHOLE = 4097
 
@@ -37,7 +37,7 @@ def page_of(data, at, page):
     return OK, at, page
 
 
-def decode(data, memory, pfns):
+def decode(data, memory, pfns, held=None):
     data, at = bytes(data), 0
     for index, pfn in enumerate(pfns):
         if pfn >= len(memory) // 4096:
@@ -45,6 +45,11 @@ def decode(data, memory, pfns):
     for index, pfn in enumerate(pfns):
         pfn = int(pfn)
         status, end, page = page_of(data, at, memory[4096 * pfn:4096 * pfn + 4096])
+        if status == OK and held is not None and not held[index]:
+            # Whether the form gives all of the page: it makes the same of its complement.
+            inverse = bytes(byte ^ 0xff for byte in memory[4096 * pfn:4096 * pfn + 4096])
+            if page_of(data, at, inverse)[2] != page:
+                return index, at, NOT_HELD, at
         if status != OK:
             return index, at, status, end if status != NEED_MORE else -1
         memory[4096 * pfn:4096 * pfn + 4096] = page

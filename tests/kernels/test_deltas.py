@@ -93,6 +93,17 @@ def test_every_cut_asks_for_more(kernel, data):
         assert memory == b"\x11" * PAGE * 2
 
 
+@pytest.mark.parametrize("data, whole", [
+    (b"\x80" + bytes(PAGE), True), (b"\0", False), (SKIP_ALL, False), (b"\x02abcdefgh\xfe" + b"\xff" * 7 + b"\x87", False),
+    ((b"\x7f" + b"abcd" * 127) * 8 + b"\x08" + b"abcd" * 8, True),
+])
+def test_a_page_that_isnt_held_must_come_whole(kernel, data, whole):
+    memory = bytearray(b"\x11" * 2 * PAGE)
+    result = kernel.decode(b"\0" + data, memory, numbers(0, 1), bytes([1, 0]))
+    assert result == ((2, 1 + len(data), kernel.OK, -1) if whole else (1, 1, kernel.NOT_HELD, 1))
+    assert whole or memory == b"\x11" * 2 * PAGE
+
+
 def test_what_is_left_over_is_not_looked_at(kernel):
     assert run(kernel, b"\0\xff\xff\x80")[0] == (1, 1, kernel.OK, -1)
     assert run(kernel, b"\x81\x80", pages=1, pfns=[])[0] == (0, 0, kernel.OK, -1)

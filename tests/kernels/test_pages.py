@@ -295,3 +295,18 @@ def test_nothing_is_fine(kernel):
     assert kernel.zero_pages(bytes(4096), uint64([0])) == 1
     assert built.writev(-1, []) == 0 and built.writev(-1, [b""]) == 0 and built.readv(-1, []) == 0
     assert built.zero_pages(b"", empty) == 0 and built.read_pages(-1, bytearray(4096), empty) == 0
+
+
+@BOTH
+def test_pread_pages(kernel):
+    pages = filled(3)
+    with tempfile.TemporaryFile() as file:
+        file.write(pages.tobytes() + b"end")
+        file.flush()
+        out = bytearray(5 * 4096)
+        kernel.pread_pages(file.fileno(), uint64([2, 0, 1, 3, 9]), out)
+    assert out == pages[2].tobytes() + pages[0].tobytes() + pages[1].tobytes() + b"end" + bytes(2 * 4096 - 3)
+    with pytest.raises(ValueError):
+        built.pread_pages(-1, uint64([1 << 51]), bytearray(4096))
+    with pytest.raises(OSError):
+        built.pread_pages(-1, uint64([0]), bytearray(4096))

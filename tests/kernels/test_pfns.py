@@ -187,3 +187,75 @@ def test_nothing_is_fine():
     assert built.check(b"", 0, True) == (-1, 0, 0) and built.highest_pfn(b"") == -1
     assert built.mark(b"", bytearray(0)) == (0, 0, 0) and built.runs(empty, empty, empty) == 0
     assert built.data_pfns(b"", empty) == 0 and built.bitmap_to_pfns(b"", 0, empty) == 0
+
+
+LEGACY_WORDS = st.lists(st.one_of(
+    st.builds(lambda kind, pfn: kind << 28 | pfn, st.sampled_from([0, 0, 1, 8, 9, 13, 14, 15, 15, 5, 7]),
+              st.integers(0, 12)), st.integers(0, 2 ** 32 - 1)), max_size=20)
+
+
+@given(LEGACY_WORDS, st.sampled_from([4, 8]), st.integers(0, 14), st.booleans(), st.integers(0, 7))
+def test_widen_is_the_references(words, width, pfn_end, strict, shift):
+    data = memoryview(bytes(shift) + b"".join(word.to_bytes(width, "little") for word in words))[shift:]
+    result = both("widen", data, width, pfn_end, strict, bytearray(8 * len(words) + 3))
+    assert result[2] <= len(words)
+
+
+@BOTH
+def test_widen(kernel):
+    words = bytearray(40)
+    legacy = b"".join(word.to_bytes(8, "little") for word in (5, 0xF << 28, 8 << 28 | 6, 0x9 << 28 | 7, 0xD << 28 | 8))
+    assert kernel.widen(legacy, 8, 9, True, words) == (-1, 0, 4, 3)
+    assert words[:32] == packed([5, 6, 0x9 << 60 | 7, 0xD << 60 | 8])
+    assert kernel.widen(legacy, 8, 8, True, words) == (4, 2, 3, 3)
+    assert kernel.widen((0xF << 28 | 1).to_bytes(4, "little"), 4, 9, False, words)[:2] == (-1, 0)
+    assert kernel.widen((0xF << 28 | 1).to_bytes(4, "little"), 4, 9, True, words)[:2] == (0, 3)
+    assert kernel.widen((1 << 32).to_bytes(8, "little"), 8, 9, False, words)[:2] == (0, 3)
+    assert kernel.widen((6 << 28).to_bytes(4, "little"), 4, 9, False, words)[:2] == (0, 1)
+
+
+@given(st.lists(st.builds(lambda kind, pfn: kind << 60 | pfn, st.integers(0, 15), st.one_of(
+    st.integers(0, 2 ** 28), st.integers(0, 2 ** 52 - 1))), max_size=20), st.sampled_from([4, 8]))
+def test_narrow_is_the_references(words, width):
+    both("narrow", packed(words), width, bytearray(width * len(words)))
+
+
+@given(SMALL_WORDS, st.binary(min_size=8, max_size=8), st.booleans(), st.booleans())
+def test_select_is_the_references(words, bitmap, wanted, mark):
+    kept, pages = both("select", packed(words), bytearray(bitmap), wanted, mark, bytearray(8 * len(words)),
+                       numpy.zeros(len(words), numpy.uint64))
+    assert pages <= kept <= len(words)
+
+
+@BOTH
+def test_select_each_pfns_last(kernel):
+    words = [1, 2, 0xF << 60 | 3, 1, 3]
+    out, pages, bitmap = bytearray(40), numpy.zeros(5, numpy.uint64), bytearray(1)
+    assert kernel.select(packed(words), bitmap, False, True, out, pages) == (3, 3)
+    assert out[:24] == packed([2, 1, 3]) and pages[:3].tolist() == [1, 2, 3] and bitmap == b"\x0e"
+    assert kernel.select(packed(words), bitmap, False, True, out, pages) == (0, 0)
+    with pytest.raises(IndexError):
+        kernel.select(packed([8]), bitmap, False, True, out, pages)
+
+
+@given(st.lists(st.integers(0, 20), max_size=20), st.binary(max_size=16))
+def test_what_becomes_of_states_is_the_references(pfns, state):
+    numbers = uint64(*pfns)
+    both("populated_of", numbers, state, bytearray(len(pfns)))
+    both("forget", numbers, bytearray(state), numpy.zeros(len(pfns), numpy.uint64))
+
+
+@pytest.mark.parametrize("call", [
+    lambda: built.widen(bytes(7), 4, 9, False, bytearray(80)),
+    lambda: built.widen(bytes(6), 6, 9, False, bytearray(80)),
+    lambda: built.widen(bytes(8), 4, 9, False, bytearray(15)),
+    lambda: built.narrow(bytes(8), 4, bytearray(8)),
+    lambda: built.narrow(bytes(8), 2, bytearray(2)),
+    lambda: built.select(bytes(8), bytearray(1), True, True, bytearray(7), uint64(0)),
+    lambda: built.select(bytes(8), bytearray(1), True, True, bytearray(8), uint64()),
+    lambda: built.populated_of(uint64(1), b"", bytearray(2)),
+    lambda: built.forget(uint64(1), bytearray(2), uint64()),
+])
+def test_wrong_arguments_for_legacy_words(call):
+    with pytest.raises(ValueError):
+        call()

@@ -220,7 +220,11 @@ class Loader:
         if self._spool is not None:
             for record in self._spool.drain():
                 self._apply(record)
-            self._deltas.end()
+            try:
+                self._deltas.end()
+            except StreamError as error:
+                self._locate(error)
+                raise
         else:
             self._spool = Spool()
         self._unmapped.complete()

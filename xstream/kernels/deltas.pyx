@@ -152,7 +152,7 @@ cdef Status decode_pages(const unsigned char *data, uint64_t size, unsigned char
         form.bad = 0
         status = parse_page(data + at, size - at, &form)
         if status == GOOD and held != NULL and not held[i] and not covers(&form):
-            status = UNKNOWN_PAGE
+            status, form.bad = UNKNOWN_PAGE, 0
         if status != GOOD:
             break
         apply_page(data + at, &form, memory + PAGE_BYTES * load(pfns, i))

@@ -292,13 +292,18 @@ def read_pages(int fd, uint8_t[::1] memory not None, const uint64_t[::1] pfns no
     return move_all(fd, pieces, READING)
 
 
-def pwrite_pages(int fd, const uint64_t[::1] pfns not None, const uint8_t[::1] pages not None):
-    cdef Py_ssize_t i = 0, run, bad
-    check_size(pfns, pages.shape[0])
+cdef check_places(const uint64_t[::1] pfns):
+    cdef Py_ssize_t bad
     with nogil:
         bad = first_outside(pfns, <Py_ssize_t>1 << 51)
     if bad >= 0:
         raise ValueError("PFN {:#x} (index {}) past the end of any file".format(pfns[bad], bad))
+
+
+def pwrite_pages(int fd, const uint64_t[::1] pfns not None, const uint8_t[::1] pages not None):
+    cdef Py_ssize_t i = 0, run
+    check_size(pfns, pages.shape[0])
+    check_places(pfns)
     while i < pfns.shape[0]:
         run = run_at(pfns, i)
         pwrite_run(fd, pfns[i] * PAGE, pages[i * PAGE:(i + run) * PAGE])
@@ -324,9 +329,8 @@ cdef pwrite_run(int fd, int64_t offset, const uint8_t[::1] pages):
 def pread_pages(int fd, const uint64_t[::1] pfns not None, uint8_t[::1] pages not None):
     cdef Py_ssize_t i = 0, run
     check_size(pfns, pages.shape[0])
+    check_places(pfns)
     while i < pfns.shape[0]:
-        if pfns[i] >> 51:
-            raise ValueError("PFN {:#x} past the end of any file".format(pfns[i]))
         run = run_at(pfns, i)
         pread_run(fd, pfns[i] * PAGE, pages[i * PAGE:(i + run) * PAGE])
         i += run

@@ -1,5 +1,5 @@
 """Legacy libxc streams: records out of a source."""
-from typing import Any, Callable, Dict, Iterator, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 from xstream.errors import CorruptStream, LimitExceeded, OrderError, StreamError, StrictViolation, TruncatedStream
 from xstream.kernels import pfns as pfn_kernel
@@ -13,6 +13,8 @@ from xstream.wire.libxc import PAGE_SIZE, PageData
 _GUESTS = {legacy.PV: libxc.GUEST_NAMES[libxc.GUEST_PV], legacy.HVM: libxc.GUEST_NAMES[libxc.GUEST_HVM]}
 #: The extended info of a guest has under 6 KiB; blocks that nobody knows yet have room for more.
 _EXTENDED_INFO_LIMIT = 1 << 20
+#: Looked at at once of what goes on to the end of the input.
+_REST_AT_ONCE = 64 << 10
 #: Unmapped PFNs given in one record.
 _UNMAPPED_AT_ONCE = 1 << 15
 
@@ -66,6 +68,8 @@ class LegacyReader:
         self._where = "START"
         self._left = 0  # of what the step counts: pages of a pool, unmapped PFNs, vcpus
         self._pool: Optional[legacy.TmemPool] = None
+        self._rest: List[bytes] = []
+        self._began: Optional[int] = None  # where the step under way began
 
     def __enter__(self) -> "LegacyReader":
         return self
@@ -145,7 +149,9 @@ class LegacyReader:
         return None
 
     def _take_step(self) -> Optional[Record]:
-        start = self.source.offset
+        if self._began is None:
+            self._began = self.source.offset
+        start = self._began
         if self._step == self._read_chunk and self.checkpoints and self.source.at_end():
             raise TruncatedStream("the input ends behind a checkpoint", missing=4, offset=start)
         self._where = ""
@@ -154,6 +160,7 @@ class LegacyReader:
         except StreamError as error:
             raise error.located(layer=self.layer, base=0 if isinstance(error, TruncatedStream) else start,
                                 record=self.index + 1, record_type=self._where or None)
+        self._began = None
         if record is not None:
             self.index, self.offset = self.index + 1, start
             data = getattr(record, "data", None)
@@ -435,12 +442,20 @@ class LegacyReader:
         self._where = "DEVICE_MODEL"
         signature = legacy.check_signature(self.source.need(legacy.SIGNATURE_SIZE))
         if signature == legacy.XEND_DEVICE_MODEL:
-            record = legacy.DeviceModel(signature, self._read_rest(legacy.SIGNATURE_SIZE))
-            self._last = True
-        else:
-            record = legacy.DeviceModel(signature, self._read_blob(legacy.SIGNATURE_SIZE, "length"))
+            self.source.advance(legacy.SIGNATURE_SIZE)
+            self._left, self._step = 0, self._read_xend_device_model
+            return self._read_xend_device_model()
+        record = legacy.DeviceModel(signature, self._read_blob(legacy.SIGNATURE_SIZE, "length"))
         self._end_tail()
         return record
+
+    def _read_xend_device_model(self) -> Record:
+        """The rest of one that goes on to the end of the input, and with it the stream."""
+        self._where = "DEVICE_MODEL"
+        rest = self._read_rest()
+        self._last = True
+        self._end_tail()
+        return legacy.DeviceModel(legacy.XEND_DEVICE_MODEL, rest)
 
     def _end_tail(self) -> None:
         self.ended = self._last
@@ -463,18 +478,18 @@ class LegacyReader:
         self.source.advance(at + 4 + size)
         return blob
 
-    def _read_rest(self, at: int) -> memoryview:
-        """Everything up to the end of the input, but for the ``at`` bytes before it; consumes all of it."""
-        size = at + 1
+    def _read_rest(self) -> bytes:
+        """Everything up to the end of the input; consumes it, piece by piece, and goes on where it was interrupted."""
         while True:
-            whole = self.source.peek(size)
-            if len(whole) < size:
-                break
-            self._check_size(size - at, self.limits.body_length, at, "length of what goes on to the end of the input")
-            size = min(2 * size, at + self.limits.body_length + 1)
-        blob = self._keep(whole[at:])
-        self.source.advance(len(whole))
-        return blob
+            piece = self.source.peek(_REST_AT_ONCE)
+            if not len(piece):
+                rest, self._rest = b"".join(self._rest), []
+                return rest
+            self._left += len(piece)
+            self._check_size(self._left, self.limits.body_length, legacy.SIGNATURE_SIZE,
+                             "length of what goes on to the end of the input")
+            self._rest.append(bytes(piece))
+            self.source.advance(len(piece))
 
     def _check_size(self, size: int, most: int, offset: int, field: str) -> None:
         if size > most:

@@ -92,6 +92,8 @@ class LegacyWriter:
             else:
                 self._send(legacy.build(record, self._width))
         except StreamError as error:
+            if error.layer is not None:
+                raise  # the source of the pages has said where
             raise error.located(layer=self.layer, base=self.sink.offset, record=self.index + 1,
                                 record_type=legacy.NAMES.get(type(record)))
         self._state = state

@@ -297,7 +297,7 @@ class StreamSource(Source):
 
     def _move_to(self, buffer: memoryview) -> None:
         held = self._end - self._start
-        buffer[:held] = bytes(self._buffer[self._start:self._end])
+        buffer[:held] = self._buffer[self._start:self._end]  # which may overlap
         self._base += self._start
         self._buffer, self._start, self._end = buffer, 0, held
 

@@ -59,6 +59,8 @@ class Writer:
             else:
                 self._write_body(record_type, record)
         except StreamError as error:
+            if error.layer is not None:
+                raise  # the source of the pages has said where
             raise error.located(layer=self.layer, base=self.sink.offset + 8, record=self.index + 1,
                                 record_type=libxc.type_name(record_type))
         self.index += 1

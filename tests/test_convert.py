@@ -1,0 +1,349 @@
+"""Legacy streams converted: as Xen's converter does where it is right, and right where it isn't."""
+import contextlib
+import hashlib
+import io
+import json
+import os
+import socket
+import struct
+import subprocess
+import sys
+import textwrap
+import threading
+
+import legacy_samples as samples
+import pytest
+from legacy_samples import batch, chunk, page, word
+from samples import memory_of
+from ways import WAYS
+
+import xstream
+from xstream import GuestMemory, TruncatedStream, UnsupportedStream
+from xstream.wire import legacy, libxc, libxl, xl
+
+
+def loaded(source, **options):
+    memory = GuestMemory()
+    return memory, xstream.load(source, memory, **options)
+
+
+def converted(stream, way="buffer", **options):
+    out = io.BytesIO()
+    with WAYS[way](stream) as source:
+        xstream.convert(source, out, **options)
+    return out.getvalue()
+
+
+@contextlib.contextmanager
+def drained(reading, writing):
+    """The writing end's descriptor and a list that gets what came out of the other."""
+    got = []
+
+    def read():
+        with os.fdopen(reading, "rb") as file:
+            got.append(file.read())
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    try:
+        yield writing, got
+    finally:
+        os.close(writing)
+        thread.join()
+
+
+def through(stream, way, sink, **options):
+    """Converted from one kind of descriptor to another."""
+    ends = os.pipe() if sink == "pipe" else [end.detach() for end in socket.socketpair()]
+    with WAYS[way](stream) as source, drained(*ends) as (fd, got):
+        xstream.convert(source, fd, **options)
+    return got[0]
+
+
+def records(stream, layer="libxc", **options):
+    with xstream.open(stream, checkpointed=True, **options) as reader:
+        return [record for record in reader if reader.layer == layer]
+
+
+def without_verify(data):
+    with xstream.open(data) as reader:
+        at = next(reader.offset for record in reader if isinstance(record, libxc.Verify))
+    return data[:at] + data[at + 8:]
+
+
+def is_live_pv(stream):
+    return stream.about["guest"] == "pv" and stream.about["checkpoints"][0]["tail"]["freed_pfns"] > 0
+
+
+@pytest.mark.parametrize("to", ["libxc", "libxl"])
+def test_as_xens_converter(legacy_stream, to, tmp_path):
+    """The same bytes where its result is good; a debug stream's VERIFY is ours alone."""
+    peer = legacy_stream.about["peers"]["py2.7 " + to]
+    out = tmp_path / "out"
+    report = xstream.convert(str(legacy_stream.path), str(out), to=to)
+    data = out.read_bytes()
+    assert report.bytes_written == len(data) and out.stat().st_mode & 0o777 == 0o600
+    if peer["convert"] == "ok" and not is_live_pv(legacy_stream):
+        if "debug" in legacy_stream.about["file"]:
+            data = without_verify(data)
+        assert hashlib.sha256(data).hexdigest() == peer["output_sha256"]
+
+
+def test_as_xens_converter_here(legacy_stream, xen_tools):
+    """The same against the tool itself, which the manifest's digests are of."""
+    about = legacy_stream.about
+    theirs, _ = xen_tools.convert_legacy_stream(legacy_stream.path, about["guest"], about["toolstack_width"], "libxc")
+    if theirs is not None and not is_live_pv(legacy_stream) and "debug" not in about["file"]:
+        assert converted(legacy_stream.path.read_bytes()) == theirs
+
+
+@pytest.mark.parametrize("options", [{}, {"to": "libxl"}, {"last_checkpoint": True}, {"squash": True},
+                                     {"checkpointed": True}], ids=str)
+@pytest.mark.parametrize("way, sink", [("mapped", "pipe"), ("pipe", "pipe"), ("socket", "socket"), ("pipe", "socket"),
+                                       ("mapped", "socket"), ("object", "pipe")])
+def test_memory_stays_the_same(legacy_stream, way, sink, options):
+    result = through(legacy_stream.path.read_bytes(), way, sink, **options)
+    memory, report = loaded(result, checkpointed=True)
+    final = legacy_stream.about["memory"]
+    populated = memory.populated
+    assert hashlib.sha256(memory.pages[populated].tobytes()).hexdigest() == final["pages_sha256"]
+    assert int(populated.sum()) == final["populated_pages"]
+    assert {str(pfn): kind for pfn, kind in enumerate(memory.types.tolist())
+            if populated[pfn] and kind} == final["page_types"]
+    assert not len(report.differing)
+    if options.get("squash"):
+        assert report.resent == report.compared == 0
+    elif "debug" in legacy_stream.about["file"]:
+        assert report.compared == len(memory.pages[populated])
+
+
+def test_xen_takes_it(legacy_stream, xen_tools):
+    """A stream of checkpoints has no END, and misses nothing else."""
+    plain = xstream.wire.xl.MAGIC not in legacy_stream.path.read_bytes()[:32]
+    start = 0 if plain else legacy_stream.about["xl_header"]["stream_offset"]
+    result = converted(legacy_stream.path.read_bytes())[start:]
+    accepted, said = xen_tools.verify_stream_v2(result)
+    if "remus" in legacy_stream.about["file"]:
+        assert not accepted and said.rstrip().endswith("Stream truncated"), said
+        accepted, said = xen_tools.verify_stream_v2(converted(legacy_stream.path.read_bytes(), last_checkpoint=True))
+    assert accepted, said
+
+
+def test_xl_header():
+    """Kept as it is before a libxc stream; before a libxl one it says so."""
+    header = b"".join(xl.build(xl.SaveHeader(0, b"name = 'guest'")))
+    for to, flags in (("libxc", 0), ("libxl", xl.LIBXL_STREAM)):
+        result = converted(header + samples.hvm(), to=to)
+        head, _ = xl.parse_head(result[:48])
+        assert head.mandatory_flags == flags and result[48:len(header)] == header[48:]
+        assert result[len(header):] == converted(samples.hvm(), to=to)
+        assert xstream.verify(result).pages == 2
+    json_header = b"".join(xl.build(xl.SaveHeader(xl.JSON_CONFIG, b"{}\0")))
+    assert xl.parse_head(converted(json_header + samples.hvm(), to="libxl")[:48])[0].mandatory_flags == 3
+
+
+def test_records_of_a_pv_guest():
+    result = records(converted(samples.pv(), "descriptor"))
+    assert [type(record).__name__ for record in result] == [
+        "PVInfo", "StaticDataEnd", "P2MFrames", "PageData", "TscInfo", "VcpuBasic", "VcpuExtended", "VcpuXsave",
+        "VcpuBasic", "VcpuExtended", "VcpuXsave", "SharedInfo", "End"]
+    assert (result[2].start_pfn, result[2].end_pfn, result[2].pfns.tolist()) == (0, 15, [0])
+    assert [record.vcpu_id for record in result[5:11]] == [0, 0, 0, 2, 2, 2]
+    assert [len(record.blob) for record in (result[7], result[10])] == [848, 100]
+    assert result[4][:4] == (1, 2400000, 123456789, 3)
+
+
+@pytest.mark.parametrize("way", ["descriptor", "pipe"])
+def test_what_the_tail_takes_back(way):
+    """A file's pages are left out; what a pipe has brought is taken back by a batch of its own."""
+    result = converted(samples.pv(), way)
+    batches = [record for record in records(result) if isinstance(record, libxc.PageData)]
+    if way == "pipe":
+        assert batches[1].pfns.tolist() == [5] and batches[1].types.tolist() == [15]
+    else:
+        assert len(batches) == 1 and batches[0].pfns.tolist() == [3, 4]
+    memory, _ = loaded(result)
+    assert memory.populated[3:5].all() and int(memory.populated.sum()) == 2 and not memory.pages[5:].any()
+
+
+def test_records_of_an_hvm_guest():
+    result = records(converted(samples.hvm(4)))
+    assert [type(record).__name__ for record in result] == [
+        "StaticDataEnd", "TscInfo", "PageData", "HvmParams", "HvmParams", "HvmContext", "End"]
+    assert result[3].params == [(legacy.PARAMS[number], value) for number, value in samples.PARAMS]
+    assert result[4].params == [(5, 0xFEFFC), (6, 0xFEFFD), (1, 0xFEFFE)]
+    assert bytes(result[5].blob) == b"context"
+
+
+@pytest.mark.parametrize("width", [4, 8])
+def test_physmap_in_libxl(width):
+    """Unnamed entries, and the stray bytes of a 64-bit libxl."""
+    blob = samples.physmap(width, [(0x1100000, 0xF0000000, 0x800000, b"vga.vram\0"), (0x2000, 0xA0000, 0x1000, b"")])
+    result = converted(samples.hvm(width, chunks=samples.toolstack(blob)), to="libxl")
+    own = records(result, "libxl")
+    assert [type(record).__name__ for record in own] == [
+        "LibxcContext", "EmulatorXenstoreData", "EmulatorContext", "End"]
+    assert (own[1].emulator_id, own[1].emulator_index) == (0, 0)
+    assert own[1].pairs == [
+        (b"physmap/1100000/start_addr", b"f0000000"), (b"physmap/1100000/size", b"800000"),
+        (b"physmap/1100000/name", b"vga.vram"), (b"physmap/2000/start_addr", b"a0000"), (b"physmap/2000/size", b"1000")]
+    assert bytes(own[2].blob) == b"QEMU's"
+    assert struct.unpack(">8sII", result[:16]) == (libxl.MAGIC, 2, 2)
+
+
+@pytest.mark.parametrize("signature", legacy.SIGNATURES)
+def test_device_models(signature):
+    stream = samples.hvm(tail=samples.hvm_tail(signature=signature, blob=b"QEVM record"))
+    tail = converted(stream)[-40:]
+    assert tail.endswith(stream[-len(b"QEVM record") - (4 if signature != legacy.XEND_DEVICE_MODEL else 0) - 21:])
+    assert bytes(records(converted(stream, to="libxl"), "libxl")[1].blob) == b"QEVM record"
+
+
+@pytest.mark.parametrize("to", ["libxc", "libxl"])
+@pytest.mark.parametrize("way", ["descriptor", "pipe"])
+def test_remus(way, to):
+    bodies = [batch(8, [word(0)], [page(20)]), batch(8, [word(0), word(3)], [page(30), page(33)])]
+    stream = samples.remus(8, bodies)
+    result = converted(stream, way, to=to)
+    kinds = [type(record).__name__ for record in records(result)]
+    assert kinds.count("Checkpoint") == 3 and kinds[-1] == "Checkpoint" and kinds.count("StaticDataEnd") == 1
+    if to == "libxl":
+        own = records(result, "libxl")
+        assert [bytes(record.blob) for record in own if isinstance(record, libxl.EmulatorContext)] == [b"0", b"1", b"2"]
+        assert isinstance(own[-1], libxl.CheckpointEnd)
+    memory, report = loaded(result, checkpointed=True)
+    assert report.checkpoints == 3 and memory.pages[0].tobytes() == page(30)
+    # An incomplete checkpoint leaves nothing.
+    cut = converted(stream[:-1], way, to=to)
+    assert result.startswith(cut) and len(cut) < len(result) and loaded(cut, checkpointed=True)[1].checkpoints == 2
+    last = converted(stream[:-1], way, to=to, last_checkpoint=True)
+    memory, report = loaded(last)
+    assert report.checkpoints == 0 and memory.pages[0].tobytes() == page(20) and len(memory) == 2
+    assert sum(isinstance(record, libxc.HvmContext) for record in records(last)) == 1
+    assert isinstance(records(last)[-1], libxc.End) and b"DeviceModelRecord0002" in last or to == "libxl"
+
+
+def test_deltas_against_the_first_checkpoint():
+    """From a file it is read again; from a pipe it must have been told before."""
+    form = b"\x01CHNG" + b"\xff" * 8 + b"\x87"
+    stream = samples.remus(8, [batch(8, [word(0)]) + samples.compressed(8, form)], compress=True)
+    for way, options in (("descriptor", {}), ("pipe", {"checkpointed": True}), ("descriptor", {"squash": True}),
+                         ("pipe", {"squash": True})):
+        memory, _ = loaded(converted(stream, way, **options), checkpointed=True)
+        assert memory.pages.tobytes() == memory_of({0: b"CHNG" + page(10)[4:], 1: page(11)}, 2)
+    with pytest.raises(xstream.CorruptStream, match="hasn't been sent"):
+        converted(stream, "pipe")
+
+
+def test_remus_pv_takes_back_at_each_checkpoint():
+    head = samples.pv_head(8, 8)
+    first = batch(8, [word(4), word(5)], [page(4), page(5)]) + samples.vcpu_info(0) + chunk(0) + \
+        samples.pv_tail(8, 8, [5])
+    second = batch(8, [word(5), word(6)], [page(55), page(6)]) + chunk(0) + samples.pv_tail(8, 8, [4])
+    for way in ("descriptor", "pipe"):
+        for options in ({}, {"last_checkpoint": True}, {"squash": True}):
+            memory, _ = loaded(converted(head + first + second, way, **options), checkpointed=True)
+            assert [pfn for pfn in range(len(memory)) if memory.populated[pfn]] == [5, 6]
+            assert memory.pages.tobytes() == memory_of({5: page(55), 6: page(6)}, len(memory))
+
+
+def test_squash():
+    body = batch(8, [word(0), word(1), word(2, 0xE), word(3, 0xD)], [page(1), page(2)]) + \
+        batch(8, [word(1)], [page(3)]) + chunk(-1) + batch(8, [word(0), word(1)], [page(1), page(3)])
+    result = [record for record in records(converted(samples.hvm(memory=body), squash=True))
+              if isinstance(record, (libxc.PageData, libxc.Verify))]
+    assert [(record.pfns.tolist(), record.types.tolist()) for record in result] == [
+        ([0, 1, 2], [0, 0, 0xE]), ([3], [0xD])]
+    assert result[0].pages.tobytes() == page(1) + page(3)
+
+
+def test_what_is_dropped():
+    blob = samples.physmap(8, [(1, 2, 3, b"x\0")])
+    stream = samples.hvm(chunks=samples.tmem() + samples.tmem_extra() + samples.toolstack(blob))
+    assert xstream.convert(stream, io.BytesIO()).dropped == ("TMEM", "TMEM_EXTRA", "TOOLSTACK")
+    assert xstream.convert(stream, io.BytesIO(), to="libxl").dropped == ("TMEM", "TMEM_EXTRA")
+    xend = struct.pack(">16si", b"LinuxGuestRecord", 8) + b"(domain)"
+    out = io.BytesIO()
+    assert xstream.convert(xend + samples.hvm(), out).dropped == ("xend's header",)
+    assert out.getvalue() == converted(samples.hvm())
+
+
+def test_what_is_no_legacy_stream():
+    for stream in (converted(samples.hvm()), converted(samples.hvm(), to="libxl")):
+        with pytest.raises(UnsupportedStream, match="not a legacy stream"):
+            converted(stream)
+    with pytest.raises(ValueError):
+        converted(samples.hvm(), to="xl")
+
+
+def test_a_failure_leaves_nothing(tmp_path):
+    stream = samples.hvm()
+    for cut in (3, 40, 5000, len(stream) - 1):
+        (tmp_path / "in").write_bytes(stream[:cut])
+        with pytest.raises(xstream.StreamError):
+            xstream.convert(str(tmp_path / "in"), str(tmp_path / "out"))
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
+        out = io.BytesIO()
+        with pytest.raises(xstream.StreamError):
+            xstream.convert(str(tmp_path / "in"), out)
+        assert cut > 5000 or not out.getvalue().endswith(struct.pack("<II", 0, 0))
+
+
+def test_a_page_that_is_cut_off_says_where():
+    with WAYS["pipe"](samples.hvm()[:6000]) as source, pytest.raises(TruncatedStream) as caught:
+        xstream.convert(source, io.BytesIO())
+    assert (caught.value.offset, caught.value.record_type) == (6000, "PAGE_DATA") and caught.value.missing == 8192 - (
+        6000 - (8 + 24 + 4 + 40))
+
+
+def run(*arguments, stdin=b""):
+    process = subprocess.Popen([sys.executable, "-m", "xstream"] + list(arguments), stdin=subprocess.PIPE,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    out, said = process.communicate(stdin)
+    return process.returncode, out, said.decode()
+
+
+def test_command(tmp_path):
+    source = tmp_path / "legacy"
+    source.write_bytes(samples.hvm())
+    status, out, said = run("convert", str(source), "-")
+    assert (status, said) == (0, "") and out == converted(samples.hvm())
+    status, out, _ = run("convert", "-", "-", "--to", "libxl", stdin=samples.hvm())
+    assert status == 0 and out == converted(samples.hvm(), to="libxl")
+    status, out, _ = run("convert", str(source), str(tmp_path / "out"), "--json", "--width", "64", "--guest", "hvm")
+    assert status == 0 and json.loads(out)["pages"] == 2 and (tmp_path / "out").read_bytes() == converted(samples.hvm())
+    stream = samples.remus(8, [batch(8, [word(0)], [page(20)])])
+    assert run("convert", "-", "-", "--last-checkpoint", stdin=stream)[1] == converted(stream, last_checkpoint=True)
+    assert run("convert", "-", "-", "--squash", "--checkpointed", stdin=stream)[1] == converted(stream, squash=True)
+    status, _, said = run("convert", "-", str(tmp_path / "new"), stdin=samples.hvm()[:5000])
+    assert status == 1 and "legacy, offset 5000" in said and not (tmp_path / "new").exists()
+    assert run("convert", str(source), str(tmp_path / "new"), "--to", "xl")[0] == 2
+
+
+@pytest.mark.parametrize("way", ["pipe", "file"])
+def test_memory_is_bounded(way, tmp_path):
+    """Under 64 MiB of it for 256 MiB of guest."""
+    script = textwrap.dedent("""
+        import os, struct, sys, threading
+        import xstream
+        def write(fd):
+            with os.fdopen(fd, "wb") as out:
+                out.write(struct.pack("<Q", 65536))
+                for start in range(0, 65536, 1024):
+                    out.write(struct.pack("<i1024Q", 1024, *range(start, start + 1024)) + bytes(4 << 20))
+                out.write(struct.pack("<iiQQQI", -9, 0, 1, 2, 3, 0) + b"DeviceModelRecord0002" + bytes(4))
+        out = os.open(os.devnull, os.O_WRONLY)
+        if sys.argv[1] == "pipe":
+            reading, writing = os.pipe()
+            thread = threading.Thread(target=write, args=(writing,))
+            thread.start()
+            assert xstream.convert(reading, out).pages == 65536
+            thread.join()
+        else:
+            write(os.open(sys.argv[2], os.O_WRONLY | os.O_CREAT))
+            assert xstream.convert(sys.argv[2], out).pages == 65536
+        with open("/proc/self/status") as file:
+            peak = next(int(line.split()[1]) for line in file if line.startswith("VmHWM"))
+        assert peak < 64 << 10, peak
+        """)
+    subprocess.check_call([sys.executable, "-c", script, way, str(tmp_path / "big")])
