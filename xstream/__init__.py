@@ -2,55 +2,66 @@
 
 Source of the formats: the specifications in Xen's docs/specs, and Xen's own code where it says more.
 """
-from xstream.errors import (
-                            CorruptStream,
-                            LimitExceeded,
-                            MemoryMismatch,
-                            OrderError,
-                            StreamError,
-                            StrictViolation,
-                            TruncatedStream,
-                            UnsupportedStream,
-)
-from xstream.guest.guest import Cancelled, Completed, Guest, GuestError, HookError, Pages
-from xstream.guest.load import load
-from xstream.guest.memory import GuestMemory
-from xstream.guest.policies import Decision, Round, downtime_policy, xen_policy
-from xstream.guest.restore import Restored, restore
-from xstream.guest.save import Saved, save
-from xstream.guest.simulated import SimulatedGuest
-from xstream.limits import Limits
-from xstream.stream.reader import PushReader, Reader
-from xstream.stream.source import NeedMoreData
-from xstream.stream.writer import Writer
-from xstream.tools.digest import digest, page_digests
-from xstream.tools.extract import extract
-from xstream.tools.info import info
-from xstream.tools.verify import verify
+import sys
+from importlib import import_module
+from types import ModuleType
+
 from xstream.version import __version__
-from xstream.wire.libxc import (
-                            Checkpoint,
-                            CheckpointDirtyPfnList,
-                            CpuidPolicy,
-                            DomainHeader,
-                            End,
-                            HvmContext,
-                            HvmParams,
-                            ImageHeader,
-                            MsrPolicy,
-                            P2MFrames,
-                            PageData,
-                            PVInfo,
-                            SharedInfo,
-                            StaticDataEnd,
-                            TscInfo,
-                            Unknown,
-                            VcpuBasic,
-                            VcpuExtended,
-                            VcpuMsrs,
-                            VcpuXsave,
-                            Verify,
-)
+
+# What type checkers read instead of the table below. Not typing's own constant: on Python 3.6 that module alone costs
+# more than a host should pay for what it doesn't use.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import List
+
+    from xstream.errors import (
+        CorruptStream,
+        LimitExceeded,
+        MemoryMismatch,
+        OrderError,
+        StreamError,
+        StrictViolation,
+        TruncatedStream,
+        UnsupportedStream,
+    )
+    from xstream.guest.guest import Cancelled, Completed, Guest, GuestError, HookError, Pages
+    from xstream.guest.load import load
+    from xstream.guest.memory import GuestMemory
+    from xstream.guest.policies import Decision, Round, downtime_policy, xen_policy
+    from xstream.guest.restore import Restored, restore
+    from xstream.guest.save import Saved, save
+    from xstream.guest.simulated import SimulatedGuest
+    from xstream.limits import Limits
+    from xstream.stream.reader import PushReader, Reader
+    from xstream.stream.source import NeedMoreData
+    from xstream.stream.writer import Writer
+    from xstream.tools.digest import digest, page_digests
+    from xstream.tools.extract import extract
+    from xstream.tools.info import info
+    from xstream.tools.verify import verify
+    from xstream.wire.libxc import (
+        Checkpoint,
+        CheckpointDirtyPfnList,
+        CpuidPolicy,
+        DomainHeader,
+        End,
+        HvmContext,
+        HvmParams,
+        ImageHeader,
+        MsrPolicy,
+        P2MFrames,
+        PageData,
+        PVInfo,
+        SharedInfo,
+        StaticDataEnd,
+        TscInfo,
+        Unknown,
+        VcpuBasic,
+        VcpuExtended,
+        VcpuMsrs,
+        VcpuXsave,
+        Verify,
+    )
 
 __all__ = [
     "Cancelled", "Checkpoint", "CheckpointDirtyPfnList", "Completed", "CorruptStream", "CpuidPolicy", "Decision",
@@ -62,3 +73,44 @@ __all__ = [
     "digest", "downtime_policy", "extract", "info", "load", "page_digests", "restore", "save", "verify",
     "xen_policy",
 ]
+
+#: The module of each name: it is loaded when the name is first used.
+_HOMES = {name: "xstream." + module for module, names in {
+    "errors": "CorruptStream LimitExceeded MemoryMismatch OrderError StreamError StrictViolation TruncatedStream "
+              "UnsupportedStream",
+    "guest.guest": "Cancelled Completed Guest GuestError HookError Pages",
+    "guest.load": "load",
+    "guest.memory": "GuestMemory",
+    "guest.policies": "Decision Round downtime_policy xen_policy",
+    "guest.restore": "Restored restore",
+    "guest.save": "Saved save",
+    "guest.simulated": "SimulatedGuest",
+    "limits": "Limits",
+    "stream.reader": "PushReader Reader",
+    "stream.source": "NeedMoreData",
+    "stream.writer": "Writer",
+    "tools.digest": "digest page_digests",
+    "tools.extract": "extract",
+    "tools.info": "info",
+    "tools.verify": "verify",
+    "wire.libxc": "Checkpoint CheckpointDirtyPfnList CpuidPolicy DomainHeader End HvmContext HvmParams ImageHeader "
+                  "MsrPolicy P2MFrames PVInfo PageData SharedInfo StaticDataEnd TscInfo Unknown VcpuBasic "
+                  "VcpuExtended VcpuMsrs VcpuXsave Verify",
+}.items() for name in names.split()}
+
+
+class _Face(ModuleType):
+    """This module, with its names where they are wanted (Python 3.6 asks no module's own ``__getattr__``)."""
+
+    def __getattr__(self, name: str) -> object:
+        if name not in _HOMES:
+            raise AttributeError("module 'xstream' has no attribute {!r}".format(name))
+        value: object = getattr(import_module(_HOMES[name]), name)
+        setattr(self, name, value)
+        return value
+
+    def __dir__(self) -> "List[str]":
+        return sorted(set(super().__dir__()) | set(__all__))
+
+
+sys.modules[__name__].__class__ = _Face
