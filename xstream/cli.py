@@ -32,7 +32,10 @@ def main(arguments: Optional[List[str]] = None) -> int:
         # Whoever read our output has seen enough; Python must not complain at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BAD_USE
-    except (OSError, MemoryError, ImportError) as error:
+    except ImportError as error:
+        _complain("this needs numpy, which isn't installed here" if error.name == "numpy" else str(error))
+        return BAD_USE
+    except (OSError, MemoryError) as error:
         _complain("{}".format(error) or type(error).__name__)
         return BAD_USE
     except KeyboardInterrupt:
@@ -126,12 +129,15 @@ def _limits(options: Any) -> Limits:
 
 
 class _Progress:
-    """A bar on a terminal for work that takes a while; nothing elsewhere."""
+    """A bar on a terminal for work that takes a while; nothing elsewhere, nor where there is no tqdm."""
 
     def __init__(self, options: Any) -> None:
         self._bar: Any = None
         if sys.stderr.isatty() and not options.json:
-            from tqdm import tqdm
+            try:
+                from tqdm import tqdm
+            except ImportError:
+                return
             self._bar = tqdm(total=_file_size(options.file), unit="B", unit_scale=True, delay=1, leave=False)
 
     def __enter__(self) -> Callable[[int], None]:

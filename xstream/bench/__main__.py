@@ -6,7 +6,11 @@ import platform
 import sys
 from typing import Any, Dict, List, Optional
 
-import numpy
+try:
+    import numpy
+except ImportError:
+    print("xstream.bench: this needs numpy, which isn't installed here", file=sys.stderr)
+    sys.exit(2)
 
 from xstream.bench.guests import MIX, seeded_guest
 from xstream.bench.timing import Pair, measure
