@@ -1,7 +1,4 @@
-"""The command line: arguments, progress, printing, exit codes.
-
-Exit status: 0 good; 1 the stream is bad; 2 wrong use, or the environment's fault; 3 a fault of xstream's own.
-"""
+"""The command line: arguments, progress, printing, exit codes."""
 import argparse
 import json
 import os
@@ -14,13 +11,15 @@ from xstream.limits import Limits
 from xstream.version import __version__
 
 GOOD, BAD_STREAM, BAD_USE, OWN_FAULT = range(4)
+EXIT_STATUS = ("0 good; 1 the stream is bad; 2 wrong use, or the environment's fault; 3 a fault of xstream's own, and "
+               "the message says so.")
 _PAGE_SIZE = 4096
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
     """Run one command; returns its exit status."""
-    options = _parser().parse_args(arguments)
+    options = argument_parser().parse_args(arguments)
     try:
         options.run(options)
         sys.stdout.flush()
@@ -52,8 +51,10 @@ def printable(text: Any) -> str:
     return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in str(text))
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="xstream", description="Read, check and write Xen migration streams.")
+def argument_parser() -> argparse.ArgumentParser:
+    """All commands; the man page and the completions are drawn from it."""
+    parser = argparse.ArgumentParser(prog="xstream", description="Read, check and write Xen migration streams.",
+                                     epilog="Exit status: " + EXIT_STATUS)
     parser.add_argument("--version", action="version", version="xstream " + __version__)
     commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND")
     commands.required = True
