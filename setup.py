@@ -13,6 +13,10 @@ from Cython.Build import cythonize
 from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
+# The builder that pip calls doesn't look beside this file by itself.
+sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent / "release")]
+import pages  # noqa: E402
+
 KERNELS = Path("xstream/kernels")
 ABI3 = os.environ.get("XSTREAM_ABI3") == "1"
 if ABI3 and sys.version_info < (3, 11):
@@ -58,6 +62,11 @@ def version() -> str:
     return found.group(1)
 
 
+# What Python 3.6 takes is said outright: its pip may be too old to see it for itself, and a later tqdm wants more.
+NUMPY = ["numpy>=1.13,<1.20; python_version < '3.7'", "numpy>=1.14; python_version >= '3.7'"]
+TQDM = ["tqdm>=4.19,<4.63; python_version < '3.7'", "tqdm>=4.19; python_version >= '3.7'"]
+TEST = ["pytest>=6.2", "pytest-benchmark>=3.4", "hypothesis>=6.31"]
+
 setup(
     name="xen-xstream",
     version=version(),
@@ -86,17 +95,12 @@ setup(
     ],
     platforms=["Linux"],
     python_requires=">=3.6",
-    # What Python 3.6 takes is said outright: its pip may be too old to see it for itself, and a later tqdm wants more.
-    install_requires=[
-        "numpy>=1.13,<1.20; python_version < '3.7'",
-        "numpy>=1.14; python_version >= '3.7'",
-        "tqdm>=4.19,<4.63; python_version < '3.7'",
-        "tqdm>=4.19; python_version >= '3.7'",
-    ],
-    extras_require={"test": ["pytest>=6.2", "pytest-benchmark>=3.4", "hypothesis>=6.31"]},
+    # A host without a network installs this one wheel: the command line needs nothing more, and shows no progress.
+    extras_require={"arrays": NUMPY, "progress": TQDM, "test": TEST + NUMPY + TQDM},
     entry_points={"console_scripts": ["xstream = xstream.cli:main"]},
     packages=find_packages(include=["xstream", "xstream.*"]),
     include_package_data=False,
+    data_files=pages.write(Path("build/pages")),
     package_data={"xstream": ["py.typed"], "xstream.kernels": ["*.pyi"]},
     zip_safe=False,
     # The C of one Cython doesn't compile on every Python of another: each version has its own folder.

@@ -1,6 +1,7 @@
 """The house's one rule: imports only point down. And two more that are read off the source: what the face may load, and
 the syntax of Python 3.6."""
 import ast
+import importlib
 import re
 import subprocess
 import sys
@@ -164,3 +165,24 @@ def test_cython_imports_are_found():
                                          ("xstream.kernels.pfns", 1), ("xstream.cli", 6)])
 def test_names_have_the_floor_of_their_part(name, floor):
     assert FLOORS[part(name)] == floor
+
+
+def test_face_has_all_its_names():
+    """Those that type checkers read, those that are public and those that are loaded when used are the same."""
+    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
+    block = next(node for node in tree.body if isinstance(node, ast.If))
+    checked = {alias.asname or alias.name: node.module + "." + alias.name
+               for node in block.body if node.module != "typing" for alias in node.names}
+    assert sorted(set(xstream.__all__) - {"__version__"}) == sorted(checked)
+    for name, home in checked.items():
+        module, _, attribute = home.rpartition(".")
+        assert getattr(xstream, name) is getattr(importlib.import_module(module), attribute)
+    assert set(xstream.__all__) <= set(dir(xstream))
+    with pytest.raises(AttributeError, match="nothing_such"):
+        getattr(xstream, "nothing_" + "such")
+
+
+def test_face_loads_what_is_used():
+    """A host that asks what a file is doesn't pay for the engines."""
+    script = "import sys, xstream, xstream.tools.info; print('xstream.guest.save' in sys.modules)"
+    assert subprocess.check_output([sys.executable, "-c", script], universal_newlines=True).strip() == "False"

@@ -2,66 +2,77 @@
 
 Source of the formats: the specifications in Xen's docs/specs, and Xen's own code where it says more.
 """
-from xstream.errors import (
-    CorruptStream,
-    LimitExceeded,
-    MemoryMismatch,
-    MissingPart,
-    OrderError,
-    StreamError,
-    StrictViolation,
-    TruncatedStream,
-    UnsupportedStream,
-)
-from xstream.guest.guest import Cancelled, Completed, Guest, GuestError, HookError, Pages
-from xstream.guest.load import load
-from xstream.guest.memory import GuestMemory
-from xstream.guest.policies import Decision, Round, downtime_policy, xen_policy
-from xstream.guest.restore import Restored, restore
-from xstream.guest.save import Saved, save
-from xstream.guest.simulated import SimulatedGuest
-from xstream.limits import Limits
-from xstream.stream.container_writers import LibvirtWriter, LibxlWriter, XenopsdWriter, XlWriter
-from xstream.stream.containers import NestedReader
-from xstream.stream.legacy_reader import LegacyReader
-from xstream.stream.legacy_writer import LegacyWriter
-from xstream.stream.opening import PushReader
-from xstream.stream.opening import open_stream as open
-from xstream.stream.reader import Reader
-from xstream.stream.source import NeedMoreData
-from xstream.stream.writer import Writer
-from xstream.tools.contents import contents
-from xstream.tools.convert import convert
-from xstream.tools.digest import digest, page_digests
-from xstream.tools.extract import extract
-from xstream.tools.info import info
-from xstream.tools.policy import compare_policies, policy
-from xstream.tools.rewrap import Parts, rewrap
-from xstream.tools.verify import verify
+import sys
+from importlib import import_module
+from types import ModuleType
+
 from xstream.version import __version__
-from xstream.wire.libxc import (
-    Checkpoint,
-    CheckpointDirtyPfnList,
-    CpuidPolicy,
-    DomainHeader,
-    End,
-    HvmContext,
-    HvmParams,
-    ImageHeader,
-    MsrPolicy,
-    P2MFrames,
-    PageData,
-    PVInfo,
-    SharedInfo,
-    StaticDataEnd,
-    TscInfo,
-    Unknown,
-    VcpuBasic,
-    VcpuExtended,
-    VcpuMsrs,
-    VcpuXsave,
-    Verify,
-)
+
+# What type checkers read instead of the table below. Not typing's own constant: on Python 3.6 that module alone costs
+# more than a host should pay for what it doesn't use.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import List
+
+    from xstream.errors import (
+        CorruptStream,
+        LimitExceeded,
+        MemoryMismatch,
+        MissingPart,
+        OrderError,
+        StreamError,
+        StrictViolation,
+        TruncatedStream,
+        UnsupportedStream,
+    )
+    from xstream.guest.guest import Cancelled, Completed, Guest, GuestError, HookError, Pages
+    from xstream.guest.load import load
+    from xstream.guest.memory import GuestMemory
+    from xstream.guest.policies import Decision, Round, downtime_policy, xen_policy
+    from xstream.guest.restore import Restored, restore
+    from xstream.guest.save import Saved, save
+    from xstream.guest.simulated import SimulatedGuest
+    from xstream.limits import Limits
+    from xstream.stream.container_writers import LibvirtWriter, LibxlWriter, XenopsdWriter, XlWriter
+    from xstream.stream.containers import NestedReader
+    from xstream.stream.legacy_reader import LegacyReader
+    from xstream.stream.legacy_writer import LegacyWriter
+    from xstream.stream.opening import PushReader
+    from xstream.stream.opening import open_stream as open
+    from xstream.stream.reader import Reader
+    from xstream.stream.source import NeedMoreData
+    from xstream.stream.writer import Writer
+    from xstream.tools.contents import contents
+    from xstream.tools.convert import convert
+    from xstream.tools.digest import digest, page_digests
+    from xstream.tools.extract import extract
+    from xstream.tools.info import info
+    from xstream.tools.policy import compare_policies, policy
+    from xstream.tools.rewrap import Parts, rewrap
+    from xstream.tools.verify import verify
+    from xstream.wire.libxc import (
+        Checkpoint,
+        CheckpointDirtyPfnList,
+        CpuidPolicy,
+        DomainHeader,
+        End,
+        HvmContext,
+        HvmParams,
+        ImageHeader,
+        MsrPolicy,
+        P2MFrames,
+        PageData,
+        PVInfo,
+        SharedInfo,
+        StaticDataEnd,
+        TscInfo,
+        Unknown,
+        VcpuBasic,
+        VcpuExtended,
+        VcpuMsrs,
+        VcpuXsave,
+        Verify,
+    )
 
 __all__ = [
     "Cancelled", "Checkpoint", "CheckpointDirtyPfnList", "Completed", "CorruptStream", "CpuidPolicy", "Decision",
@@ -74,3 +85,54 @@ __all__ = [
     "XlWriter", "__version__", "compare_policies", "contents", "convert", "digest", "downtime_policy", "extract",
     "info", "load", "open", "page_digests", "policy", "restore", "rewrap", "save", "verify", "xen_policy",
 ]
+
+#: The module of each name: it is loaded when the name is first used.
+_HOMES = {name: "xstream." + module for module, names in {
+    "errors": "CorruptStream LimitExceeded MemoryMismatch MissingPart OrderError StreamError StrictViolation "
+              "TruncatedStream UnsupportedStream",
+    "guest.guest": "Cancelled Completed Guest GuestError HookError Pages",
+    "guest.load": "load",
+    "guest.memory": "GuestMemory",
+    "guest.policies": "Decision Round downtime_policy xen_policy",
+    "guest.restore": "Restored restore",
+    "guest.save": "Saved save",
+    "guest.simulated": "SimulatedGuest",
+    "limits": "Limits",
+    "stream.container_writers": "LibvirtWriter LibxlWriter XenopsdWriter XlWriter",
+    "stream.containers": "NestedReader",
+    "stream.legacy_reader": "LegacyReader",
+    "stream.legacy_writer": "LegacyWriter",
+    "stream.opening": "PushReader open",
+    "stream.reader": "Reader",
+    "stream.source": "NeedMoreData",
+    "stream.writer": "Writer",
+    "tools.contents": "contents",
+    "tools.convert": "convert",
+    "tools.digest": "digest page_digests",
+    "tools.extract": "extract",
+    "tools.info": "info",
+    "tools.policy": "compare_policies policy",
+    "tools.rewrap": "Parts rewrap",
+    "tools.verify": "verify",
+    "wire.libxc": "Checkpoint CheckpointDirtyPfnList CpuidPolicy DomainHeader End HvmContext HvmParams ImageHeader "
+                  "MsrPolicy P2MFrames PVInfo PageData SharedInfo StaticDataEnd TscInfo Unknown VcpuBasic "
+                  "VcpuExtended VcpuMsrs VcpuXsave Verify",
+}.items() for name in names.split()}
+
+
+class _Face(ModuleType):
+    """This module, with its names where they are wanted (Python 3.6 asks no module's own ``__getattr__``)."""
+
+    def __getattr__(self, name: str) -> object:
+        if name not in _HOMES:
+            raise AttributeError("module 'xstream' has no attribute {!r}".format(name))
+        # Under its own name it would hide Python's in the module where it is written.
+        value: object = getattr(import_module(_HOMES[name]), "open_stream" if name == "open" else name)
+        setattr(self, name, value)
+        return value
+
+    def __dir__(self) -> "List[str]":
+        return sorted(set(super().__dir__()) | set(__all__))
+
+
+sys.modules[__name__].__class__ = _Face

@@ -1,7 +1,4 @@
-"""The command line: arguments, progress, printing, exit codes.
-
-Exit status: 0 good; 1 the stream is bad; 2 wrong use, or the environment's fault; 3 a fault of xstream's own.
-"""
+"""The command line: arguments, progress, printing, exit codes."""
 import argparse
 import json
 import os
@@ -14,6 +11,8 @@ from xstream.limits import Limits
 from xstream.version import __version__
 
 GOOD, BAD_STREAM, BAD_USE, OWN_FAULT = range(4)
+EXIT_STATUS = ("0 good; 1 the stream is bad; 2 wrong use, or the environment's fault; 3 a fault of xstream's own, and "
+               "the message says so.")
 _PAGE_SIZE = 4096
 _MOST_JOBS = 1024
 _FORMATS = ("libxc", "legacy", "libxl", "xl", "libvirt", "xenopsd", "xend")
@@ -22,7 +21,7 @@ _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 def main(arguments: Optional[List[str]] = None) -> int:
     """Run one command; returns its exit status."""
-    options = _parser().parse_args(arguments)
+    options = argument_parser().parse_args(arguments)
     try:
         status: Optional[int] = options.run(options)
         sys.stdout.flush()
@@ -34,7 +33,10 @@ def main(arguments: Optional[List[str]] = None) -> int:
         # Whoever read our output has seen enough; Python must not complain at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BAD_USE
-    except (OSError, MemoryError, ImportError, MissingPart) as error:
+    except ImportError as error:
+        _complain("this needs numpy, which isn't installed here" if error.name == "numpy" else str(error))
+        return BAD_USE
+    except (OSError, MemoryError, MissingPart) as error:
         _complain("{}".format(error) or type(error).__name__)
         return BAD_USE
     except KeyboardInterrupt:
@@ -51,8 +53,10 @@ def printable(text: Any) -> str:
     return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in str(text))
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="xstream", description="Read, check and write Xen migration streams.")
+def argument_parser() -> argparse.ArgumentParser:
+    """All commands; the man page and the completions are drawn from it."""
+    parser = argparse.ArgumentParser(prog="xstream", description="Read, check and write Xen migration streams.",
+                                     epilog="Exit status: " + EXIT_STATUS)
     parser.add_argument("--version", action="version", version="xstream " + __version__)
     commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND")
     commands.required = True
@@ -169,12 +173,15 @@ def _limits(options: Any) -> Limits:
 
 
 class _Progress:
-    """A bar on a terminal for work that takes a while; nothing elsewhere."""
+    """A bar on a terminal for work that takes a while; nothing elsewhere, nor where there is no tqdm."""
 
     def __init__(self, options: Any) -> None:
         self._bar: Any = None
         if sys.stderr.isatty() and not options.json:
-            from tqdm import tqdm
+            try:
+                from tqdm import tqdm
+            except ImportError:
+                return
             self._bar = tqdm(total=_file_size(options.file), unit="B", unit_scale=True, delay=1, leave=False)
 
     def __enter__(self) -> Callable[[int], None]:

@@ -6,6 +6,12 @@ import sys
 import time
 from typing import Any, Iterable, List, Optional
 
+try:
+    import numpy  # noqa: F401
+except ImportError:
+    print("xstream.bench: this needs numpy, which isn't installed here", file=sys.stderr)
+    sys.exit(2)
+
 from xstream.bench import machine, runs, text
 from xstream.bench.claim import room_for, size_name
 from xstream.bench.page import page

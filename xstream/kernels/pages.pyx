@@ -13,8 +13,10 @@ cdef extern from "<sys/uio.h>" nogil:
         size_t iov_len
     Py_ssize_t c_writev "writev"(int fd, const iovec *pieces, int count)
     Py_ssize_t c_readv "readv"(int fd, const iovec *pieces, int count)
-    Py_ssize_t c_preadv "preadv"(int fd, const iovec *pieces, int count, long offset)
-    Py_ssize_t c_pwritev "pwritev"(int fd, const iovec *pieces, int count, long offset)
+
+cdef extern from "<unistd.h>" nogil:
+    Py_ssize_t c_pread "pread"(int fd, void *data, size_t size, int64_t offset)
+    Py_ssize_t c_pwrite "pwrite"(int fd, const void *data, size_t size, int64_t offset)
 
 cdef extern from "<poll.h>" nogil:
     struct pollfd:
@@ -311,13 +313,10 @@ def pwrite_pages(int fd, const uint64_t[::1] pfns not None, const uint8_t[::1] p
 
 
 cdef pwrite_run(int fd, int64_t offset, const uint8_t[::1] pages):
-    cdef iovec piece
     cdef Py_ssize_t done = 0, moved
     while done < pages.shape[0]:
-        piece.iov_base = <void *>&pages[done]
-        piece.iov_len = min(pages.shape[0] - done, <Py_ssize_t>MOST)
         with nogil:
-            moved = c_pwritev(fd, &piece, 1, offset + done)
+            moved = c_pwrite(fd, &pages[done], min(pages.shape[0] - done, <Py_ssize_t>MOST), offset + done)
         if moved >= 0:
             done += moved
         elif errno == EINTR:
@@ -337,13 +336,10 @@ def pread_pages(int fd, const uint64_t[::1] pfns not None, uint8_t[::1] pages no
 
 
 cdef pread_run(int fd, int64_t offset, uint8_t[::1] pages):
-    cdef iovec piece
     cdef Py_ssize_t done = 0, moved
     while done < pages.shape[0]:
-        piece.iov_base = &pages[done]
-        piece.iov_len = min(pages.shape[0] - done, <Py_ssize_t>MOST)
         with nogil:
-            moved = c_preadv(fd, &piece, 1, offset + done)
+            moved = c_pread(fd, &pages[done], min(pages.shape[0] - done, <Py_ssize_t>MOST), offset + done)
         if moved > 0:
             done += moved
         elif moved == 0:
