@@ -314,8 +314,8 @@ def scatter_extents(memory, pfns, data, extents):
 
 pfns = SimpleNamespace(**{name: globals()[name] for name in (
     "unpack", "pack", "check", "count_data", "data_pfns", "highest_pfn", "mark", "types_of", "populated",
-    "count_populated", "populated_pfns", "type_histogram", "count_bits", "bitmap_to_pfns", "pfns_to_bitmap", "runs", "widen",
-    "narrow", "select", "populated_of", "forget")})
+    "count_populated", "populated_pfns", "type_histogram", "count_bits", "bitmap_to_pfns", "pfns_to_bitmap", "runs",
+    "widen", "narrow", "select", "populated_of", "forget")})
 pages = SimpleNamespace(**{name: globals()[name] for name in (
     "scatter", "gather", "compare", "zero_pages", "zero_pfns", "writev", "readv", "write_pages", "read_pages",
     "pwrite_pages", "pread_pages")})

@@ -94,7 +94,8 @@ def test_every_cut_asks_for_more(kernel, data):
 
 
 @pytest.mark.parametrize("data, whole", [
-    (b"\x80" + bytes(PAGE), True), (b"\0", False), (SKIP_ALL, False), (b"\x02abcdefgh\xfe" + b"\xff" * 7 + b"\x87", False),
+    (b"\x80" + bytes(PAGE), True), (b"\0", False), (SKIP_ALL, False),
+    (b"\x02abcdefgh\xfe" + b"\xff" * 7 + b"\x87", False),
     ((b"\x7f" + b"abcd" * 127) * 8 + b"\x08" + b"abcd" * 8, True),
 ])
 def test_a_page_that_isnt_held_must_come_whole(kernel, data, whole):
