@@ -19,8 +19,8 @@ import xstream
 from xstream import CorruptStream, LimitExceeded, NeedMoreData, PushReader, TruncatedStream, UnsupportedStream
 from xstream.stream.source import FedSource
 
-NAMES = [name for name, _, _ in containers.ALL]
-LAYERS = {name: layers for name, _, layers in containers.ALL}
+NAMES = [name for name, _, _ in containers.READ]
+LAYERS = {name: layers for name, _, layers in containers.READ}
 
 
 def read(source, **options):

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from xstream.guest.save import Saved, save
     from xstream.guest.simulated import SimulatedGuest
     from xstream.limits import Limits
-    from xstream.stream.container_writers import LibvirtWriter, LibxlWriter, XenopsdWriter, XlWriter
+    from xstream.stream.container_writers import BackChannelWriter, LibvirtWriter, LibxlWriter, XenopsdWriter, XlWriter
     from xstream.stream.containers import NestedReader
     from xstream.stream.legacy_reader import LegacyReader
     from xstream.stream.legacy_writer import LegacyWriter
@@ -75,11 +75,11 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
-    "Cancelled", "Checkpoint", "CheckpointDirtyPfnList", "Completed", "CorruptStream", "CpuidPolicy", "Decision",
-    "DomainHeader", "End", "Guest", "GuestError", "GuestMemory", "HookError", "HvmContext", "HvmParams",
-    "ImageHeader", "LegacyReader", "LegacyWriter", "LibvirtWriter", "LibxlWriter", "LimitExceeded", "Limits",
-    "MemoryMismatch", "MissingPart", "MsrPolicy", "NeedMoreData", "NestedReader", "OrderError", "P2MFrames", "PVInfo",
-    "PageData", "Pages", "Parts", "PushReader", "Reader", "Restored", "Round", "Saved", "SharedInfo",
+    "BackChannelWriter", "Cancelled", "Checkpoint", "CheckpointDirtyPfnList", "Completed", "CorruptStream",
+    "CpuidPolicy", "Decision", "DomainHeader", "End", "Guest", "GuestError", "GuestMemory", "HookError", "HvmContext",
+    "HvmParams", "ImageHeader", "LegacyReader", "LegacyWriter", "LibvirtWriter", "LibxlWriter", "LimitExceeded",
+    "Limits", "MemoryMismatch", "MissingPart", "MsrPolicy", "NeedMoreData", "NestedReader", "OrderError", "P2MFrames",
+    "PVInfo", "PageData", "Pages", "Parts", "PushReader", "Reader", "Restored", "Round", "Saved", "SharedInfo",
     "SimulatedGuest", "StaticDataEnd", "StreamError", "StrictViolation", "TruncatedStream", "TscInfo", "Unknown",
     "UnsupportedStream", "VcpuBasic", "VcpuExtended", "VcpuMsrs", "VcpuXsave", "Verify", "Writer", "XenopsdWriter",
     "XlWriter", "__version__", "compare_policies", "contents", "convert", "digest", "downtime_policy", "extract",
@@ -98,7 +98,7 @@ _HOMES = {name: "xstream." + module for module, names in {
     "guest.save": "Saved save",
     "guest.simulated": "SimulatedGuest",
     "limits": "Limits",
-    "stream.container_writers": "LibvirtWriter LibxlWriter XenopsdWriter XlWriter",
+    "stream.container_writers": "BackChannelWriter LibvirtWriter LibxlWriter XenopsdWriter XlWriter",
     "stream.containers": "NestedReader",
     "stream.legacy_reader": "LegacyReader",
     "stream.legacy_writer": "LegacyWriter",

@@ -9,6 +9,7 @@ from xstream.guest.memory import Applied, GuestMemory
 from xstream.guest.tables import checked_tables
 from xstream.kernels import pfns as pfn_kernel
 from xstream.limits import Limits
+from xstream.stream.containers import NestedReader
 from xstream.stream.opening import AnyReader, open_stream
 from xstream.stream.source import ObjectSource, pieces
 from xstream.wire.legacy import CompressedBatch, CompressedPages, UnmappedPfns
@@ -138,6 +139,8 @@ class Loader:
                 raise
         if not self.reader.checkpoints:
             self._unmapped.complete()
+        if isinstance(self.reader, NestedReader):
+            self.reader.look_ahead()  # raises where there was no memory
 
     def _step(self) -> bool:
         reader = self.reader

@@ -1,7 +1,7 @@
 """The bytes by which formats are known: those that are read, and those that are met instead."""
 from typing import NamedTuple, Tuple
 
-from xstream.wire import legacy, libvirt, libxc, libxl, xend, xenopsd, xl
+from xstream.wire import colo, legacy, libvirt, libxc, libxl, xend, xenopsd, xl
 
 
 class Sign(NamedTuple):
@@ -21,6 +21,7 @@ OURS: Tuple[Sign, ...] = (
     Sign(xenopsd.LAYER, xenopsd.SIGNATURE),
     Sign(xenopsd.LAYER, xenopsd.LEGACY_SIGNATURE),
     Sign(xend.LAYER, xend.MAGIC),
+    Sign(colo.LAYER, colo.START),
 )
 
 #: A legacy stream has no magic bytes: it is what begins with good numbers.

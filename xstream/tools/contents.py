@@ -84,14 +84,14 @@ def contents_of(record: Any, guest_width: int = 8) -> Dict[str, Any]:
 
 
 def brief(contents: Any) -> Any:
-    """Contents without what fills pages: the FPU's registers, virtual IDTs, CPUID leaves, and of an HVM context the
-    fields of all entries but CPU."""
+    """Contents without what fills pages: the FPU's registers, virtual IDTs, CPUID leaves, lists of PFNs, and of an HVM
+    context the fields of all entries but CPU."""
     if isinstance(contents, list):
         return [brief(item) for item in contents]
     if not isinstance(contents, dict):
         return contents
     return {name: brief(value) for name, value in contents.items()
-            if not (name.startswith("fpu.") or name in ("trap_ctxt", "leaves")
+            if not (name.startswith("fpu.") or name in ("trap_ctxt", "leaves", "pfns")
                     or (name in ("fields", "components") and contents.get("name") != "CPU"))}
 
 
@@ -133,8 +133,8 @@ def _hvm_context(record: libxc.HvmContext) -> Dict[str, Any]:
 def _entries(untrusted: Any) -> List[Dict[str, Any]]:
     entries: List[Dict[str, Any]] = []
     for entry in hvm_context.parse(untrusted):
-        shown: Dict[str, Any] = {"name": entry.name, "instance": entry.instance, "offset": entry.offset,
-                                 "bytes": len(entry.data)}
+        shown: Dict[str, Any] = {"name": entry.name, "typecode": entry.typecode, "instance": entry.instance,
+                                 "offset": entry.offset, "bytes": len(entry.data)}
         try:
             shown["fields"] = {name: _plain(value) for name, value in hvm_context.decode(entry).items()}
             if entry.typecode == hvm_context.CPU_XSAVE:
@@ -226,6 +226,11 @@ def _shared_info(record: Any, guest_width: int) -> Dict[str, Any]:
             "due_ports": list(page.due_ports), "vcpu_info": used}
 
 
+def _dirty_pfns(record: libxc.CheckpointDirtyPfnList) -> Dict[str, Any]:
+    pfns = memoryview(bytes(record.entries)).cast("Q")
+    return {"count": len(pfns), "pfns": list(pfns)}
+
+
 def _emulator_xenstore_data(record: libxl.EmulatorXenstoreData) -> Dict[str, Any]:
     return {**_emulator(record), "pairs": [{"key": _text(key), "value": _text(value)} for key, value in record.pairs]}
 
@@ -305,6 +310,7 @@ _READERS: Dict[Any, Callable[[Any], Dict[str, Any]]] = {
     libxc.VcpuMsrs: _vcpu_msrs,
     libxc.MsrPolicy: _msr_policy,
     libxc.CpuidPolicy: _cpuid_policy,
+    libxc.CheckpointDirtyPfnList: _dirty_pfns,
     libxl.EmulatorXenstoreData: _emulator_xenstore_data,
     libxl.EmulatorContext: _emulator_context,
     libxl.CheckpointState: _checkpoint_state,

@@ -3,7 +3,8 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
 from xstream.errors import LimitExceeded, MissingPart, UnsupportedStream
 from xstream.stream.container_writers import LibvirtWriter, LibxlWriter, XenopsdWriter, XlWriter
-from xstream.stream.containers import LibxlReader, NestedReader
+from xstream.stream.containers import NestedReader
+from xstream.stream.layers import LibxlReader
 from xstream.stream.opening import open_stream
 from xstream.stream.sink import Sink, open_sink
 from xstream.stream.source import PendingPages
