@@ -168,7 +168,7 @@ def test_bad_compressed_data(name):
 
 
 def test_compressed_twice_is_once_too_often():
-    with pytest.raises(UnsupportedStream, match="within a compressed file"):
+    with pytest.raises(UnsupportedStream, match="within compressed input"):
         xstream.open(gzip.compress(lzma.compress(samples.hvm())))
 
 
