@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from xstream.tools.info import info
     from xstream.tools.policy import compare_policies, policy
     from xstream.tools.rewrap import Parts, rewrap
+    from xstream.tools.unwrap import unwrap
     from xstream.tools.verify import verify
     from xstream.wire.libxc import (
         Checkpoint,
@@ -83,7 +84,7 @@ __all__ = [
     "SimulatedGuest", "StaticDataEnd", "StreamError", "StrictViolation", "TruncatedStream", "TscInfo", "Unknown",
     "UnsupportedStream", "VcpuBasic", "VcpuExtended", "VcpuMsrs", "VcpuXsave", "Verify", "Writer", "XenopsdWriter",
     "XlWriter", "__version__", "compare_policies", "contents", "convert", "digest", "downtime_policy", "extract",
-    "info", "load", "open", "page_digests", "policy", "restore", "rewrap", "save", "verify", "xen_policy",
+    "info", "load", "open", "page_digests", "policy", "restore", "rewrap", "save", "unwrap", "verify", "xen_policy",
 ]
 
 #: The module of each name: it is loaded when the name is first used.
@@ -113,6 +114,7 @@ _HOMES = {name: "xstream." + module for module, names in {
     "tools.info": "info",
     "tools.policy": "compare_policies policy",
     "tools.rewrap": "Parts rewrap",
+    "tools.unwrap": "unwrap",
     "tools.verify": "verify",
     "wire.libxc": "Checkpoint CheckpointDirtyPfnList CpuidPolicy DomainHeader End HvmContext HvmParams ImageHeader "
                   "MsrPolicy P2MFrames PVInfo PageData SharedInfo StaticDataEnd TscInfo Unknown VcpuBasic "

@@ -87,12 +87,13 @@ def argument_parser() -> argparse.ArgumentParser:
     convert = _add(commands, "convert", _convert, "make a stream of today of a legacy one, while it flows; or put a "
                    "guest into another container, or take it out of one")
     convert.add_argument("out", metavar="OUT", help="file to write; - for stdout")
-    convert.add_argument("--to", choices=("libxc", "libxl", "xl", "libvirt", "xenopsd"), default="libxc",
-                         help="what to write; of a legacy stream libxc (default) or libxl, behind the header it has")
+    convert.add_argument("--to", choices=("libxc", "libxl", "xl", "libvirt", "xenopsd", "config", "device-model"),
+                         default="libxc", help="what to write (default libxc): a format, of a legacy stream libxc or "
+                         "libxl behind the header it has; or what FILE's container has for --config, --device-model")
     convert.add_argument("--last-checkpoint", action="store_true",
-                         help="of a legacy Remus stream only the last complete state, as a plain stream")
+                         help="of a Remus stream only the last complete state, as a plain stream")
     convert.add_argument("--squash", action="store_true",
-                         help="of a legacy stream each page once, with its last contents")
+                         help="each page once, with its last contents, as a plain stream")
     convert.add_argument("--config", metavar="CONFIG", help="file with what the container says of the domain: xl's "
                          "configuration, JSON or text; libvirt's XML; xenopsd's Xenops record")
     convert.add_argument("--device-model", metavar="RECORD", help="file with QEMU's record of an HVM guest")
@@ -319,6 +320,9 @@ def _one_policy(options: Any, policy: Any) -> None:
 
 
 def _convert(options: Any) -> Optional[int]:
+    if options.to in ("config", "device-model"):
+        _unwrap(options)
+        return None
     from xstream.tools.convert import find_legacy
     source, legacy = find_legacy(_source(options), options.format)
     report = (_convert_legacy if legacy else _rewrap)(options, source)
@@ -327,6 +331,15 @@ def _convert(options: Any) -> Optional[int]:
     elif report.dropped:
         _complain("left out, for want of a place: " + ", ".join(report.dropped))
     return None
+
+
+def _unwrap(options: Any) -> None:
+    from xstream.tools.output import output
+    from xstream.tools.unwrap import unwrap
+    with _Progress(options) as progress, output(options.out) as fd:
+        size = unwrap(_source(options), fd, options.to, progress=progress, **_format(options))
+    if options.json and options.out != "-":
+        print_json({"part": options.to, "bytes": size})
 
 
 def _convert_legacy(options: Any, source: Any) -> Any:
@@ -342,9 +355,10 @@ def _rewrap(options: Any, source: Any) -> Any:
     from xstream.tools.output import output
     from xstream.tools.rewrap import Parts, rewrap
     parts = Parts(_contents_of(options.config), _contents_of(options.device_model), options.no_device_model)
+    squash = options.squash or options.last_checkpoint
     with _Progress(options) as progress, output(options.out) as fd:
-        return rewrap(source, fd, options.to, parts, checkpointed=options.checkpointed, progress=progress,
-                      **_format(options))
+        return rewrap(source, fd, options.to, parts, squash=squash, progress=progress,
+                      checkpointed=options.checkpointed or squash, **_format(options))
 
 
 def _contents_of(path: Optional[str]) -> Optional[bytes]:

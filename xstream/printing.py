@@ -163,8 +163,9 @@ def _print_pages(report: Any) -> None:
 def print_verified(report: Any) -> None:
     """A VerifyReport."""
     if report.version:
+        checkpoints = "{} checkpoints, ".format(report.checkpoints) if report.checkpoints else ""
         print("ok: {1} version {0.version}, {0.guest}, {0.records} records, {0.pages} pages in {0.batches} batches, "
-              "{0.bytes} bytes".format(report, path(report.layers)))
+              "{2}{0.bytes} bytes".format(report, path(report.layers), checkpoints))
     else:
         print("ok: {0.format}, {0.records} records, {0.bytes} bytes".format(report))
     print_layers(report.layers)
