@@ -46,7 +46,7 @@ def _runs(fields: Dict[str, Any]) -> Iterator[List[Tuple[str, Any]]]:
     """The items, those neighbours together that are numbers."""
     numbers: List[Tuple[str, Any]] = []
     for name, value in fields.items():
-        if isinstance(value, int) and not isinstance(value, bool):
+        if _is_number(value):
             numbers.append((name, value))
             continue
         if numbers:
@@ -67,8 +67,9 @@ def _print_grid(items: List[Tuple[str, int]], indent: str) -> None:
 
 def _print_field(name: str, value: Any, indent: str) -> None:
     if isinstance(value, dict):
-        print(printable(indent + name))
-        print_tree(value, indent + "  ")
+        if value:
+            print(printable(indent + name))
+            print_tree(value, indent + "  ")
     elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
         print(printable(indent + name))
         for item in value:
@@ -100,12 +101,14 @@ def _print_words(text: str, indent: str) -> None:
         print(line)
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def _shown(value: Any) -> str:
     if isinstance(value, list):
-        if value and all(isinstance(item, int) and not isinstance(item, bool) for item in value):
-            return " ".join("{:#x}".format(item) for item in value)
-        return " ".join(_shown(item) for item in value) or "none"
-    if isinstance(value, int) and not isinstance(value, bool) and abs(value) > 9:
+        return " ".join("{:#x}".format(item) if _is_number(item) else _shown(item) for item in value) or "none"
+    if _is_number(value) and abs(value) > 9:
         return "{0} ({0:#x})".format(value)
     return str(value)
 

@@ -25,6 +25,8 @@ from xstream.wire.formats import record_name
 
 #: Bytes shown of a blob that nothing is known of.
 _SHOWN = 64
+#: Numbers of a list in brief.
+_MOST_NUMBERS = 32
 _GUEST_WIDTH = {3: 4, 4: 8}
 
 
@@ -85,14 +87,16 @@ def contents_of(record: Any, guest_width: int = 8) -> Dict[str, Any]:
 
 def brief(contents: Any) -> Any:
     """Contents without what fills pages: the FPU's registers, virtual IDTs, CPUID leaves, lists of PFNs, and of an HVM
-    context the fields of all entries but CPU."""
+    context the fields of all entries but CPU; of other lists of numbers the first few."""
     if isinstance(contents, list):
+        if len(contents) > _MOST_NUMBERS and isinstance(contents[0], int):
+            return contents[:_MOST_NUMBERS] + ["... {} in all".format(len(contents))]
         return [brief(item) for item in contents]
     if not isinstance(contents, dict):
         return contents
     return {name: brief(value) for name, value in contents.items()
             if not (name.startswith("fpu.") or name in ("trap_ctxt", "leaves", "pfns")
-                    or (name in ("fields", "components") and contents.get("name") != "CPU"))}
+                    or (name == "fields" and contents.get("name") != "CPU"))}
 
 
 def _is_wanted(reader: Any, record: Any, wanted: Optional[Wanted]) -> bool:
@@ -107,7 +111,7 @@ def _plain_fields(record: Any) -> Dict[str, Any]:
     shown: Dict[str, Any] = {}
     for name, value in record._asdict().items():
         if isinstance(value, (bytes, bytearray, memoryview)):
-            if len(value):
+            if len(value) and (name not in ("reserved", "padding") or any(value)):
                 shown[name] = _blob(value)
         elif value or name not in ("reserved", "padding"):
             shown[name] = value
@@ -138,6 +142,7 @@ def _entries(untrusted: Any) -> List[Dict[str, Any]]:
         try:
             shown["fields"] = {name: _plain(value) for name, value in hvm_context.decode(entry).items()}
             if entry.typecode == hvm_context.CPU_XSAVE:
+                shown["features"] = list(xsave.component_names(shown["fields"].get("xfeature_mask", 0)))
                 shown["components"] = list(xsave.component_names(shown["fields"].get("xstate_bv", 0)))
         except StreamError as error:
             shown["error"] = str(error)
