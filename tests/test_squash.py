@@ -95,6 +95,17 @@ def test_genuine_streams(v3_stream):
     assert memory(made) == memory(str(v3_stream.path), checkpointed=checkpointed)
 
 
+@pytest.mark.parametrize("later", [samples.XTAB, 0xE, 0xD])
+def test_pages_stay_where_a_restore_leaves_them(later):
+    stream = (samples.headers() + samples.policies() + samples.static_data_end()
+              + samples.batch([samples.word(0), samples.word(3)], [samples.page(1), samples.page(2)])
+              + samples.batch([samples.word(0, later), samples.word(5, 0xE), samples.word(6, 0xD)])
+              + samples.tsc_info() + samples.hvm_context() + samples.hvm_params() + samples.end())
+    made = squashed(stream, "libxc")
+    assert memory(made) == memory(stream)
+    assert xstream.info(made).types == {"NOTAB": 2, "XALLOC": 1, "BROKEN": 1}
+
+
 def test_records_without_end_are_refused():
     stream = containers.libxl(tail=b"".join(containers.record(0x80000000 + number) for number in range(70000)))
     with pytest.raises(LimitExceeded):

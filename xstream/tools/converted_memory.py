@@ -20,6 +20,10 @@ _BROKEN = 0xD
 #: The state byte of a PFN that is known to be broken and nothing else, as xstream.kernels.pfns has it.
 _BROKEN_STATE = re.compile(bytes([pfn_kernel.MENTIONED | (~_BROKEN & 0xF)]))
 _STATES_AT_ONCE = 1 << 20
+#: State byte to the type that its PFN is written with. A page that has come stays what a restore has made of it, even
+#: where a type without data came later.
+_WRITTEN_TYPES = bytes(0 if state & pfn_kernel.SENT and ~state & 0xF >= _BROKEN else ~state & 0xF
+                       for state in range(256))
 
 
 class PfnSet:
@@ -101,12 +105,9 @@ class KeptMemory:
             yield PageData(words, b"")
 
     def _batch(self, pfns: memoryview) -> PageData:
-        first = pfns[0]
-        span = self.memory.state[first:pfns[-1] + 1]
-        types = bytearray(len(span))
-        pfn_kernel.types_of(span, types)
+        states = bytes(map(self.memory.state.__getitem__, pfns))
         words = bytearray(8 * len(pfns))
-        pfn_kernel.pack(pfns, bytes(types[pfn - first] for pfn in pfns), words)
+        pfn_kernel.pack(pfns, states.translate(_WRITTEN_TYPES), words)
         carrying = memoryview(bytearray(8 * pfn_kernel.count_data(words))).cast("Q")
         pfn_kernel.data_pfns(words, carrying)
         return PageData(words, self.memory.read(carrying))
