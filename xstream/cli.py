@@ -274,8 +274,8 @@ def _extract(options: Any) -> None:
 
 def _digest(options: Any) -> None:
     from xstream.tools.digest import digest, page_digests
-    arguments = {"format": options.format, "limits": _limits(options), "checkpointed": options.checkpointed,
-                 "jobs": options.jobs or len(os.sched_getaffinity(0))}
+    arguments = dict(_format(options), limits=_limits(options), checkpointed=options.checkpointed,
+                     jobs=options.jobs or len(os.sched_getaffinity(0)))
     if options.pages:
         with _Progress(options) as progress:
             pairs = page_digests(_source(options), progress=progress, **arguments)
