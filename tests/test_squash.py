@@ -149,3 +149,8 @@ def test_the_last_checkpoint_on_the_command_line(tmp_path):
     status, _, err = run("convert", str(tmp_path / "remus"), str(tmp_path / "plain"), "--to", "xl", "--last-checkpoint")
     assert status == 0 and not err
     assert run("verify", "--strict", str(tmp_path / "plain"))[0] == 0
+
+
+def test_xens_verifier_takes_what_is_made(xen_tools, xl_stream):
+    accepted, said = xen_tools.verify_stream_v2(squashed(str(xl_stream.path), "xl"), "xl")
+    assert accepted, said

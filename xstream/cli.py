@@ -84,6 +84,18 @@ def argument_parser() -> argparse.ArgumentParser:
     policy = _add(commands, "policy", _policy, "the CPU that a guest was shown, or what a second one's lacks of it")
     policy.add_argument("other", metavar="OTHER", nargs="?", help="another stream; exit status 1 if its CPU lacks "
                         "features that FILE's guest was told of")
+    convert = _add_convert(commands)
+    for command in (verify, extract, digest, convert):
+        command.add_argument("--checkpointed", action="store_true",
+                             help="the stream has checkpoints (Remus, COLO): its end is its last complete one")
+    for command in (extract, digest):
+        command.add_argument("--limit", type=parse_size, metavar="SIZE", default=Limits().guest_pfns * _PAGE_SIZE,
+                             help="refuse guests whose memory spans more than this (K, M, G, T; default 1T)")
+    _add_simulate(commands)
+    return parser
+
+
+def _add_convert(commands: Any) -> argparse.ArgumentParser:
     convert = _add(commands, "convert", _convert, "make a stream of today of a legacy one, while it flows; or put a "
                    "guest into another container, or take it out of one")
     convert.add_argument("out", metavar="OUT", help="file to write; - for stdout")
@@ -98,14 +110,7 @@ def argument_parser() -> argparse.ArgumentParser:
                          "configuration, JSON or text; libvirt's XML; xenopsd's Xenops record")
     convert.add_argument("--device-model", metavar="RECORD", help="file with QEMU's record of an HVM guest")
     convert.add_argument("--no-device-model", action="store_true", help="the guest has none: it is PVH")
-    for command in (verify, extract, digest, convert):
-        command.add_argument("--checkpointed", action="store_true",
-                             help="the stream has checkpoints (Remus, COLO): its end is its last complete one")
-    for command in (extract, digest):
-        command.add_argument("--limit", type=parse_size, metavar="SIZE", default=Limits().guest_pfns * _PAGE_SIZE,
-                             help="refuse guests whose memory spans more than this (K, M, G, T; default 1T)")
-    _add_simulate(commands)
-    return parser
+    return convert
 
 
 def _add_simulate(commands: Any) -> None:
