@@ -9,7 +9,7 @@ import numpy
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from legacy_samples import BROKEN, PIN, XALLOC, XTAB, batch, chunk, page, word
+from legacy_samples import BROKEN, L2TAB, PIN, XALLOC, XTAB, batch, chunk, page, word
 from samples import memory_of
 from ways import WAYS, whole
 
@@ -401,3 +401,36 @@ def test_the_cache_makes_deltas():
         sizes.append(out.tell() - before)
     finish(writer, False)
     assert sizes[0] > 16 * 4096 > 8 * sizes[1]
+
+
+def test_tables_that_changed_under_the_senders_hands():
+    """Their entries have any bits, superpages' among them, and are sent again: no matter, here and once converted."""
+    torn = struct.pack("<Q", 0xE3) * 512
+    body = batch(8, [word(3, L2TAB)], [torn]) + batch(8, [word(3, L2TAB)], [bytes(4096)])
+    stream = samples.pv(8, 8, memory=body)
+    for way in ("buffer", "pipe"):
+        with WAYS[way](stream) as source:
+            assert loaded(source, strict=True)[1].resent == 1
+        converted = io.BytesIO()
+        with WAYS[way](stream) as source:
+            xstream.convert(source, converted)
+        assert loaded(converted.getvalue())[1].resent == 1
+    past = struct.pack("<Q", 16 << 12 | 1) + bytes(4088)
+    with pytest.raises(xstream.CorruptStream, match="past the end of the p2m"):
+        loaded(samples.pv(8, 8, memory=batch(8, [word(3, L2TAB)], [past])))
+
+
+def test_info_tells_what_holds_at_the_end():
+    """Of the last complete checkpoint; without what the tail takes back, as it came and once converted."""
+    stream = samples.remus(8, [batch(8, [word(0), word(3)], [page(20), page(23)]), batch(8, [word(7)], [page(37)])])
+    for cut, populated, resent in ((0, 4, 1), (1, 3, 1)):
+        for way in ("buffer", "pipe"):
+            with WAYS[way](stream[:len(stream) - cut]) as source:
+                report = xstream.info(source)
+            assert (report.populated, report.resent, report.sent) == (populated, resent, 5)
+            assert report.types == {"NOTAB": populated} and report.checkpoints == 3 - cut
+    with WAYS["pipe"](samples.pv()) as source:
+        converted = io.BytesIO()
+        xstream.convert(source, converted)
+    for report in (xstream.info(samples.pv()), xstream.info(converted.getvalue())):
+        assert (report.populated, report.sent) == (2, 3) and "NOTAB" in report.types and "XTAB" not in report.types

@@ -13,12 +13,12 @@ from xstream.stream.compressed import DecompressedSource
 from xstream.stream.legacy_reader import LegacyReader
 from xstream.stream.opening import AnyReader, open_stream, recognise
 from xstream.stream.signs import COMPRESSED
-from xstream.stream.sink import Sink, open_sink
+from xstream.stream.sink import Sink, SyncedSink, open_sink
 from xstream.stream.source import BufferSource, DescriptorSource, Source, open_source
 from xstream.stream.writer import Writer
 from xstream.tools.converted_forms import FORMS, Extras, Form
 from xstream.tools.converted_memory import KeptMemory, MemoryRoad, find_freed
-from xstream.tools.output import output
+from xstream.tools.output import is_stream, output
 from xstream.wire import legacy, libvirt, libxc, libxl, xend, xl
 from xstream.wire.libxc import PAGE_SIZE, PageData
 
@@ -158,7 +158,7 @@ def _sink(sink: Any) -> Iterator[Sink]:
         yield _widened(sink)
         return
     with output(os.fspath(sink)) as fd:
-        yield _widened(fd)
+        yield _widened(fd) if is_stream(os.fspath(sink)) else SyncedSink(fd)
 
 
 def _widened(sink: Any) -> Sink:

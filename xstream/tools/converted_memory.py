@@ -5,7 +5,7 @@ from typing import IO, Any, Callable, Iterator, List, Optional
 
 from xstream.guest.deltas import DeltaDecoder
 from xstream.guest.load import Spool
-from xstream.guest.memory import GuestMemory
+from xstream.guest.memory import GuestMemory, reserve
 from xstream.kernels import pfns as pfn_kernel
 from xstream.limits import Limits
 from xstream.stream.legacy_reader import LegacyReader
@@ -26,7 +26,8 @@ class PfnSet:
     """A set of PFNs under ``pfn_end``, a bit each."""
 
     def __init__(self, pfn_end: int) -> None:
-        self._bitmap = bytearray(pfn_end // 8 + 1)
+        # Whoever claims to have many PFNs gets memory for those that come.
+        self._bitmap = reserve(pfn_end // 8 + 1)
         self.empty = True
 
     def add(self, words: Buffer) -> None:
@@ -202,7 +203,7 @@ class MemoryRoad:
         self._write(record)
 
 
-def _select(words: Buffer, bitmap: bytearray, wanted: bool, mark: bool) -> Any:
+def _select(words: Buffer, bitmap: Any, wanted: bool, mark: bool) -> Any:
     """(words, indices of their pages) of those whose bit is as wanted."""
     out = memoryview(bytearray(len(words)))
     pages = memoryview(bytearray(len(words))).cast("Q")
