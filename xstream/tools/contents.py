@@ -286,7 +286,7 @@ def _legacy_hvm_tail(record: legacy.HvmTail) -> Dict[str, Any]:
 
 
 def _legacy_vcpu(record: legacy.VcpuContext) -> Dict[str, Any]:
-    """The parts of what are three records in a libxc stream; frames are MFNs here."""
+    """The parts of what are three records in a libxc stream."""
     shown: Dict[str, Any] = {"vcpu_id": record.vcpu_id, "basic": _registers(record.basic)}
     if len(record.extended):
         shown["extended"] = vcpu.extended(record.extended)

@@ -2,7 +2,7 @@
 import contextlib
 import os
 import stat
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple, Type
+from typing import Any, Callable, ContextManager, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple, Type
 
 from xstream.errors import LimitExceeded, StreamError, TruncatedStream, UnsupportedStream
 from xstream.guest.load import SPOOLED
@@ -70,7 +70,8 @@ def convert(source: Any, sink: Any, *, progress: Callable[[int], Any] = lambda o
     - ``width`` (4 or 8), ``guest`` ("pv" or "hvm"): as LegacyReader has them; ``format`` as xstream.open has it;
     - ``checkpointed``: the input is a Remus stream. It is recognised as one without being told, but only at the end of
       its first checkpoint: of what a pipe has brought until then nothing is kept, and page deltas against it would be
-      an error (Xen's sender makes none). Told before, a copy of the guest's memory is kept in a temporary file;
+      an error (Xen's sender makes none; files and buffers are read again). Told before, a copy of the guest's memory is
+      kept in a temporary file;
     - ``last_checkpoint``: make of a Remus stream a plain one, of its last complete state;
     - ``squash``: write each PFN once, its last contents, out of a temporary file; nothing is left for comparison, and
       a Remus stream becomes a plain one;
@@ -123,11 +124,10 @@ _LEGACY_WITHIN: Dict[str, Callable[[Source], bool]] = {
 
 
 class _Start(NamedTuple):
-    """The input; ``fd`` and ``position`` where it can be gone back to its beginning."""
+    """The input; ``again``, where one can go back to its beginning, gives it from there once more."""
 
     source: Source
-    fd: Optional[int] = None
-    position: int = 0
+    again: Optional[Callable[[], ContextManager[Source]]] = None
 
 
 @contextlib.contextmanager
@@ -142,14 +142,28 @@ def _opened(source: Any) -> Iterator[_Start]:
     elif isinstance(source, int):
         yield _start(source)
     else:
-        yield _Start(open_source(source))
+        opened = open_source(source)
+        rereadable = isinstance(opened, BufferSource) and opened is not source
+        yield _Start(opened, (lambda: BufferSource(source)) if rereadable else None)
 
 
 def _start(fd: int) -> _Start:
     transfer.widen_pipe(fd)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         return _Start(DescriptorSource(fd))
-    return _Start(DescriptorSource(fd), fd, os.lseek(fd, 0, os.SEEK_CUR))
+    begin = os.lseek(fd, 0, os.SEEK_CUR)
+    return _Start(DescriptorSource(fd), lambda: _from(fd, begin))
+
+
+@contextlib.contextmanager
+def _from(fd: int, position: int) -> Iterator[Source]:
+    """A file from another position on; in the end it stands again where it stood."""
+    here = os.lseek(fd, 0, os.SEEK_CUR)
+    os.lseek(fd, position, os.SEEK_SET)
+    try:
+        yield DescriptorSource(fd)
+    finally:
+        os.lseek(fd, here, os.SEEK_SET)
 
 
 @contextlib.contextmanager
@@ -216,7 +230,7 @@ class _Converter:
                              self._sink.offset, tuple(sorted(self._dropped)))
 
     def _prepare(self) -> None:
-        seekable = self._start.fd is not None
+        seekable = self._start.again is not None
         if self._how.squash or (self._how.checkpointed and not seekable):
             self._road.kept = KeptMemory(self._how.limits)
         elif self._legacy.head.guest == legacy.PV and seekable:
@@ -289,6 +303,8 @@ class _Converter:
 
     def _take_toolstack(self, record: legacy.Toolstack) -> None:
         # What isn't libxl's own is nobody's here: Xen's converter looks at it for libxl alone, too.
+        if not len(record.blob):
+            return
         if self._how.to == libxl.LAYER and self._legacy.head.guest == legacy.HVM:
             try:
                 physmap = legacy.parse_physmap(record.blob, self._legacy.head.width)
@@ -302,7 +318,7 @@ class _Converter:
     def _take_enable_compression(self, record: legacy.EnableCompression) -> None:
         if self._road.kept is None:
             self._road.kept = KeptMemory(self._how.limits)
-            if self._start.fd is not None:
+            if self._start.again is not None:
                 self._look_again(self._road.kept.copy_first_checkpoint)
         self._road.begin_compression()
 
@@ -391,15 +407,10 @@ class _Converter:
                            width=how.width, guest=how.guest)
 
     def _look_again(self, look: Callable[[LegacyReader], Any]) -> Any:
-        """Have a look at the input, a regular file, from its beginning, and come back to where it stands."""
-        fd = self._start.fd
-        assert fd is not None
-        here = os.lseek(fd, 0, os.SEEK_CUR)
-        os.lseek(fd, self._start.position, os.SEEK_SET)
-        try:
-            return look(_legacy(self._open(DescriptorSource(fd))))
-        finally:
-            os.lseek(fd, here, os.SEEK_SET)
+        """Have a look at the input from its beginning, which doesn't disturb where it is read."""
+        assert self._start.again is not None
+        with self._start.again() as source:
+            return look(_legacy(self._open(source)))
 
 
 def _legacy(reader: AnyReader) -> LegacyReader:
