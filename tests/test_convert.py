@@ -4,12 +4,14 @@ import hashlib
 import io
 import json
 import os
+import signal
 import socket
 import struct
 import subprocess
 import sys
 import textwrap
 import threading
+import time
 
 import legacy_samples as samples
 import pytest
@@ -318,6 +320,41 @@ def test_command(tmp_path):
     status, _, said = run("convert", "-", str(tmp_path / "new"), stdin=samples.hvm()[:5000])
     assert status == 1 and "legacy, offset 5000" in said and not (tmp_path / "new").exists()
     assert run("convert", str(source), str(tmp_path / "new"), "--to", "xl")[0] == 2
+
+
+@pytest.mark.parametrize("to", ["libxc", "libxl"])
+def test_a_failure_in_a_pipe_ends_without_end(to):
+    """What was good has gone; the reader at the other end finds the stream cut off."""
+    bad = samples.hvm(tail=samples.hvm_tail(signature=b"SomethingElseEntirely"))
+    for stream in (samples.hvm()[:-1], samples.pv()[:-1], bad):
+        status, out, said = run("convert", "-", "-", "--to", to, stdin=stream)
+        assert status == 1 and said.startswith("xstream: legacy, offset ")
+        with pytest.raises(TruncatedStream):
+            xstream.verify(out)
+        assert loaded_pages(out) == 2 + (stream[8:16] == b"\xff" * 8)
+
+
+def loaded_pages(stream):
+    """How many pages of a stream that is cut off are there."""
+    with xstream.open(stream) as reader, contextlib.suppress(TruncatedStream):
+        pages = 0
+        for record in reader:
+            pages += len(record.data) // 4096 if isinstance(record, libxc.PageData) else 0
+    return pages
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_whoever_is_ended_leaves_nothing(number, tmp_path):
+    reading, writing = os.pipe()
+    process = subprocess.Popen([sys.executable, "-m", "xstream", "convert", "-", str(tmp_path / "out")],
+                               stdin=reading, stderr=subprocess.DEVNULL)
+    os.close(reading)
+    os.write(writing, samples.hvm()[:6000])
+    while not list(tmp_path.iterdir()):
+        time.sleep(0.01)
+    process.send_signal(number)
+    assert process.wait() == 2 and not list(tmp_path.iterdir())
+    os.close(writing)
 
 
 @pytest.mark.parametrize("way", ["pipe", "file"])

@@ -434,3 +434,74 @@ def test_info_tells_what_holds_at_the_end():
         xstream.convert(source, converted)
     for report in (xstream.info(samples.pv()), xstream.info(converted.getvalue())):
         assert (report.populated, report.sent) == (2, 3) and "NOTAB" in report.types and "XTAB" not in report.types
+
+
+TABLE_ENTRIES = st.lists(st.tuples(st.integers(0, 511), st.integers(0, 63), st.sampled_from([1, 7, 0x67, 0xE3])), max_size=9)
+PV_GUEST = st.dictionaries(st.integers(0, 63), st.one_of(
+    st.tuples(st.just(0), st.integers(0, 2 ** 32)), st.tuples(st.sampled_from([1, 2, 3, 9, 10, 11]), TABLE_ENTRIES)),
+    min_size=1, max_size=20)
+VCPUS = st.dictionaries(st.integers(0, 70), st.integers(16, 900), min_size=1, max_size=4)
+
+
+def pv_page(kind, content):
+    if not kind:
+        return page(content)
+    entries = [0] * 512
+    for slot, pfn, flags in content:
+        entries[slot] = pfn << 12 | flags
+    return struct.pack("<512Q", *entries)
+
+
+@settings(max_examples=40, deadline=None)
+@given(width=st.sampled_from([4, 8]), guest_width=st.sampled_from([4, 8]), rounds=st.lists(PV_GUEST, min_size=1, max_size=3),
+       unmapped=st.sets(st.integers(0, 63)), others=VCPUS, xsave=st.booleans(), extended=st.booleans(),
+       verify=st.booleans(), gathered=st.booleans())
+def test_any_pv_guest_converted_is_that_guest(width, guest_width, rounds, unmapped, others, xsave, extended, verify,
+                                              gathered):
+    """Memory, tables, what the tail takes back, and each vcpu's state."""
+    expected = GuestMemory(limit=64)
+    vcpus = {0: 400, **others}
+    out = io.BytesIO()
+    writer = LegacyWriter(out, 64, width=width, guest="pv", gathered=gathered)
+    writer.write(legacy.ExtendedInfo(guest_width, bytes(samples.BASIC[guest_width]), extended, 416 if xsave else None))
+    writer.write(legacy.P2MFrames(struct.pack("<Q", 5)))
+    for number, guest in enumerate(rounds + rounds[-1:] * verify):
+        pfns = numpy.array(sorted(guest), numpy.uint64)
+        types = bytes(guest[pfn][0] for pfn in sorted(guest))
+        pages = b"".join(pv_page(*guest[pfn]) for pfn in sorted(guest))
+        if number == len(rounds):
+            writer.write(legacy.VerifyMode())
+        else:
+            words = bytearray(8 * len(pfns))
+            xstream.kernels.pfns.pack(pfns, types, words)
+            expected.apply(PageData(words, pages))
+        writer.write_pages(pfns, types, pages)
+    expected.forget(numpy.array(sorted(unmapped), numpy.uint64))
+    writer.write(legacy.TscInfo(1, 2, 3, 4))
+    writer.write(legacy.VcpuInfo.of(vcpus))
+    writer.write(legacy.LastCheckpoint())
+    writer.write(legacy.EndOfBody())
+    writer.write(legacy.UnmappedPfns(struct.pack("<{}Q".format(len(unmapped)), *sorted(unmapped))))
+    for vcpu in sorted(vcpus):
+        writer.write(legacy.VcpuContext(vcpu, bytes([vcpu]) * samples.BASIC[guest_width], bytes([1]) * 128 * extended,
+                                        3 if xsave else None, bytes([vcpu]) * vcpus[vcpu] if xsave else None))
+    writer.write(legacy.SharedInfo(page(77)))
+    for way in ("buffer", "descriptor", "pipe"):
+        converted = io.BytesIO()
+        with WAYS[way](out.getvalue()) as source:
+            xstream.convert(source, converted)
+        for stream in (out.getvalue(), converted.getvalue()):
+            memory, result = loaded(stream)
+            memory.grow(len(expected))
+            expected.grow(len(memory))
+            assert memory.pages.tobytes() == expected.pages.tobytes() and not len(result.differing)
+            assert memory.populated.tolist() == expected.populated.tolist()
+            assert [kind for kind, there in zip(memory.types, memory.populated) if there] == [
+                kind for kind, there in zip(expected.types, expected.populated) if there]
+        records = list(xstream.open(converted.getvalue()))
+        basic = {one.vcpu_id: bytes(one.blob) for one in records if isinstance(one, libxc.VcpuBasic)}
+        assert basic == {vcpu: bytes([vcpu]) * samples.BASIC[guest_width] for vcpu in vcpus}
+        areas = {one.vcpu_id: bytes(one.blob) for one in records if isinstance(one, libxc.VcpuXsave)}
+        assert areas == ({vcpu: bytes([vcpu]) * vcpus[vcpu] for vcpu in vcpus} if xsave else {})
+        assert sum(isinstance(one, libxc.VcpuExtended) for one in records) == len(vcpus) * extended
+        assert records[-2].page == page(77) and isinstance(records[-1], libxc.End)

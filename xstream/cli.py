@@ -2,6 +2,7 @@
 import argparse
 import json
 import os
+import signal
 import sys
 import traceback
 from typing import Any, Callable, Dict, List, Optional
@@ -22,6 +23,9 @@ _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 def main(arguments: Optional[List[str]] = None) -> int:
     """Run one command; returns its exit status."""
     options = argument_parser().parse_args(arguments)
+    if arguments is None:
+        # The process is ours: whoever ends it shall find no half-written files either.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         status: Optional[int] = options.run(options)
         sys.stdout.flush()
