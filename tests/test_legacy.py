@@ -436,7 +436,8 @@ def test_info_tells_what_holds_at_the_end():
         assert (report.populated, report.sent) == (2, 3) and "NOTAB" in report.types and "XTAB" not in report.types
 
 
-TABLE_ENTRIES = st.lists(st.tuples(st.integers(0, 511), st.integers(0, 63), st.sampled_from([1, 7, 0x67, 0xE3])), max_size=9)
+TABLE_ENTRIES = st.lists(st.tuples(st.integers(0, 511), st.integers(0, 63), st.sampled_from([1, 7, 0x67, 0xE3])),
+                         max_size=9)
 PV_GUEST = st.dictionaries(st.integers(0, 63), st.one_of(
     st.tuples(st.just(0), st.integers(0, 2 ** 32)), st.tuples(st.sampled_from([1, 2, 3, 9, 10, 11]), TABLE_ENTRIES)),
     min_size=1, max_size=20)
@@ -453,9 +454,9 @@ def pv_page(kind, content):
 
 
 @settings(max_examples=40, deadline=None)
-@given(width=st.sampled_from([4, 8]), guest_width=st.sampled_from([4, 8]), rounds=st.lists(PV_GUEST, min_size=1, max_size=3),
-       unmapped=st.sets(st.integers(0, 63)), others=VCPUS, xsave=st.booleans(), extended=st.booleans(),
-       verify=st.booleans(), gathered=st.booleans())
+@given(width=st.sampled_from([4, 8]), guest_width=st.sampled_from([4, 8]),
+       rounds=st.lists(PV_GUEST, min_size=1, max_size=3), unmapped=st.sets(st.integers(0, 63)), others=VCPUS,
+       xsave=st.booleans(), extended=st.booleans(), verify=st.booleans(), gathered=st.booleans())
 def test_any_pv_guest_converted_is_that_guest(width, guest_width, rounds, unmapped, others, xsave, extended, verify,
                                               gathered):
     """Memory, tables, what the tail takes back, and each vcpu's state."""

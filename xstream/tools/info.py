@@ -43,8 +43,9 @@ class RecordRow(NamedTuple):
 class InfoReport(NamedTuple):
     """What a stream holds. Pages: ``sent`` in all, ``zero`` among those; by the end, which is that of the last complete
     checkpoint where there are any, ``populated``, ``highest_pfn``, ``resent`` over an earlier copy and ``types``:
-    mentioned PFNs by their last type. ``sizes``: bytes by layer and kind of record. ``more_rows``: rows left out of ``records``. ``layers``: what lies in what, outermost first; ``format`` is
-    the outermost's, ``version``, ``guest`` and ``made_by`` are the memory stream's."""
+    mentioned PFNs by their last type. ``sizes``: bytes by layer and kind of record. ``more_rows``: rows left out of
+    ``records``. ``layers``: what lies in what, outermost first; ``format`` is the outermost's, ``version``, ``guest``
+    and ``made_by`` are the memory stream's."""
 
     format: str
     version: int
@@ -214,6 +215,7 @@ def _report(reader: AnyReader, survey: _Survey) -> InfoReport:
     histogram = pfn_kernel.type_histogram(memory.state)
     return InfoReport(
         *reader.identity, bytes=reader.source.offset, highest_pfn=len(memory) - 1, populated=memory.populated_count,
-        sent=survey.sent, resent=survey.pfns.resent, zero=survey.zero, verified=survey.verified, checkpoints=reader.checkpoints,
+        sent=survey.sent, resent=survey.pfns.resent, zero=survey.zero, verified=survey.verified,
+        checkpoints=reader.checkpoints,
         types={PAGE_TYPES[code]: count for code, count in enumerate(histogram) if count}, sizes=survey.sizes,
         records=survey.rows, more_rows=survey.more_rows, layers=reader.layers)
