@@ -2,10 +2,12 @@
 import contextlib
 import fcntl
 import os
+import select
 import signal
 import socket
 import tempfile
 import threading
+import time
 
 import pytest
 
@@ -82,6 +84,33 @@ def test_between(source, sink, blocking):
         os.set_blocking(reading, True)
         assert transfer.transfer(reading, writing, 1) == 0
     assert got[0] == DATA
+
+
+@pytest.mark.parametrize("sink", ["pipe", "socket"])
+@pytest.mark.parametrize("source", ["file", "pipe", "socket"])
+def test_a_reader_that_is_late(source, sink):
+    """It begins once there is no room left, so that an end which doesn't block has to be waited for."""
+    got = []
+    reading, writing = os.pipe() if sink == "pipe" else [end.detach() for end in socket.socketpair()]
+
+    def read():
+        full = select.poll()
+        full.register(writing, select.POLLOUT)
+        while full.poll(0):
+            time.sleep(0.001)
+        while sum(map(len, got)) < len(DATA):
+            got.append(os.read(reading, 1 << 16))
+
+    os.set_blocking(writing, False)
+    thread = threading.Thread(target=read)
+    with source_of(source) as ours:
+        os.set_blocking(ours, False)
+        thread.start()
+        assert transfer.transfer(ours, writing, len(DATA)) == len(DATA)
+        thread.join()
+    for fd in (reading, writing):
+        os.close(fd)
+    assert b"".join(got) == DATA
 
 
 @pytest.mark.parametrize("source", ["file", "pipe", "socket"])

@@ -49,13 +49,14 @@ cdef way_t way_between(int source, int sink) noexcept nogil:
 
 
 cdef settle(int source, int sink):
-    """What is to be done where a call moved nothing: look after signals, wait, or raise."""
+    """What is to be done where a call moved nothing: look after signals, wait, or raise. -1: that end had no part."""
     cdef int error = errno
     if error == EAGAIN:
         # Which of the two isn't ready isn't said.
         with nogil:
-            if xs_wait(source, 0) >= 0:
-                xs_wait(sink, 1)
+            if source < 0 or xs_wait(source, 0) >= 0:
+                if sink >= 0:
+                    xs_wait(sink, 1)
     elif error != EINTR:
         PyErr_SetFromErrno(OSError)
     PyErr_CheckSignals()
@@ -90,7 +91,7 @@ cdef write_all(int sink, const char *data, int64_t size):
             data += moved
             size -= moved
         else:
-            settle(sink, sink)
+            settle(-1, sink)
 
 
 cdef int64_t by_copying(int source, int sink, int64_t size, char *room) except -1:
@@ -104,7 +105,7 @@ cdef int64_t by_copying(int source, int sink, int64_t size, char *room) except -
         elif moved == 0:
             break
         else:
-            settle(source, source)
+            settle(source, -1)
     return done
 
 
