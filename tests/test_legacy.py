@@ -506,3 +506,18 @@ def test_any_pv_guest_converted_is_that_guest(width, guest_width, rounds, unmapp
         assert areas == ({vcpu: bytes([vcpu]) * vcpus[vcpu] for vcpu in vcpus} if xsave else {})
         assert sum(isinstance(one, libxc.VcpuExtended) for one in records) == len(vcpus) * extended
         assert records[-2].page == page(77) and isinstance(records[-1], libxc.End)
+
+
+@pytest.mark.parametrize("width", [4, 8])
+def test_contents_of_a_toolstack_chunk(width):
+    """libxl's is told entry by entry, whichever toolstack's it is; anything else as bytes."""
+    for count in range(4):
+        entries = [(number, 0xF0000000, 4096, b"vga.vram\0" if number else b"") for number in range(count)]
+        stream = samples.hvm(width, chunks=samples.toolstack(samples.physmap(width, entries)))
+        shown = next(row for row in xstream.contents(stream) if row.type == "TOOLSTACK").contents
+        assert shown == {"physmap": [
+            {"phys_offset": number, "start_addr": 0xF0000000, "size": 4096, "name": "vga.vram" if number else ""}
+            for number in range(count)]}
+    stream = samples.hvm(width, chunks=samples.toolstack(b"another's"))
+    shown = next(row for row in xstream.contents(stream) if row.type == "TOOLSTACK").contents
+    assert shown == {"blob": {"bytes": 9, "start": b"another's".hex()}}
