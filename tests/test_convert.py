@@ -384,3 +384,29 @@ def test_memory_is_bounded(way, tmp_path):
         assert peak < 64 << 10, peak
         """)
     subprocess.check_call([sys.executable, "-c", script, way, str(tmp_path / "big")])
+
+
+@pytest.mark.parametrize("squash", [False, True])
+@pytest.mark.parametrize("way", ["pipe", "file"])
+def test_memory_is_bounded_for_a_guest_of_many_pfns(way, squash, tmp_path):
+    """A PV guest of all PFNs that there can be, and pages at both ends."""
+    p2m_size = (1 << 28) - 1
+    body = batch(8, [word(4), word(p2m_size - 1), word(9)], [page(4), page(5), page(9)]) + chunk(-9) + chunk(0)
+    stream = samples.ulongs(8, p2m_size) + samples.extended_info(8, 8) + bytes(8 * -(-p2m_size // 512)) + body \
+        + samples.pv_tail(8, 8, [9])
+    (tmp_path / "in").write_bytes(stream)
+    script = textwrap.dedent("""
+        import os, sys
+        import xstream
+        source = sys.stdin.fileno() if sys.argv[1] == "pipe" else sys.argv[2]
+        xstream.convert(source, sys.argv[3], squash={!r})
+        with open("/proc/self/status") as file:
+            peak = next(int(line.split()[1]) for line in file if line.startswith("VmHWM"))
+        assert peak < 64 << 10, peak
+        """).format(squash)
+    process = subprocess.Popen([sys.executable, "-c", script, way, str(tmp_path / "in"), str(tmp_path / "out")],
+                               stdin=subprocess.PIPE)
+    process.communicate(stream if way == "pipe" else b"")
+    assert process.returncode == 0
+    memory, _ = loaded(str(tmp_path / "out"))
+    assert memory.populated_count == 2 and memory.read(memory.populated_pfns(0, 9)) == page(4) + page(5)

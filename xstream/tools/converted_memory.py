@@ -1,4 +1,5 @@
 """The memory of a legacy stream on its way into version 3: what is written, what is kept, what is taken back."""
+import bisect
 import re
 import tempfile
 from typing import IO, Any, Callable, Iterator, List, Optional
@@ -96,6 +97,8 @@ class KeptMemory:
             pfns = self.memory.populated_pfns(start, BATCH_PFNS)
             if not len(pfns):
                 break
+            # Their states are looked at together: no batch reaches over a gap however wide.
+            pfns = pfns[:bisect.bisect_left(pfns, pfns[0] + _STATES_AT_ONCE)]
             yield self._batch(pfns)
             start = pfns[-1] + 1
         for words in self._broken():
