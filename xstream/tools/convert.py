@@ -92,6 +92,8 @@ def convert(source: Any, sink: Any, *, progress: Callable[[int], Any] = lambda o
 def find_legacy(source: Any, format: Optional[str] = None) -> Tuple[Any, bool]:
     """Whether what a source holds has a legacy stream in it, and what to read it from: a file as it was given, else the
     source that has been looked at. Nothing is consumed. ``format`` is what it is known to be, if it is."""
+    if isinstance(source, int):
+        transfer.widen_pipe(source)
     opened = plain = open_source(source)
     sign = recognise(opened)
     if sign in COMPRESSED:
