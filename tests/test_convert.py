@@ -21,7 +21,7 @@ from ways import WAYS
 
 import xstream
 from xstream import GuestMemory, TruncatedStream, UnsupportedStream
-from xstream.wire import legacy, libxc, libxl, xl
+from xstream.wire import legacy, libvirt, libxc, libxl, xl
 
 
 def loaded(source, **options):
@@ -320,6 +320,11 @@ def test_command(tmp_path):
     status, _, said = run("convert", "-", str(tmp_path / "new"), stdin=samples.hvm()[:5000])
     assert status == 1 and "legacy, offset 5000" in said and not (tmp_path / "new").exists()
     assert run("convert", str(source), str(tmp_path / "new"), "--to", "xl")[0] == 2
+    saved = b"".join(xl.build(xl.SaveHeader(0, b"name = 'guest'"))) + samples.hvm()
+    assert run("convert", "-", "-", "--to", "xl", stdin=saved) == (0, converted(saved, to="libxl"), "")
+    saved = b"".join(libvirt.build(libvirt.SaveHeader(b"<domain/>\0", libvirt.LEGACY_STREAM))) + samples.hvm()
+    assert run("convert", "-", "-", "--to", "libvirt", stdin=saved) == (0, converted(saved, to="libxl"), "")
+    assert run("convert", "-", "-", "--to", "xl", stdin=saved)[0] == 2
 
 
 @pytest.mark.parametrize("to", ["libxc", "libxl"])

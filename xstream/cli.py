@@ -87,7 +87,8 @@ def argument_parser() -> argparse.ArgumentParser:
                    "guest into another container, or take it out of one")
     convert.add_argument("out", metavar="OUT", help="file to write; - for stdout")
     convert.add_argument("--to", choices=("libxc", "libxl", "xl", "libvirt", "xenopsd"), default="libxc",
-                         help="what to write; of a legacy stream libxc (default) or libxl, behind the header it has")
+                         help="what to write; of a legacy stream libxc (default) or libxl, behind the header it has; with "
+                              "xl's or libvirt's header xl, or libvirt, is the same as libxl")
     convert.add_argument("--last-checkpoint", action="store_true",
                          help="of a legacy Remus stream only the last complete state, as a plain stream")
     convert.add_argument("--squash", action="store_true",
@@ -421,8 +422,8 @@ def _print_differences(report: Any) -> None:
 
 def _convert(options: Any) -> Optional[int]:
     from xstream.tools.convert import find_legacy
-    source, legacy = find_legacy(_source(options), options.format)
-    report = (_convert_legacy if legacy else _rewrap)(options, source)
+    source, format = find_legacy(_source(options), options.format)
+    report = _rewrap(options, source) if format is None else _convert_legacy(options, source, format)
     if options.json and options.out != "-":
         _print_json(report._asdict())
     elif report.dropped:
@@ -430,12 +431,14 @@ def _convert(options: Any) -> Optional[int]:
     return None
 
 
-def _convert_legacy(options: Any, source: Any) -> Any:
+def _convert_legacy(options: Any, source: Any, format: str) -> Any:
     from xstream.tools.convert import convert
-    if options.to not in ("libxc", "libxl"):
-        raise MissingPart("a legacy stream is converted to libxc or libxl first, then to {}".format(options.to))
+    # The header that is there is kept, and stands before a libxl stream.
+    to = "libxl" if options.to == format and options.config is None else options.to
+    if to not in ("libxc", "libxl"):
+        raise MissingPart("a legacy stream is converted to libxc or libxl first, then to {}".format(to))
     with _Progress(options) as progress:
-        return convert(source, options.out, to=options.to, checkpointed=options.checkpointed, progress=progress,
+        return convert(source, options.out, to=to, checkpointed=options.checkpointed, progress=progress,
                        last_checkpoint=options.last_checkpoint, squash=options.squash, **_format(options))
 
 

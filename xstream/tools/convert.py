@@ -89,9 +89,10 @@ def convert(source: Any, sink: Any, *, progress: Callable[[int], Any] = lambda o
         return _Converter(start, out, how).run(progress)
 
 
-def find_legacy(source: Any, format: Optional[str] = None) -> Tuple[Any, bool]:
-    """Whether what a source holds has a legacy stream in it, and what to read it from: a file as it was given, else the
-    source that has been looked at. Nothing is consumed. ``format`` is what it is known to be, if it is."""
+def find_legacy(source: Any, format: Optional[str] = None) -> Tuple[Any, Optional[str]]:
+    """What to read a source from, and if it has a legacy stream in it, the outermost format: a file is read as it was
+    given, anything else from the source that has been looked at. Nothing is consumed. ``format`` is what it is known
+    to be, if it is."""
     if isinstance(source, int):
         transfer.widen_pipe(source)
     opened = plain = open_source(source)
@@ -102,7 +103,7 @@ def find_legacy(source: Any, format: Optional[str] = None) -> Tuple[Any, bool]:
         sign = recognise(opened)
     name = format or (sign.format if sign is not None else "")
     looks = _LEGACY_WITHIN.get(name)
-    found = looks is not None and looks(opened)
+    found = name if looks is not None and looks(opened) else None
     if isinstance(plain, BufferSource):  # a file's bytes stay where they are
         plain.close()
         return source, found
