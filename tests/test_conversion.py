@@ -108,6 +108,14 @@ ROWS = {
     "xsave areas of several sizes": (
         pv(vcpus=(vcpu(8, mark=7), vcpu(8, 100, mark=9))), "pv", {}, REFUSED,
         lambda ours, report: [len(record.blob) for record in of_type(ours, libxc.VcpuXsave)] == [848, 100]),
+    "toolstack chunk twice": (
+        hvm(chunks=toolstack(samples.physmap(8, [(4, 5, 6, b"n\0")]))
+            + toolstack(samples.physmap(8, [(1, 2, 3, b"n\0")]))), "hvm", {"format": "libxl"}, OTHERWISE,
+        lambda ours, report: ours == converted(
+            hvm(chunks=toolstack(samples.physmap(8, [(1, 2, 3, b"n\0")]))), to="libxl")[0]),
+    "no mark of the last checkpoint": (
+        hvm().replace(chunk(-9) + chunk(0), chunk(0)), "hvm", {}, OTHERWISE,
+        lambda ours, report: isinstance(records(ours)[-1], libxc.Checkpoint) and report.checkpoints == 1),
     "PFNs that the tail takes back": (
         pv(memory=batch(8, [word(4), word(9)], [page(4), page(5)]), freed=[5, 9]), "pv", {}, OTHERWISE,
         lambda ours, report: populated(ours) == [4] and batches(ours) == [([4], [0])]),
@@ -168,7 +176,9 @@ def test_what_xens_converter_makes_of_it(name, xen_tools):
 
 @pytest.mark.parametrize("stream, guest", [(hvm(), "hvm"), (pv(), "pv"), (
     hvm(chunks=toolstack(samples.physmap(8, [(1, 2, 3, b"n\0")]))), "hvm"), (hvm(chunks=toolstack(b"")), "hvm"), (
-    pv(xsave=None, vcpus=(vcpu(8, None), vcpu(8, None))), "pv")])
+    pv(xsave=None, vcpus=(vcpu(8, None), vcpu(8, None))), "pv"), (
+    pv(xsave=16, vcpus=(vcpu(8, 0), vcpu(8, 0))), "pv"), (
+    pv(xsave=None, extended=False, vcpus=(vcpu(8, None, False), vcpu(8, None, False))), "pv")])
 @pytest.mark.parametrize("to", ["libxc", "libxl"])
 def test_the_same_bytes_of_what_is_in_no_row(stream, guest, to, xen_tools):
     theirs, said = tools.convert_legacy_stream(stream, guest, 64, to)

@@ -340,7 +340,7 @@ class _Converter:
         self._write_state(libxc.VcpuBasic(record.vcpu_id, record.basic))
         if len(record.extended):
             self._write_state(libxc.VcpuExtended(record.vcpu_id, record.extended))
-        if record.xsave is not None and len(record.xsave):
+        if record.xsave is not None:
             self._write_state(libxc.VcpuXsave(record.vcpu_id, record.xsave))
 
     def _take_shared_info(self, record: legacy.SharedInfo) -> None:
