@@ -10,6 +10,8 @@ from pathlib import Path
 import legacy_samples as samples
 import pytest
 import xen_tools as tools
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from legacy_samples import PARAMS, XTAB, batch, chunk, page, param, toolstack, vcpu, word
 from ways import WAYS
 
@@ -101,6 +103,10 @@ ROWS = {
         hvm(chunks=toolstack(samples.physmap(8, [(1, 2, 3, b"")]))), "hvm", {"format": "libxl"}, REFUSED,
         lambda ours, report: of_type(ours, libxl.EmulatorXenstoreData, "libxl")[0].pairs == [
             (b"physmap/1/start_addr", b"2"), (b"physmap/1/size", b"3")]),
+    "physmap name that isn't UTF-8": (
+        hvm(chunks=toolstack(samples.physmap(8, [(1, 2, 3, b"\xff\0")]))), "hvm", {"format": "libxl"}, REFUSED,
+        lambda ours, report: of_type(ours, libxl.EmulatorXenstoreData, "libxl")[0].pairs[2] == (
+            b"physmap/1/name", b"\xff")),
     "physmap of a PV guest": (
         pv(chunks=samples.vcpu_info(0, 2) + toolstack(samples.physmap(8, [(1, 2, 3, b"n\0")]))), "pv",
         {"format": "libxl"}, OTHERWISE,
@@ -198,3 +204,44 @@ def test_taken_back_in_a_pipe():
     result, _ = converted(stream, "pipe")
     assert batches(result) == [([4, 9], [0, 0]), ([9], [15])] and populated(result) == [4]
     assert converted(stream, "buffer")[0] == converted(stream, "descriptor")[0]
+
+
+KINDS = st.sampled_from([0, 0, 1, 2, 9, 10, samples.BROKEN, samples.XALLOC])
+BATCH = st.tuples(st.dictionaries(st.integers(0, 15), KINDS, min_size=1, max_size=6), st.integers(0, 2))
+PARAM = st.tuples(st.sampled_from([number for number, _ in PARAMS if number != -21]), st.integers(0, 2 ** 64 - 1))
+PHYSMAP = st.lists(st.tuples(st.integers(0, 2 ** 64 - 1), st.integers(0, 2 ** 64 - 1), st.integers(0, 2 ** 64 - 1),
+                             st.text("abc.-_/ %s", min_size=1, max_size=9).map(lambda name: name.encode() + b"\0")),
+                   max_size=3)
+
+
+def batch_of(width, pfns, nothings):
+    """A batch with so many entries of nothing in it."""
+    words = [word(pfn, kind) for pfn, kind in pfns.items()]
+    pages = [bytes(4096) if kind else page(pfn) for pfn, kind in pfns.items() if kind < samples.BROKEN]
+    return batch(width, words + [word(0, XTAB)] * nothings, pages)
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data(), width=st.sampled_from([4, 8]), batches=st.lists(BATCH, max_size=3), to=st.sampled_from(
+    ["libxc", "libxl"]), vcpus=st.sets(st.integers(0, 130), max_size=3))
+def test_the_same_bytes_of_any_good_stream(data, width, batches, to, vcpus):
+    if tools.folder() is None:
+        pytest.skip(tools.ABSENT)
+    vcpus.add(0)
+    chunks = [batch_of(width, *one) for one in batches] + [samples.tsc_info(), samples.vcpu_info(*vcpus)]
+    guest = data.draw(st.sampled_from(["pv", "hvm"]))
+    if guest == "hvm":
+        chunks += [param(*one) for one in data.draw(st.lists(PARAM, max_size=5))]
+        chunks += [toolstack(samples.physmap(width, data.draw(PHYSMAP)))]
+        head = samples.ulongs(width, 16)
+        tail = samples.hvm_tail(blob=data.draw(st.binary(max_size=40)))
+    else:
+        guest_width, extended = data.draw(st.sampled_from([4, 8])), data.draw(st.booleans())
+        xsave = data.draw(st.one_of(st.none(), st.integers(16, 600)))
+        sent = {pfn for pfns, _ in batches for pfn in pfns}
+        head = samples.pv_head(width, guest_width, xsave=None if xsave is None else xsave + 16, extended=extended)
+        tail = samples.pv_tail(width, guest_width, sorted(set(range(16)) - sent), [
+            vcpu(guest_width, xsave, extended, mark) for mark in range(len(vcpus))])
+    stream = head + b"".join(data.draw(st.permutations(chunks))) + chunk(-9) + chunk(0) + tail
+    theirs, said = tools.convert_legacy_stream(stream, guest, 8 * width, to)
+    assert converted(stream, to=to)[0] == theirs, said

@@ -87,8 +87,8 @@ def argument_parser() -> argparse.ArgumentParser:
                    "guest into another container, or take it out of one")
     convert.add_argument("out", metavar="OUT", help="file to write; - for stdout")
     convert.add_argument("--to", choices=("libxc", "libxl", "xl", "libvirt", "xenopsd"), default="libxc",
-                         help="what to write; of a legacy stream libxc (default) or libxl, behind the header it has; with "
-                              "xl's or libvirt's header xl, or libvirt, is the same as libxl")
+                         help="what to write; of a legacy stream libxc (default) or libxl, behind the header it has; "
+                              "xl or libvirt, where that is its header, is the same as libxl")
     convert.add_argument("--last-checkpoint", action="store_true",
                          help="of a legacy Remus stream only the last complete state, as a plain stream")
     convert.add_argument("--squash", action="store_true",
