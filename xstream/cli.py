@@ -1,6 +1,7 @@
 """The command line: arguments, progress, exit codes."""
 import argparse
 import os
+import signal
 import sys
 import traceback
 from typing import Any, Callable, Dict, List, Optional
@@ -32,6 +33,9 @@ _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 def main(arguments: Optional[List[str]] = None) -> int:
     """Run one command; returns its exit status."""
     options = argument_parser().parse_args(arguments)
+    if arguments is None:
+        # The process is ours: whoever ends it shall find no half-written files either.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         status: Optional[int] = options.run(options)
         sys.stdout.flush()
@@ -100,8 +104,9 @@ def _add_convert(commands: Any) -> argparse.ArgumentParser:
                    "guest into another container, or take it out of one")
     convert.add_argument("out", metavar="OUT", help="file to write; - for stdout")
     convert.add_argument("--to", choices=("libxc", "libxl", "xl", "libvirt", "xenopsd", "config", "device-model"),
-                         default="libxc", help="what to write (default libxc): a format, of a legacy stream libxc or "
-                         "libxl behind the header it has; or what FILE's container has for --config, --device-model")
+                         default="libxc", help="what to write (default libxc): a format, of a legacy stream libxc, or "
+                         "libxl behind the header it has (xl, libvirt: the same, where that is its header); or what "
+                         "FILE's container has for --config, --device-model")
     convert.add_argument("--last-checkpoint", action="store_true",
                          help="of a Remus stream only the last complete state, as a plain stream")
     convert.add_argument("--squash", action="store_true",
@@ -329,8 +334,8 @@ def _convert(options: Any) -> Optional[int]:
         _unwrap(options)
         return None
     from xstream.tools.convert import find_legacy
-    source, legacy = find_legacy(_source(options), options.format)
-    report = (_convert_legacy if legacy else _rewrap)(options, source)
+    source, format = find_legacy(_source(options), options.format)
+    report = _rewrap(options, source) if format is None else _convert_legacy(options, source, format)
     if options.json and options.out != "-":
         print_json(report._asdict())
     elif report.dropped:
@@ -347,12 +352,14 @@ def _unwrap(options: Any) -> None:
         print_json({"part": options.to, "bytes": size})
 
 
-def _convert_legacy(options: Any, source: Any) -> Any:
+def _convert_legacy(options: Any, source: Any, format: str) -> Any:
     from xstream.tools.convert import convert
-    if options.to not in ("libxc", "libxl"):
-        raise MissingPart("a legacy stream is converted to libxc or libxl first, then to {}".format(options.to))
+    # The header that is there is kept, and stands before a libxl stream.
+    to = "libxl" if options.to == format and options.config is None else options.to
+    if to not in ("libxc", "libxl"):
+        raise MissingPart("a legacy stream is converted to libxc or libxl first, then to {}".format(to))
     with _Progress(options) as progress:
-        return convert(source, options.out, to=options.to, checkpointed=options.checkpointed, progress=progress,
+        return convert(source, options.out, to=to, checkpointed=options.checkpointed, progress=progress,
                        last_checkpoint=options.last_checkpoint, squash=options.squash, **_format(options))
 
 

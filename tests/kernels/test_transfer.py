@@ -162,3 +162,16 @@ def test_widen_pipe():
     assert transfer.widen_pipe(-1) == 0
     with tempfile.TemporaryFile() as file:
         assert transfer.widen_pipe(file.fileno()) == 0
+
+
+def test_begin_writing_changes_nothing(tmp_path):
+    with open(tmp_path / "file", "w+b", buffering=0) as file:
+        file.write(b"x" * 100000)
+        for size in (-1, 0, 1, 100000, 100001, 2 ** 63 - 1):
+            transfer.begin_writing(file.fileno(), size)
+        assert file.tell() == 100000 and os.path.getsize(str(tmp_path / "file")) == 100000
+    reading, writing = os.pipe()
+    transfer.begin_writing(writing, 1)
+    transfer.begin_writing(-1, 1)
+    os.close(reading)
+    os.close(writing)

@@ -110,6 +110,11 @@ class Verbs:
         if cat:
             yield limit("cat", "copy the same bytes between the same pipes", lambda: self._between_pipes(
                 lambda reading, writing: subprocess.check_call([str(cat)], stdin=reading, stdout=writing)))
+        command = xen_converter("0", "1")
+        if command:
+            yield peer("convert-legacy-stream", "the same by that tool, its start included",
+                       lambda: self._between_pipes(lambda reading, writing: subprocess.check_call(
+                           command, stdin=reading, stdout=writing)))
 
     def _convert_file(self) -> Iterator[Side]:
         target = os.path.join(self.folder, "converted")

@@ -17,6 +17,7 @@ cdef extern from "transfer.h" nogil:
     int64_t xs_wait(int fd, int writing)
     int xs_widen(int fd, int size)
     bint xs_refused(int error)
+    void xs_begin_writing(int fd, int64_t size)
 
 cdef enum:
     MOST = 0x40000000  # bytes asked for in one call
@@ -129,6 +130,12 @@ def transfer(int source, int sink, int64_t size):
         return done + by_copying(source, sink, size - done, room)
     finally:
         free(room)
+
+
+def begin_writing(int fd, int64_t size):
+    if size > 0:
+        with nogil:
+            xs_begin_writing(fd, size)
 
 
 def widen_pipe(int fd):

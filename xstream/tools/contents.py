@@ -1,4 +1,5 @@
 """What is in a record: everything that is known of it, as plain values, down to what Xen's opaque blobs hold."""
+import contextlib
 from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Tuple
 
 from xstream.errors import StreamError
@@ -296,13 +297,22 @@ def _legacy_hvm_tail(record: legacy.HvmTail) -> Dict[str, Any]:
 
 
 def _legacy_vcpu(record: legacy.VcpuContext) -> Dict[str, Any]:
-    """The parts of what are three records in a libxc stream; frames are MFNs here."""
+    """The parts of what are three records in a libxc stream."""
     shown: Dict[str, Any] = {"vcpu_id": record.vcpu_id, "basic": _registers(record.basic)}
     if len(record.extended):
         shown["extended"] = vcpu.extended(record.extended)
     if record.xsave is not None:
         shown["xsave"] = _xsave(vcpu.xsave_state(record.xsave))
     return shown
+
+
+def _legacy_toolstack(record: legacy.Toolstack) -> Dict[str, Any]:
+    """libxl's, if it is: a blob from 32 bits is too short for one from 64."""
+    for width in (8, 4):
+        with contextlib.suppress(StreamError):
+            return {"physmap": [dict(entry._asdict(), name=_text(entry.name))
+                                for entry in legacy.parse_physmap(record.blob, width)]}
+    return _plain_fields(record)
 
 
 _READERS: Dict[Any, Callable[[Any], Dict[str, Any]]] = {
@@ -324,6 +334,7 @@ _READERS: Dict[Any, Callable[[Any], Dict[str, Any]]] = {
     xend.SaveHeader: _xend_header,
     legacy.HvmParam: _legacy_param,
     legacy.HvmTail: _legacy_hvm_tail,
+    legacy.Toolstack: _legacy_toolstack,
     legacy.VcpuContext: _legacy_vcpu,
     xenopsd.Xenops: _xenops,
     xenopsd.Blob: _xenopsd_blob,

@@ -1,11 +1,12 @@
 """The memory of a legacy stream on its way into version 3: what is written, what is kept, what is taken back."""
+import bisect
 import re
 import tempfile
 from typing import IO, Any, Callable, Iterator, List, Optional
 
 from xstream.guest.deltas import DeltaDecoder
 from xstream.guest.load import Spool
-from xstream.guest.memory import GuestMemory
+from xstream.guest.memory import GuestMemory, reserve
 from xstream.kernels import pfns as pfn_kernel
 from xstream.limits import Limits
 from xstream.stream.legacy_reader import LegacyReader
@@ -30,7 +31,8 @@ class PfnSet:
     """A set of PFNs under ``pfn_end``, a bit each."""
 
     def __init__(self, pfn_end: int) -> None:
-        self._bitmap = bytearray(pfn_end // 8 + 1)
+        # Whoever claims to have many PFNs gets memory for those that come.
+        self._bitmap = reserve(pfn_end // 8 + 1)
         self.empty = True
 
     def add(self, words: Buffer) -> None:
@@ -99,6 +101,8 @@ class KeptMemory:
             pfns = self.memory.populated_pfns(start, BATCH_PFNS)
             if not len(pfns):
                 break
+            # Their states are looked at together: no batch reaches over a gap however wide.
+            pfns = pfns[:bisect.bisect_left(pfns, pfns[0] + _STATES_AT_ONCE)]
             yield self._batch(pfns)
             start = pfns[-1] + 1
         for words in self._broken():
@@ -203,7 +207,7 @@ class MemoryRoad:
         self._write(record)
 
 
-def _select(words: Buffer, bitmap: bytearray, wanted: bool, mark: bool) -> Any:
+def _select(words: Buffer, bitmap: Any, wanted: bool, mark: bool) -> Any:
     """(words, indices of their pages) of those whose bit is as wanted."""
     out = memoryview(bytearray(len(words)))
     pages = memoryview(bytearray(len(words))).cast("Q")
