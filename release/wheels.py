@@ -21,7 +21,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts/wheels", description="Build, check and try out a release.")
     parser.add_argument("hosts", nargs="*", metavar="HOST",
                         help='what tries it: a version of Python ("3": the newest), musl or aarch64; default: all')
-    hosts = parser.parse_args().hosts or ["3.{}".format(minor) for minor in range(6, 20)] + list(MADE)
+    hosts = parser.parse_args().hosts or at_hand() + list(MADE)
     tools = Tools(CHECKOUT / ".venv-wheels", int(run(["git", "-C", CHECKOUT, "log", "-1", "--format=%ct"])))
     if run(["git", "-C", CHECKOUT, "status", "--porcelain"]):
         say("What isn't committed isn't built.")
@@ -32,6 +32,10 @@ def main() -> None:
         for host in hosts:
             try_host(tools, host, wheels, Path(scratch) / ("host-" + host), dist)
     say("Done")
+
+
+def at_hand() -> List[str]:
+    return [version for version in ("3.{}".format(minor) for minor in range(6, 20)) if trials.find_python(version)]
 
 
 def build_all(tools: Tools, scratch: Path, dist: Path) -> Dict[str, Path]:
@@ -65,12 +69,12 @@ def try_host(tools: Tools, host: str, wheels: Dict[str, Path], scratch: Path, di
     if host in MADE:
         run([CHECKOUT / "scripts" / MADE[host], tools.folder / host])
     if host == "aarch64":
-        report("aarch64", trials.try_aarch64(tools.folder / host / "python3", wheels["abi3-aarch64"], tools.python(),
-                                            folder(scratch)))
+        emulated = tools.folder / host / "python3"
+        report("aarch64", trials.try_aarch64(emulated, wheels["abi3-aarch64"], folder(scratch)))
         return
     python = trials.describe(tools.folder / host / "bin" / "python3") if host == "musl" else trials.find_python(host)
     if python is None:
-        return
+        raise SystemExit("no Python {} at hand".format(host))
     name = "Python {}{}".format(python.version, " on musl" if python.musl else "")
     report("{}, {}".format(name, python.target() or "refused; the sdist"),
            trials.try_python(python, wheels, sdist, folder(scratch)))
