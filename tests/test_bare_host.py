@@ -35,11 +35,26 @@ def test_extract(tmp_path):
     assert out.stat().st_size
 
 
-def test_a_terminal_without_tqdm(tmp_path):
+#: A terminal on which the bar appears at once.
+TERMINAL = """
+import sys
+sys.stderr.isatty = lambda: True
+from xstream import cli
+cli._Progress.DELAY = 0
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+def test_a_terminal_without_tqdm():
     """No bar is drawn, and nothing else is different."""
-    script = BARE + ("sys.stderr.isatty = lambda: True\n"
-                     "from xstream.cli import main; sys.exit(main(sys.argv[1:]))")
-    assert bare(script, "verify", "-", stdin=samples.hvm())[0] == 0
+    status, out, err = bare(BARE + TERMINAL, "verify", "-", stdin=samples.hvm())
+    assert (status, err) == (0, "") and out.startswith(b"ok")
+
+
+def test_a_terminal_with_tqdm():
+    pytest.importorskip("tqdm")
+    status, out, err = bare(TERMINAL, "verify", "-", stdin=samples.hvm())
+    assert status == 0 and out.startswith(b"ok") and "B/s" in err
 
 
 def test_arrays_say_what_they_need():

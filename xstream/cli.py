@@ -1,8 +1,10 @@
 """The command line: arguments, progress, exit codes."""
 import argparse
+import math
 import os
 import signal
 import sys
+import time
 import traceback
 from typing import Any, Callable, Dict, List, Optional
 
@@ -191,14 +193,14 @@ def _limits(options: Any) -> Limits:
 class _Progress:
     """A bar on a terminal for work that takes a while; nothing elsewhere, nor where there is no tqdm."""
 
+    #: Seconds before the bar: most work is over by then, and doesn't wait for tqdm to be imported.
+    DELAY = 1.0
+
     def __init__(self, options: Any) -> None:
         self._bar: Any = None
-        if sys.stderr.isatty() and not options.json:
-            try:
-                from tqdm import tqdm
-            except ImportError:
-                return
-            self._bar = tqdm(total=_file_size(options.file), unit="B", unit_scale=True, delay=1, leave=False)
+        self._total = _file_size(options.file)
+        wanted = sys.stderr.isatty() and not options.json
+        self._appears = time.monotonic() + self.DELAY if wanted else math.inf
 
     def __enter__(self) -> Callable[[int], None]:
         return self._update
@@ -208,8 +210,18 @@ class _Progress:
             self._bar.close()
 
     def _update(self, offset: int) -> None:
+        if time.monotonic() >= self._appears:
+            self._appears = math.inf
+            self._appear(offset)
         if self._bar is not None:
             self._bar.update(offset - self._bar.n)
+
+    def _appear(self, offset: int) -> None:
+        try:
+            from tqdm import tqdm
+        except ImportError:
+            return
+        self._bar = tqdm(total=self._total, initial=offset, unit="B", unit_scale=True, leave=False)
 
 
 def _file_size(path: str) -> Optional[int]:

@@ -1,12 +1,11 @@
-"""What is looked at in a wheel before anybody installs it. Needs the tools of requirements.txt."""
+"""What is looked at in a wheel before anybody installs it."""
 import re
-import sys
 import zipfile
 from io import BytesIO
 from pathlib import Path
-from typing import Iterator, List, Set
+from typing import Iterator, Set
 
-from build import HERE, Target, Tools, run
+from builds import HERE, Target, Tools, run
 from elftools.elf.dynamic import DynamicSection
 from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import SymbolTableSection
@@ -25,16 +24,15 @@ def check_wheel(tools: Tools, target: Target, wheel: Path) -> None:
         complaints.append("isn't tagged " + target.platform)
     if complaints:
         raise SystemExit("\n".join("{}: {}".format(wheel.name, complaint) for complaint in complaints))
-    python = tools.pythons["cp311"]
-    environment = tools.environment()
     if target.python != "cp36":
-        run([python, "-m", "abi3audit", "--strict", wheel], env=environment)
-    # The kernels' shared objects are all that differs between wheels; what is common needs one look, and gets it here.
-    run([python.parent / "check-wheel-contents", wheel], env=environment)
+        run([tools.python(), "-m", "abi3audit", "--strict", wheel], env=tools.environment())
+    run([tools.python().with_name("check-wheel-contents"), wheel], env=tools.environment())
+    check_metadata(tools, wheel)
 
 
-def check_metadata(tools: Tools, files: List[Path]) -> None:
-    run([tools.pythons["cp311"], "-m", "twine", "check", "--strict"] + files, env=tools.environment())
+def check_metadata(tools: Tools, distribution: Path) -> None:
+    """Raise SystemExit where the metadata aren't whole, or the description cannot be shown."""
+    run([tools.python(), "-m", "twine", "check", "--strict", distribution], env=tools.environment())
 
 
 def _contents(wheel: Path) -> Iterator[str]:
@@ -87,7 +85,3 @@ def _binary(binary: ELFFile, libraries: Set[str], allowed: Set[str]) -> Iterator
     if any(segment.header.p_type == "PT_GNU_STACK" and segment.header.p_flags & 1
            for segment in binary.iter_segments()):
         yield "has an executable stack"
-
-
-if __name__ == "__main__":
-    sys.exit("run scripts/wheels")
