@@ -20,6 +20,8 @@ _TABLE_EVERY = 512
 _ENTRIES = PAGE_SIZE // 8
 _L1TAB, _XTAB = 0x1, 0xF
 _PRESENT = 0x67
+#: As long as those that Xen 4.17 writes: how memory lies to what stands ahead of it makes a tenth of a copy's time.
+_POLICIES = bytes(49 * 24), bytes(2 * 16)
 
 
 class BenchGuest(NamedTuple):
@@ -89,7 +91,8 @@ def words_of(pfns: Any, types: Any) -> memoryview:
 
 
 def write_stream(guest: BenchGuest, sink: Any) -> None:
-    """The guest as a stream of version 3, in full batches; of state records only those that must be there."""
+    """The guest as a stream of version 3, in full batches; of state records those ahead of memory, and those that must be
+    there."""
     writer = begin_stream(guest, sink)
     writer.write_pages(numpy.arange(len(guest.types), dtype=numpy.uint64), guest.types, guest.memory)
     end_stream(guest, writer)
@@ -155,6 +158,8 @@ def begin_stream(guest: BenchGuest, sink: Any) -> Writer:
     writer = Writer(sink, DomainHeader(type=libxc.GUEST_HVM if hvm else libxc.GUEST_PV))
     if not hvm:
         writer.write(PVInfo(8, 4))
+    writer.write(libxc.CpuidPolicy(_POLICIES[0]))
+    writer.write(libxc.MsrPolicy(_POLICIES[1]))
     writer.write(StaticDataEnd())
     if not hvm:
         frames = numpy.arange(-(-len(guest.types) // _ENTRIES), dtype=numpy.uint64)
