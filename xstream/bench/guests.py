@@ -91,8 +91,8 @@ def words_of(pfns: Any, types: Any) -> memoryview:
 
 
 def write_stream(guest: BenchGuest, sink: Any) -> None:
-    """The guest as a stream of version 3, in full batches; of state records those ahead of memory, and those that must be
-    there."""
+    """The guest as a stream of version 3, in full batches; of state records those ahead of memory, and those that must
+    be there."""
     writer = begin_stream(guest, sink)
     writer.write_pages(numpy.arange(len(guest.types), dtype=numpy.uint64), guest.types, guest.memory)
     end_stream(guest, writer)
