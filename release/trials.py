@@ -69,14 +69,17 @@ def describe(path: Path) -> Python:
     return Python(path, version, libc != "glibc")
 
 
-def try_python(python: Python, wheels: Dict[str, Path], sdist: Path, scratch: Path) -> List[str]:
-    """Install what serves a Python into empty environments and run the tests away from the checkout."""
+def try_python(python: Python, wheels: Dict[str, Path], sdist: Path, tests: str, scratch: Path) -> List[str]:
+    """Install what serves a Python into empty environments and run the tests away from the checkout.
+
+    ``tests``: the folder of those to run, from the checkout.
+    """
     target = python.target()
     if target is None:
         refuse(python, sdist.parent, scratch)
         host = Host.empty(python, scratch / "sdist")
         host.online("install", "{}[test]".format(sdist))
-        return [host.look(None), host.test()]
+        return [host.look(None), host.test(tests)]
     report = []
     for pip in PIPS.get((3, python.minor), ("",)):
         host = Host.empty(python, scratch / ("pip" + pip), pip)
@@ -87,7 +90,7 @@ def try_python(python: Python, wheels: Dict[str, Path], sdist: Path, scratch: Pa
         host.offline("install", *TEST, links=scratch / "links")
     else:
         host.online("install", "xen-xstream[test]")
-    return report + [host.test()]
+    return report + [host.test(tests)]
 
 
 def refuse(python: Python, dist: Path, scratch: Path) -> None:
@@ -157,12 +160,12 @@ class Host(NamedTuple):
         run([self.python, "-c", SAMPLE, file], CHECKOUT / "tests", dict(without_network(), PYTHONDONTWRITEBYTECODE="1"))
         return file
 
-    def test(self) -> str:
-        """Run the tests from a folder that has only them; returns what pytest says in the end."""
+    def test(self, tests: str) -> str:
+        """Run tests from a folder that has nothing else; returns what pytest says in the end."""
         shutil.copytree(CHECKOUT / "tests", self.away / "tests", ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(CHECKOUT / "pyproject.toml", self.away)
         env = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-        return run([self.python, "-m", "pytest", "-q", "-p", "no:cacheprovider"], self.away, env).split("\n")[-2]
+        return run([self.python, "-m", "pytest", "-q", "-p", "no:cacheprovider", tests], self.away, env).split("\n")[-2]
 
 
 def foreign(verb: str, platforms: List[str], *words: object) -> None:
