@@ -61,6 +61,13 @@ def libxl_checkpointed(rounds: int = 3, colo: bool = False) -> bytes:
     return b"".join(parts)
 
 
+def colo(rounds: int = 2) -> bytes:
+    """COLO's back channel: each round's three states and the PFNs that the secondary has dirtied."""
+    return b"".join(checkpoint_state(2) + checkpoint_state(3) + checkpoint_state(1)
+                    + samples.record(0x0F, struct.pack("<{}Q".format(number), *range(number)))
+                    for number in range(3, 3 + rounds))
+
+
 def xl_header(config: bytes = JSON_CONFIG, *, mandatory: int = 3, optional: int = 0, rest: bytes = b"",
               byte_order: int = 0x01020304, length: int = -1, config_length: int = -1) -> bytes:
     data = struct.pack("<I", len(config) if config_length < 0 else config_length) + config + rest
@@ -132,6 +139,8 @@ ALL: List[Tuple[str, bytes, Sequence[str]]] = [
     ("xend", xend(), ["xend", "legacy"]),
     ("legacy", legacy_hvm(), ["legacy"]),
 ]
-STREAMS = {name: stream for name, stream, _ in ALL}
+#: The same, and what has no memory in it.
+READ = ALL + [("colo", colo(), ["colo"])]
+STREAMS = {name: stream for name, stream, _ in READ}
 #: Those that hold no legacy stream, and so are written.
 WRITTEN = [name for name, _, layers in ALL if "legacy" not in layers]

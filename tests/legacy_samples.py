@@ -5,7 +5,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 from samples import page
 
 ALL_ONES = 2 ** 32 - 1
-NOTAB, L1TAB, PIN, BROKEN, XALLOC, XTAB = 0x0, 0x1, 0x8, 0xD, 0xE, 0xF
+NOTAB, L1TAB, L2TAB, PIN, BROKEN, XALLOC, XTAB = 0x0, 0x1, 0x2, 0x8, 0xD, 0xE, 0xF
 BASIC = {4: 0xAF0, 8: 0x1430}
 
 

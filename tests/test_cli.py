@@ -11,6 +11,7 @@ from samples import XTAB, batch, page, record, word
 
 import xstream
 from xstream import cli
+from xstream.printing import printable
 
 FAR_BACK = os.path.dirname(os.path.dirname(os.path.abspath(xstream.__file__)))
 
@@ -193,7 +194,7 @@ def test_a_reader_that_goes_away(stream):
 
 
 def test_nothing_prints_control_characters():
-    assert cli.printable("a\x1b[31mb\n\x9b\u202ec\u00e9") == "a\\x1b[31mb\\n\\x9b\\u202ec\u00e9"
+    assert printable("a\x1b[31mb\n\x9b\u202ec\u00e9") == "a\\x1b[31mb\\n\\x9b\\u202ec\u00e9"
     error = xstream.CorruptStream("x", field="f", got=b"\x1b[2J")
     assert "\x1b" not in str(error)
 

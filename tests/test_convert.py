@@ -4,12 +4,14 @@ import hashlib
 import io
 import json
 import os
+import signal
 import socket
 import struct
 import subprocess
 import sys
 import textwrap
 import threading
+import time
 
 import legacy_samples as samples
 import pytest
@@ -19,7 +21,7 @@ from ways import WAYS
 
 import xstream
 from xstream import GuestMemory, TruncatedStream, UnsupportedStream
-from xstream.wire import legacy, libxc, libxl, xl
+from xstream.wire import legacy, libvirt, libxc, libxl, xl
 
 
 def loaded(source, **options):
@@ -318,6 +320,46 @@ def test_command(tmp_path):
     status, _, said = run("convert", "-", str(tmp_path / "new"), stdin=samples.hvm()[:5000])
     assert status == 1 and "legacy, offset 5000" in said and not (tmp_path / "new").exists()
     assert run("convert", str(source), str(tmp_path / "new"), "--to", "xl")[0] == 2
+    saved = b"".join(xl.build(xl.SaveHeader(0, b"name = 'guest'"))) + samples.hvm()
+    assert run("convert", "-", "-", "--to", "xl", stdin=saved) == (0, converted(saved, to="libxl"), "")
+    saved = b"".join(libvirt.build(libvirt.SaveHeader(b"<domain/>\0", libvirt.LEGACY_STREAM))) + samples.hvm()
+    assert run("convert", "-", "-", "--to", "libvirt", stdin=saved) == (0, converted(saved, to="libxl"), "")
+    assert run("convert", "-", "-", "--to", "xl", stdin=saved)[0] == 2
+
+
+@pytest.mark.parametrize("to", ["libxc", "libxl"])
+def test_a_failure_in_a_pipe_ends_without_end(to):
+    """What was good has gone; the reader at the other end finds the stream cut off."""
+    bad = samples.hvm(tail=samples.hvm_tail(signature=b"SomethingElseEntirely"))
+    for stream in (samples.hvm()[:-1], samples.pv()[:-1], bad):
+        status, out, said = run("convert", "-", "-", "--to", to, stdin=stream)
+        assert status == 1 and said.startswith("xstream: legacy, offset ")
+        with pytest.raises(TruncatedStream):
+            xstream.verify(out)
+        assert loaded_pages(out) == 2 + (stream[8:16] == b"\xff" * 8)
+
+
+def loaded_pages(stream):
+    """How many pages of a stream that is cut off are there."""
+    with xstream.open(stream) as reader, contextlib.suppress(TruncatedStream):
+        pages = 0
+        for record in reader:
+            pages += len(record.data) // 4096 if isinstance(record, libxc.PageData) else 0
+    return pages
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_whoever_is_ended_leaves_nothing(number, tmp_path):
+    reading, writing = os.pipe()
+    process = subprocess.Popen([sys.executable, "-m", "xstream", "convert", "-", str(tmp_path / "out")],
+                               stdin=reading, stderr=subprocess.DEVNULL)
+    os.close(reading)
+    os.write(writing, samples.hvm()[:6000])
+    while not list(tmp_path.iterdir()):
+        time.sleep(0.01)
+    process.send_signal(number)
+    assert process.wait() == 2 and not list(tmp_path.iterdir())
+    os.close(writing)
 
 
 @pytest.mark.parametrize("way", ["pipe", "file"])
@@ -347,3 +389,29 @@ def test_memory_is_bounded(way, tmp_path):
         assert peak < 64 << 10, peak
         """)
     subprocess.check_call([sys.executable, "-c", script, way, str(tmp_path / "big")])
+
+
+@pytest.mark.parametrize("squash", [False, True])
+@pytest.mark.parametrize("way", ["pipe", "file"])
+def test_memory_is_bounded_for_a_guest_of_many_pfns(way, squash, tmp_path):
+    """A PV guest of all PFNs that there can be, and pages at both ends."""
+    p2m_size = (1 << 28) - 1
+    body = batch(8, [word(4), word(p2m_size - 1), word(9)], [page(4), page(5), page(9)]) + chunk(-9) + chunk(0)
+    stream = samples.ulongs(8, p2m_size) + samples.extended_info(8, 8) + bytes(8 * -(-p2m_size // 512)) + body \
+        + samples.pv_tail(8, 8, [9])
+    (tmp_path / "in").write_bytes(stream)
+    script = textwrap.dedent("""
+        import os, sys
+        import xstream
+        source = sys.stdin.fileno() if sys.argv[1] == "pipe" else sys.argv[2]
+        xstream.convert(source, sys.argv[3], squash={!r})
+        with open("/proc/self/status") as file:
+            peak = next(int(line.split()[1]) for line in file if line.startswith("VmHWM"))
+        assert peak < 64 << 10, peak
+        """).format(squash)
+    process = subprocess.Popen([sys.executable, "-c", script, way, str(tmp_path / "in"), str(tmp_path / "out")],
+                               stdin=subprocess.PIPE)
+    process.communicate(stream if way == "pipe" else b"")
+    assert process.returncode == 0
+    memory, _ = loaded(str(tmp_path / "out"))
+    assert memory.populated_count == 2 and memory.read(memory.populated_pfns(0, 9)) == page(4) + page(5)

@@ -22,7 +22,7 @@ FLOORS = {
     "stream": 3,
     "guest": 4,
     "tools": 5, "aio": 5,
-    "cli": 6, "bench": 6,
+    "cli": 6, "printing": 6, "bench": 6,
     "__init__": 7, "__main__": 7,
 }
 

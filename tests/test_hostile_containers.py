@@ -1,10 +1,12 @@
 """Bytes from an enemy, in containers: a result or one of our errors, in bounded memory, from every kind of source."""
+import json
 import struct
 
 import containers
 import pytest
 import samples
 from containers import record, xenopsd_record
+from test_cli import run
 from test_hostile import piped, run_in_small_memory, source_of
 from test_opening import read
 from ways import WAYS
@@ -138,3 +140,28 @@ def test_a_truncated_device_model_record_of_a_pipe_is_told():
         with WAYS[way](stream[:-40]) as source, pytest.raises(TruncatedStream) as caught:
             xstream.verify(source)
         assert caught.value.layer == "xenopsd" and caught.value.record == 2
+
+
+@pytest.mark.parametrize("config", [
+    b'{"a":' * 101 + b"1" + b"}" * 101, b"[" * 500 + b"]" * 500, b"[" * 300000, b'{"a":' * 300000,
+    b'{"a": ' + b"9" * 200 + b"}", b'{"a": 1e999}', b'{"a": NaN}', b'{"a": -Infinity}',
+    b'{"a": "' + b"x" * (1 << 20) + b'"}',
+], ids=lambda config: repr(config[:6]))
+@pytest.mark.parametrize("options", [[], ["--json"]], ids=["text", "json"])
+def test_a_config_that_is_too_much_to_parse_is_shown_as_text(tmp_path, config, options):
+    path = tmp_path / "xl"
+    path.write_bytes(containers.xl(config=config + b"\0"))
+    with xstream.open(str(path)) as reader, pytest.raises(StreamError) as caught:
+        next(iter(reader)).config_object  # noqa: B018
+    assert caught.value.layer == "xl" and caught.value.offset == 52
+    status, out, err = run("info", "--records", str(path), *options)
+    assert status == 0 and not err and b"JSON" in out
+    if options:
+        assert json.loads(out.decode(), parse_constant=pytest.fail)
+
+
+def test_a_config_of_some_depth_is_shown(tmp_path):
+    path = tmp_path / "xl"
+    path.write_bytes(containers.xl(config=b'{"a":' * 99 + b"1" + b"}" * 99 + b"\0"))
+    assert run("info", "--records", str(path))[0] == 0
+    assert run("info", "--records", "--json", str(path))[0] == 0

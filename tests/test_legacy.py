@@ -9,7 +9,7 @@ import numpy
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from legacy_samples import BROKEN, PIN, XALLOC, XTAB, batch, chunk, page, word
+from legacy_samples import BROKEN, L2TAB, PIN, XALLOC, XTAB, batch, chunk, page, word
 from samples import memory_of
 from ways import WAYS, whole
 
@@ -401,3 +401,123 @@ def test_the_cache_makes_deltas():
         sizes.append(out.tell() - before)
     finish(writer, False)
     assert sizes[0] > 16 * 4096 > 8 * sizes[1]
+
+
+def test_tables_that_changed_under_the_senders_hands():
+    """Their entries have any bits, superpages' among them, and are sent again: no matter, here and once converted."""
+    torn = struct.pack("<Q", 0xE3) * 512
+    body = batch(8, [word(3, L2TAB)], [torn]) + batch(8, [word(3, L2TAB)], [bytes(4096)])
+    stream = samples.pv(8, 8, memory=body)
+    for way in ("buffer", "pipe"):
+        with WAYS[way](stream) as source:
+            assert loaded(source, strict=True)[1].resent == 1
+        converted = io.BytesIO()
+        with WAYS[way](stream) as source:
+            xstream.convert(source, converted)
+        assert loaded(converted.getvalue())[1].resent == 1
+    past = struct.pack("<Q", 16 << 12 | 1) + bytes(4088)
+    with pytest.raises(xstream.CorruptStream, match="past the end of the p2m"):
+        loaded(samples.pv(8, 8, memory=batch(8, [word(3, L2TAB)], [past])))
+
+
+def test_info_tells_what_holds_at_the_end():
+    """Of the last complete checkpoint; without what the tail takes back, as it came and once converted."""
+    stream = samples.remus(8, [batch(8, [word(0), word(3)], [page(20), page(23)]), batch(8, [word(7)], [page(37)])])
+    for cut, populated, resent in ((0, 4, 1), (1, 3, 1)):
+        for way in ("buffer", "pipe"):
+            with WAYS[way](stream[:len(stream) - cut]) as source:
+                report = xstream.info(source)
+            assert (report.populated, report.resent, report.sent) == (populated, resent, 5)
+            assert report.types == {"NOTAB": populated} and report.checkpoints == 3 - cut
+    with WAYS["pipe"](samples.pv()) as source:
+        converted = io.BytesIO()
+        xstream.convert(source, converted)
+    for report in (xstream.info(samples.pv()), xstream.info(converted.getvalue())):
+        assert (report.populated, report.sent) == (2, 3) and "NOTAB" in report.types and "XTAB" not in report.types
+
+
+TABLE_ENTRIES = st.lists(st.tuples(st.integers(0, 511), st.integers(0, 63), st.sampled_from([1, 7, 0x67, 0xE3])),
+                         max_size=9)
+PV_GUEST = st.dictionaries(st.integers(0, 63), st.one_of(
+    st.tuples(st.just(0), st.integers(0, 2 ** 32)), st.tuples(st.sampled_from([1, 2, 3, 9, 10, 11]), TABLE_ENTRIES)),
+    min_size=1, max_size=20)
+VCPUS = st.dictionaries(st.integers(0, 70), st.integers(16, 900), min_size=1, max_size=4)
+
+
+def pv_page(kind, content):
+    if not kind:
+        return page(content)
+    entries = [0] * 512
+    for slot, pfn, flags in content:
+        entries[slot] = pfn << 12 | flags
+    return struct.pack("<512Q", *entries)
+
+
+@settings(max_examples=40, deadline=None)
+@given(width=st.sampled_from([4, 8]), guest_width=st.sampled_from([4, 8]),
+       rounds=st.lists(PV_GUEST, min_size=1, max_size=3), unmapped=st.sets(st.integers(0, 63)), others=VCPUS,
+       xsave=st.booleans(), extended=st.booleans(), verify=st.booleans(), gathered=st.booleans())
+def test_any_pv_guest_converted_is_that_guest(width, guest_width, rounds, unmapped, others, xsave, extended, verify,
+                                              gathered):
+    """Memory, tables, what the tail takes back, and each vcpu's state."""
+    expected = GuestMemory(limit=64)
+    vcpus = {0: 400, **others}
+    out = io.BytesIO()
+    writer = LegacyWriter(out, 64, width=width, guest="pv", gathered=gathered)
+    writer.write(legacy.ExtendedInfo(guest_width, bytes(samples.BASIC[guest_width]), extended, 416 if xsave else None))
+    writer.write(legacy.P2MFrames(struct.pack("<Q", 5)))
+    for number, guest in enumerate(rounds + rounds[-1:] * verify):
+        pfns = numpy.array(sorted(guest), numpy.uint64)
+        types = bytes(guest[pfn][0] for pfn in sorted(guest))
+        pages = b"".join(pv_page(*guest[pfn]) for pfn in sorted(guest))
+        if number == len(rounds):
+            writer.write(legacy.VerifyMode())
+        else:
+            words = bytearray(8 * len(pfns))
+            xstream.kernels.pfns.pack(pfns, types, words)
+            expected.apply(PageData(words, pages))
+        writer.write_pages(pfns, types, pages)
+    expected.forget(numpy.array(sorted(unmapped), numpy.uint64))
+    writer.write(legacy.TscInfo(1, 2, 3, 4))
+    writer.write(legacy.VcpuInfo.of(vcpus))
+    writer.write(legacy.LastCheckpoint())
+    writer.write(legacy.EndOfBody())
+    writer.write(legacy.UnmappedPfns(struct.pack("<{}Q".format(len(unmapped)), *sorted(unmapped))))
+    for vcpu in sorted(vcpus):
+        writer.write(legacy.VcpuContext(vcpu, bytes([vcpu]) * samples.BASIC[guest_width], bytes([1]) * 128 * extended,
+                                        3 if xsave else None, bytes([vcpu]) * vcpus[vcpu] if xsave else None))
+    writer.write(legacy.SharedInfo(page(77)))
+    for way in ("buffer", "descriptor", "pipe"):
+        converted = io.BytesIO()
+        with WAYS[way](out.getvalue()) as source:
+            xstream.convert(source, converted)
+        for stream in (out.getvalue(), converted.getvalue()):
+            memory, result = loaded(stream)
+            memory.grow(len(expected))
+            expected.grow(len(memory))
+            assert memory.pages.tobytes() == expected.pages.tobytes() and not len(result.differing)
+            assert memory.populated.tolist() == expected.populated.tolist()
+            assert [kind for kind, there in zip(memory.types, memory.populated) if there] == [
+                kind for kind, there in zip(expected.types, expected.populated) if there]
+        records = list(xstream.open(converted.getvalue()))
+        basic = {one.vcpu_id: bytes(one.blob) for one in records if isinstance(one, libxc.VcpuBasic)}
+        assert basic == {vcpu: bytes([vcpu]) * samples.BASIC[guest_width] for vcpu in vcpus}
+        areas = {one.vcpu_id: bytes(one.blob) for one in records if isinstance(one, libxc.VcpuXsave)}
+        assert areas == ({vcpu: bytes([vcpu]) * vcpus[vcpu] for vcpu in vcpus} if xsave else {})
+        assert sum(isinstance(one, libxc.VcpuExtended) for one in records) == len(vcpus) * extended
+        assert records[-2].page == page(77) and isinstance(records[-1], libxc.End)
+
+
+@pytest.mark.parametrize("width", [4, 8])
+def test_contents_of_a_toolstack_chunk(width):
+    """libxl's is told entry by entry, whichever toolstack's it is; anything else as bytes."""
+    for count in range(4):
+        entries = [(number, 0xF0000000, 4096, b"vga.vram\0" if number else b"") for number in range(count)]
+        stream = samples.hvm(width, chunks=samples.toolstack(samples.physmap(width, entries)))
+        shown = next(row for row in xstream.contents(stream) if row.type == "TOOLSTACK").contents
+        assert shown == {"physmap": [
+            {"phys_offset": number, "start_addr": 0xF0000000, "size": 4096, "name": "vga.vram" if number else ""}
+            for number in range(count)]}
+    stream = samples.hvm(width, chunks=samples.toolstack(b"another's"))
+    shown = next(row for row in xstream.contents(stream) if row.type == "TOOLSTACK").contents
+    assert shown == {"blob": {"bytes": 9, "start": b"another's".hex()}}

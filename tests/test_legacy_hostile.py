@@ -186,7 +186,7 @@ def test_pv_tails():
 
 
 @pytest.mark.parametrize("blob", [
-    b"", b"\1\0\0\0", struct.pack("<II", 2, 0), struct.pack("<II", 1, ALL_ONES), samples.physmap(8, [], count=1),
+    b"\1\0\0\0", struct.pack("<II", 2, 0), struct.pack("<II", 1, ALL_ONES), samples.physmap(8, [], count=1),
     samples.physmap(8, [(1, 2, 3, b"name")]), samples.physmap(8, [(1, 2, 3, b"a\0b\0")]),
     samples.physmap(8, [(1, 2, 3, b"n\0")])[:-1], struct.pack("<IIQQQI", 1, 1, 1, 2, 3, ALL_ONES),
 ])

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from xstream.guest.save import Saved, save
     from xstream.guest.simulated import SimulatedGuest
     from xstream.limits import Limits
-    from xstream.stream.container_writers import LibvirtWriter, LibxlWriter, XenopsdWriter, XlWriter
+    from xstream.stream.container_writers import BackChannelWriter, LibvirtWriter, LibxlWriter, XenopsdWriter, XlWriter
     from xstream.stream.containers import NestedReader
     from xstream.stream.legacy_reader import LegacyReader
     from xstream.stream.legacy_writer import LegacyWriter
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from xstream.tools.info import info
     from xstream.tools.policy import compare_policies, policy
     from xstream.tools.rewrap import Parts, rewrap
+    from xstream.tools.unwrap import unwrap
     from xstream.tools.verify import verify
     from xstream.wire.libxc import (
         Checkpoint,
@@ -75,15 +76,15 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
-    "Cancelled", "Checkpoint", "CheckpointDirtyPfnList", "Completed", "CorruptStream", "CpuidPolicy", "Decision",
-    "DomainHeader", "End", "Guest", "GuestError", "GuestMemory", "HookError", "HvmContext", "HvmParams",
-    "ImageHeader", "LegacyReader", "LegacyWriter", "LibvirtWriter", "LibxlWriter", "LimitExceeded", "Limits",
-    "MemoryMismatch", "MissingPart", "MsrPolicy", "NeedMoreData", "NestedReader", "OrderError", "P2MFrames", "PVInfo",
-    "PageData", "Pages", "Parts", "PushReader", "Reader", "Restored", "Round", "Saved", "SharedInfo",
+    "BackChannelWriter", "Cancelled", "Checkpoint", "CheckpointDirtyPfnList", "Completed", "CorruptStream",
+    "CpuidPolicy", "Decision", "DomainHeader", "End", "Guest", "GuestError", "GuestMemory", "HookError", "HvmContext",
+    "HvmParams", "ImageHeader", "LegacyReader", "LegacyWriter", "LibvirtWriter", "LibxlWriter", "LimitExceeded",
+    "Limits", "MemoryMismatch", "MissingPart", "MsrPolicy", "NeedMoreData", "NestedReader", "OrderError", "P2MFrames",
+    "PVInfo", "PageData", "Pages", "Parts", "PushReader", "Reader", "Restored", "Round", "Saved", "SharedInfo",
     "SimulatedGuest", "StaticDataEnd", "StreamError", "StrictViolation", "TruncatedStream", "TscInfo", "Unknown",
     "UnsupportedStream", "VcpuBasic", "VcpuExtended", "VcpuMsrs", "VcpuXsave", "Verify", "Writer", "XenopsdWriter",
     "XlWriter", "__version__", "compare_policies", "contents", "convert", "digest", "downtime_policy", "extract",
-    "info", "load", "open", "page_digests", "policy", "restore", "rewrap", "save", "verify", "xen_policy",
+    "info", "load", "open", "page_digests", "policy", "restore", "rewrap", "save", "unwrap", "verify", "xen_policy",
 ]
 
 #: The module of each name: it is loaded when the name is first used.
@@ -98,7 +99,7 @@ _HOMES = {name: "xstream." + module for module, names in {
     "guest.save": "Saved save",
     "guest.simulated": "SimulatedGuest",
     "limits": "Limits",
-    "stream.container_writers": "LibvirtWriter LibxlWriter XenopsdWriter XlWriter",
+    "stream.container_writers": "BackChannelWriter LibvirtWriter LibxlWriter XenopsdWriter XlWriter",
     "stream.containers": "NestedReader",
     "stream.legacy_reader": "LegacyReader",
     "stream.legacy_writer": "LegacyWriter",
@@ -113,6 +114,7 @@ _HOMES = {name: "xstream." + module for module, names in {
     "tools.info": "info",
     "tools.policy": "compare_policies policy",
     "tools.rewrap": "Parts rewrap",
+    "tools.unwrap": "unwrap",
     "tools.verify": "verify",
     "wire.libxc": "Checkpoint CheckpointDirtyPfnList CpuidPolicy DomainHeader End HvmContext HvmParams ImageHeader "
                   "MsrPolicy P2MFrames PVInfo PageData SharedInfo StaticDataEnd TscInfo Unknown VcpuBasic "

@@ -1,8 +1,8 @@
-"""The command line: arguments, progress, printing, exit codes."""
+"""The command line: arguments, progress, exit codes."""
 import argparse
-import json
 import math
 import os
+import signal
 import sys
 import time
 import traceback
@@ -10,6 +10,17 @@ from typing import Any, Callable, Dict, List, Optional
 
 from xstream.errors import LimitExceeded, MissingPart, StreamError
 from xstream.limits import Limits
+from xstream.printing import (
+    plain_layers,
+    print_contents,
+    print_contents_json,
+    print_differences,
+    print_info,
+    print_json,
+    print_policy,
+    print_verified,
+    printable,
+)
 from xstream.version import __version__
 
 GOOD, BAD_STREAM, BAD_USE, OWN_FAULT = range(4)
@@ -17,13 +28,16 @@ EXIT_STATUS = ("0 good; 1 the stream is bad; 2 wrong use, or the environment's f
                "the message says so.")
 _PAGE_SIZE = 4096
 _MOST_JOBS = 1024
-_FORMATS = ("libxc", "legacy", "libxl", "xl", "libvirt", "xenopsd", "xend")
+_FORMATS = ("libxc", "legacy", "libxl", "xl", "libvirt", "xenopsd", "xend", "colo")
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
     """Run one command; returns its exit status."""
     options = argument_parser().parse_args(arguments)
+    if arguments is None:
+        # The process is ours: whoever ends it shall find no half-written files either.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         status: Optional[int] = options.run(options)
         sys.stdout.flush()
@@ -48,11 +62,6 @@ def main(arguments: Optional[List[str]] = None) -> int:
         traceback.print_exc()
         _complain("this is a fault in xstream {}, not in the stream; please report it".format(__version__))
         return OWN_FAULT
-
-
-def printable(text: Any) -> str:
-    """Text that may come from a stream, with everything but printable characters escaped."""
-    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in str(text))
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -81,19 +90,7 @@ def argument_parser() -> argparse.ArgumentParser:
     policy = _add(commands, "policy", _policy, "the CPU that a guest was shown, or what a second one's lacks of it")
     policy.add_argument("other", metavar="OTHER", nargs="?", help="another stream; exit status 1 if its CPU lacks "
                         "features that FILE's guest was told of")
-    convert = _add(commands, "convert", _convert, "make a stream of today of a legacy one, while it flows; or put a "
-                   "guest into another container, or take it out of one")
-    convert.add_argument("out", metavar="OUT", help="file to write; - for stdout")
-    convert.add_argument("--to", choices=("libxc", "libxl", "xl", "libvirt", "xenopsd"), default="libxc",
-                         help="what to write; of a legacy stream libxc (default) or libxl, behind the header it has")
-    convert.add_argument("--last-checkpoint", action="store_true",
-                         help="of a legacy Remus stream only the last complete state, as a plain stream")
-    convert.add_argument("--squash", action="store_true",
-                         help="of a legacy stream each page once, with its last contents")
-    convert.add_argument("--config", metavar="CONFIG", help="file with what the container says of the domain: xl's "
-                         "configuration, JSON or text; libvirt's XML; xenopsd's Xenops record")
-    convert.add_argument("--device-model", metavar="RECORD", help="file with QEMU's record of an HVM guest")
-    convert.add_argument("--no-device-model", action="store_true", help="the guest has none: it is PVH")
+    convert = _add_convert(commands)
     for command in (verify, extract, digest, convert):
         command.add_argument("--checkpointed", action="store_true",
                              help="the stream has checkpoints (Remus, COLO): its end is its last complete one")
@@ -102,6 +99,25 @@ def argument_parser() -> argparse.ArgumentParser:
                              help="refuse guests whose memory spans more than this (K, M, G, T; default 1T)")
     _add_simulate(commands)
     return parser
+
+
+def _add_convert(commands: Any) -> argparse.ArgumentParser:
+    convert = _add(commands, "convert", _convert, "make a stream of today of a legacy one, while it flows; or put a "
+                   "guest into another container, or take it out of one")
+    convert.add_argument("out", metavar="OUT", help="file to write; - for stdout")
+    convert.add_argument("--to", choices=("libxc", "libxl", "xl", "libvirt", "xenopsd", "config", "device-model"),
+                         default="libxc", help="what to write (default libxc): a format, of a legacy stream libxc, or "
+                         "libxl behind the header it has (xl, libvirt: the same, where that is its header); or what "
+                         "FILE's container has for --config, --device-model")
+    convert.add_argument("--last-checkpoint", action="store_true",
+                         help="of a Remus stream only the last complete state, as a plain stream")
+    convert.add_argument("--squash", action="store_true",
+                         help="each page once, with its last contents, as a plain stream")
+    convert.add_argument("--config", metavar="CONFIG", help="file with what the container says of the domain: xl's "
+                         "configuration, JSON or text; libvirt's XML; xenopsd's Xenops record")
+    convert.add_argument("--device-model", metavar="RECORD", help="file with QEMU's record of an HVM guest")
+    convert.add_argument("--no-device-model", action="store_true", help="the guest has none: it is PVH")
+    return convert
 
 
 def _add_simulate(commands: Any) -> None:
@@ -232,28 +248,10 @@ def _info(options: Any) -> Optional[int]:
     with _Progress(options) as progress:
         report = info(_source(options), **_format(options), progress=progress)
     if options.json:
-        _print_json(dict(report._asdict(), records=[row._asdict() for row in report.records],
-                         layers=_plain_layers(report.layers)))
-        return None
-    print("{} stream, version {}, {} guest, made by {}".format(
-        _path(report.layers), report.version, report.guest, printable(report.made_by)))
-    print("{} bytes, {} populated PFNs, highest PFN {:#x}".format(
-        report.bytes, report.populated, max(report.highest_pfn, 0)))
-    print("{} pages sent, of them {} sent again, {} all zero{}".format(
-        report.sent, report.resent, report.zero,
-        "; {} for comparison".format(report.verified) if report.verified else ""))
-    if report.checkpoints:
-        print("{} checkpoints; what stands behind the last is void".format(report.checkpoints))
-    _print_layers(report.layers)
-    print_table([["page type", "PFNs"]] + [[name, str(count)] for name, count in report.types.items()])
-    print_table([["record type", "bytes"]] + [
-        ["{} {}".format(layer, name) if len(report.layers) > 1 else name, str(size)]
-        for layer, sizes in report.sizes.items() for name, size in sizes.items()])
-    print_table([["layer", "record", "offset", "type", "records", "PFNs", "pages", "bytes"]] + [
-        [row.layer, str(row.first), str(row.offset), row.type, str(row.records), str(row.pfns or ""),
-         str(row.pages or ""), str(row.bytes)] for row in report.records])
-    if report.more_rows:
-        print("and {} more rows".format(report.more_rows))
+        print_json(dict(report._asdict(), records=[row._asdict() for row in report.records],
+                        layers=plain_layers(report.layers)))
+    else:
+        print_info(report)
     return None
 
 
@@ -262,84 +260,18 @@ def _contents(options: Any) -> Optional[int]:
     with _Progress(options) as progress:
         found = contents(_source(options), options.record, **_format(options), progress=progress)
         if options.json:
-            return _print_contents_json(options, found)
+            error = print_contents_json(found)
+            if error is not None:
+                _complain(str(error))
+                return BAD_STREAM
+            return None
         shown = 0
         for shown, row in enumerate(found, 1):  # noqa: B007
-            _print_contents(row, whole=options.record is not None)
+            print_contents(row, whole=options.record is not None)
     if options.record is not None and not shown:
         _complain("no such record")
         return BAD_USE
     return None
-
-
-def _print_contents(row: Any, whole: bool) -> None:
-    from xstream.tools.contents import brief
-    print("{} record {} at offset {}: {}".format(row.layer, row.record, row.offset, row.type))
-    _print_tree(row.contents if whole else brief(row.contents), "  ")
-
-
-def _print_tree(fields: Dict[str, Any], indent: str) -> None:
-    for name, value in fields.items():
-        if isinstance(value, dict):
-            print(printable(indent + name))
-            _print_tree(value, indent + "  ")
-        elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
-            print(printable(indent + name))
-            for item in value:
-                _print_item(item, indent + "  ")
-        else:
-            print(printable("{}{}: {}".format(indent, name, _shown(value))))
-
-
-def _print_item(item: Any, indent: str) -> None:
-    """One of a list: its plain values in a line, what is deeper below."""
-    if not isinstance(item, dict):
-        print(printable(indent + _shown(item)))
-        return
-    plain = {name: value for name, value in item.items() if not isinstance(value, dict)}
-    print(printable(indent + ", ".join("{} {}".format(name, _shown(value)) for name, value in plain.items())))
-    _print_tree({name: value for name, value in item.items() if name not in plain}, indent + "  ")
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, list):
-        return " ".join(_shown(item) for item in value) or "none"
-    if isinstance(value, int) and not isinstance(value, bool) and abs(value) > 9:
-        return "{0} ({0:#x})".format(value)
-    return str(value)
-
-
-def _print_contents_json(options: Any, found: Any) -> Optional[int]:
-    """The document piece by piece: nobody knows how many records there are."""
-    status, before, end = None, "", {"ok": True}
-    sys.stdout.write('{"contents": [')
-    try:
-        for row in found:
-            sys.stdout.write(before + json.dumps(row._asdict(), indent=1))
-            before = ","
-    except StreamError as error:
-        status, end = BAD_STREAM, dict(error.as_dict(), ok=False)
-        _complain(str(error))
-    print("], {}".format(json.dumps(end)[1:]))
-    return status
-
-
-def _path(layers: Any) -> str:
-    """The layers' formats, outermost first."""
-    return " > ".join(layer.format for layer in layers)
-
-
-def _print_layers(layers: Any) -> None:
-    """The layers as a tree; nothing where there is but one."""
-    if len(layers) < 2:
-        return
-    print_table([["layer", "offset", "records", ""]] + [
-        ["  " * layer.depth + layer.format, str(layer.offset), str(layer.records),
-         ", ".join("{} {}".format(name, value) for name, value in layer.about.items())] for layer in layers])
-
-
-def _plain_layers(layers: Any) -> List[Dict[str, Any]]:
-    return [layer._asdict() for layer in layers]
 
 
 def _verify(options: Any) -> None:
@@ -348,11 +280,9 @@ def _verify(options: Any) -> None:
         report = verify(_source(options), **_format(options), strict=options.strict,
                         checkpointed=options.checkpointed, progress=progress)
     if options.json:
-        _print_json(dict(report._asdict(), ok=True, layers=_plain_layers(report.layers)))
-        return
-    print("ok: {1} version {0.version}, {0.guest}, {0.records} records, {0.pages} pages in {0.batches} batches, "
-          "{0.bytes} bytes".format(report, _path(report.layers)))
-    _print_layers(report.layers)
+        print_json(dict(report._asdict(), ok=True, layers=plain_layers(report.layers)))
+    else:
+        print_verified(report)
 
 
 def _extract(options: Any) -> None:
@@ -361,18 +291,18 @@ def _extract(options: Any) -> None:
         report = extract(_source(options), options.out, **_format(options), limits=_limits(options),
                          checkpointed=options.checkpointed, progress=progress)
     if options.json and options.out != "-":
-        _print_json(report._asdict())
+        print_json(report._asdict())
 
 
 def _digest(options: Any) -> None:
     from xstream.tools.digest import digest, page_digests
-    arguments = {"format": options.format, "limits": _limits(options), "checkpointed": options.checkpointed,
-                 "jobs": options.jobs or len(os.sched_getaffinity(0))}
+    arguments = dict(_format(options), limits=_limits(options), checkpointed=options.checkpointed,
+                     jobs=options.jobs or len(os.sched_getaffinity(0)))
     if options.pages:
         with _Progress(options) as progress:
             pairs = page_digests(_source(options), progress=progress, **arguments)
         if options.json:
-            _print_json({"pages": {str(pfn): "{:08x}".format(crc) for pfn, crc in pairs}})
+            print_json({"pages": {str(pfn): "{:08x}".format(crc) for pfn, crc in pairs}})
         else:
             sys.stdout.writelines("{:#x} {:08x}\n".format(pfn, crc) for pfn, crc in pairs)
         return
@@ -381,7 +311,7 @@ def _digest(options: Any) -> None:
     shown = dict(report._asdict(), crc32c="{:08x}".format(report.crc32c),
                  pages_crc32c="{:08x}".format(report.pages_crc32c))
     if options.json:
-        _print_json(shown)
+        print_json(shown)
         return
     for name, value in shown.items():
         print("{:13} {}".format(name, "not computed: holes too large" if value is None else value))
@@ -392,58 +322,56 @@ def _policy(options: Any) -> Optional[int]:
     with _Progress(options) as progress:
         mine = policy(_source(options), **_format(options), progress=progress)
     if options.other is None:
-        _print_policy(options, mine)
+        _one_policy(options, mine)
         return None
     report = compare_policies(mine, policy(options.other))
     if options.json:
-        _print_json({"cpuid": [row._asdict() for row in report.cpuid], "msr": [row._asdict() for row in report.msr],
-                     "lost": list(report.lost)})
+        print_json({"cpuid": [row._asdict() for row in report.cpuid], "msr": [row._asdict() for row in report.msr],
+                    "lost": list(report.lost)})
     else:
-        _print_differences(report)
+        print_differences(report)
     return BAD_STREAM if report.lost else None
 
 
-def _print_policy(options: Any, policy: Any) -> None:
+def _one_policy(options: Any, policy: Any) -> None:
     from xstream.tools.contents import cpuid_contents, msrs_contents
-    document = {"cpuid": cpuid_contents(policy.leaves), "msrs": msrs_contents(policy.msrs)}
     if options.json:
-        _print_json(document)
+        print_json({"cpuid": cpuid_contents(policy.leaves), "msrs": msrs_contents(policy.msrs)})
     else:
-        _print_tree(document, "")
-
-
-def _print_differences(report: Any) -> None:
-    for name, policy in (("the first", report.a), ("the second", report.b)):
-        if not policy.leaves and not policy.msrs:
-            print("{} has no policies: its stream is older than version 3".format(name))
-    rows = [["{:#x}{}.{}".format(row.leaf, "" if row.subleaf is None else ":{:#x}".format(row.subleaf), row.register),
-             row] for row in report.cpuid] + [["msr {:#x}".format(row.number), row] for row in report.msr]
-    if rows:
-        print_table([["register", "first", "second", "lost", "gained"]] + [
-            [place, "{:#x}".format(row.value_a), "{:#x}".format(row.value_b), " ".join(row.lost), " ".join(row.gained)]
-            for place, row in rows])
-        print()
-    print("the second lacks: {}".format(" ".join(report.lost)) if report.lost else
-          "the second lacks nothing that the first was told of")
+        print_policy(policy)
 
 
 def _convert(options: Any) -> Optional[int]:
+    if options.to in ("config", "device-model"):
+        _unwrap(options)
+        return None
     from xstream.tools.convert import find_legacy
-    source, legacy = find_legacy(_source(options), options.format)
-    report = (_convert_legacy if legacy else _rewrap)(options, source)
+    source, format = find_legacy(_source(options), options.format)
+    report = _rewrap(options, source) if format is None else _convert_legacy(options, source, format)
     if options.json and options.out != "-":
-        _print_json(report._asdict())
+        print_json(report._asdict())
     elif report.dropped:
         _complain("left out, for want of a place: " + ", ".join(report.dropped))
     return None
 
 
-def _convert_legacy(options: Any, source: Any) -> Any:
+def _unwrap(options: Any) -> None:
+    from xstream.tools.output import output
+    from xstream.tools.unwrap import unwrap
+    with _Progress(options) as progress, output(options.out) as fd:
+        size = unwrap(_source(options), fd, options.to, progress=progress, **_format(options))
+    if options.json and options.out != "-":
+        print_json({"part": options.to, "bytes": size})
+
+
+def _convert_legacy(options: Any, source: Any, format: str) -> Any:
     from xstream.tools.convert import convert
-    if options.to not in ("libxc", "libxl"):
-        raise MissingPart("a legacy stream is converted to libxc or libxl first, then to {}".format(options.to))
+    # The header that is there is kept, and stands before a libxl stream.
+    to = "libxl" if options.to == format and options.config is None else options.to
+    if to not in ("libxc", "libxl"):
+        raise MissingPart("a legacy stream is converted to libxc or libxl first, then to {}".format(to))
     with _Progress(options) as progress:
-        return convert(source, options.out, to=options.to, checkpointed=options.checkpointed, progress=progress,
+        return convert(source, options.out, to=to, checkpointed=options.checkpointed, progress=progress,
                        last_checkpoint=options.last_checkpoint, squash=options.squash, **_format(options))
 
 
@@ -451,9 +379,10 @@ def _rewrap(options: Any, source: Any) -> Any:
     from xstream.tools.output import output
     from xstream.tools.rewrap import Parts, rewrap
     parts = Parts(_contents_of(options.config), _contents_of(options.device_model), options.no_device_model)
+    squash = options.squash or options.last_checkpoint
     with _Progress(options) as progress, output(options.out) as fd:
-        return rewrap(source, fd, options.to, parts, checkpointed=options.checkpointed, progress=progress,
-                      **_format(options))
+        return rewrap(source, fd, options.to, parts, squash=squash, progress=progress,
+                      checkpointed=options.checkpointed or squash, **_format(options))
 
 
 def _contents_of(path: Optional[str]) -> Optional[bytes]:
@@ -483,7 +412,7 @@ def _simulate_send(options: Any) -> None:
     saved = report.saved
     if options.json:
         rounds = [dict(last._asdict(), rate=last.rate, downtime=last.downtime) for last in saved.rounds]
-        _print_json(dict(saved._asdict(), rounds=rounds, contents="{:08x}".format(report.contents)), out)
+        print_json(dict(saved._asdict(), rounds=rounds, contents="{:08x}".format(report.contents)), out)
         return
     print("sent {} bytes, downtime {:.1f} ms; CRC32C of the contents {:08x}".format(
         saved.bytes, saved.downtime * 1000, report.contents), file=out)
@@ -500,7 +429,7 @@ def _simulate_receive(options: Any) -> None:
     report = _with_address(options, lambda: receive(guest, options.address, listening=listening))
     restored = report.restored
     if options.json:
-        _print_json({"pages": restored.pages, "bytes": restored.bytes, "populated": report.populated,
+        print_json({"pages": restored.pages, "bytes": restored.bytes, "populated": report.populated,
                      "differing": restored.differing, "contents": "{:08x}".format(report.contents)})
         return
     print("restored {} pages from {} bytes, {} PFNs populated; CRC32C of the contents {:08x}".format(
@@ -518,24 +447,9 @@ def _with_address(options: Any, run: Callable[[], Any]) -> Any:
         raise OSError(str(error))
 
 
-def _print_json(document: Dict[str, Any], out: Optional[Any] = None) -> None:
-    json.dump(document, out or sys.stdout, indent=2)
-    print(file=out or sys.stdout)
-
-
-def print_table(rows: List[List[str]]) -> None:
-    """Print rows, the first of them headings, in columns; those of numbers stand to the right."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    print()
-    for row in rows:
-        cells = [cell.rjust(width) if all(other[at].replace(".", "").isdigit() or not other[at] for other in rows[1:])
-                 else cell.ljust(width) for at, (cell, width) in enumerate(zip(row, widths))]
-        print(printable("  ".join(cells).rstrip()))
-
-
 def _report_error(options: Any, error: StreamError) -> None:
     if options.json:
-        _print_json(dict(error.as_dict(), ok=False))
+        print_json(dict(error.as_dict(), ok=False))
     _complain(str(error))
     if isinstance(error, LimitExceeded) and error.field != "length" and hasattr(options, "limit"):
         _complain("--limit raises the limit on the guest's size")

@@ -95,7 +95,7 @@ def localise(pages, types, p2m, out):
     return GOOD
 
 
-def check(pages, types, pfn_end, *, levels, strict):
+def check(pages, types, pfn_end, *, levels, strict, superpages=False):
     for index, level, entries in tables_of(bytes(pages), types):
         if level > levels:
             return index, 0, LEVEL
@@ -103,8 +103,7 @@ def check(pages, types, pfn_end, *, levels, strict):
         for slot, entry in enumerate(entries):
             if entry & PRESENT and frame_of(entry) >= pfn_end:
                 return index, slot, PAST_P2M
-            left_over = (level, levels) == (2, 3) and slot >= 428 and frame_of(entry) == 0
-            if entry & PRESENT and entry & PSE and level > 1 and not left_over:
+            if entry & PRESENT and entry & PSE and level > 1 and not superpages:
                 return index, slot, SUPERPAGE
             if strict and entry and slot in own:
                 return index, slot, XEN_SLOT

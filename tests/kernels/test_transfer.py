@@ -2,10 +2,12 @@
 import contextlib
 import fcntl
 import os
+import select
 import signal
 import socket
 import tempfile
 import threading
+import time
 
 import pytest
 
@@ -84,6 +86,33 @@ def test_between(source, sink, blocking):
     assert got[0] == DATA
 
 
+@pytest.mark.parametrize("sink", ["pipe", "socket"])
+@pytest.mark.parametrize("source", ["file", "pipe", "socket"])
+def test_a_reader_that_is_late(source, sink):
+    """It begins once there is no room left, so that an end which doesn't block has to be waited for."""
+    got = []
+    reading, writing = os.pipe() if sink == "pipe" else [end.detach() for end in socket.socketpair()]
+
+    def read():
+        full = select.poll()
+        full.register(writing, select.POLLOUT)
+        while full.poll(0):
+            time.sleep(0.001)
+        while sum(map(len, got)) < len(DATA):
+            got.append(os.read(reading, 1 << 16))
+
+    os.set_blocking(writing, False)
+    thread = threading.Thread(target=read)
+    with source_of(source) as ours:
+        os.set_blocking(ours, False)
+        thread.start()
+        assert transfer.transfer(ours, writing, len(DATA)) == len(DATA)
+        thread.join()
+    for fd in (reading, writing):
+        os.close(fd)
+    assert b"".join(got) == DATA
+
+
 @pytest.mark.parametrize("source", ["file", "pipe", "socket"])
 def test_what_the_kernel_refuses_is_copied(source):
     """A file opened for appending takes neither splice nor copy_file_range."""
@@ -133,3 +162,16 @@ def test_widen_pipe():
     assert transfer.widen_pipe(-1) == 0
     with tempfile.TemporaryFile() as file:
         assert transfer.widen_pipe(file.fileno()) == 0
+
+
+def test_begin_writing_changes_nothing(tmp_path):
+    with open(tmp_path / "file", "w+b", buffering=0) as file:
+        file.write(b"x" * 100000)
+        for size in (-1, 0, 1, 100000, 100001, 2 ** 63 - 1):
+            transfer.begin_writing(file.fileno(), size)
+        assert file.tell() == 100000 and os.path.getsize(str(tmp_path / "file")) == 100000
+    reading, writing = os.pipe()
+    transfer.begin_writing(writing, 1)
+    transfer.begin_writing(-1, 1)
+    os.close(reading)
+    os.close(writing)

@@ -4,7 +4,7 @@ from typing import Any, Iterator, List, Sequence
 from xstream.bench import runs
 from xstream.bench.claim import size_name
 from xstream.bench.runs import Document
-from xstream.cli import print_table
+from xstream.printing import print_table
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 

@@ -58,7 +58,8 @@ def xen_module(name: str) -> Optional[ModuleType]:
 
 
 def xen_converter(source: str, target: str) -> List[str]:
-    """The command by which Xen's own tool converts an HVM guest's legacy stream; empty where it isn't at hand."""
+    """The command by which Xen's own tool converts an HVM guest's legacy stream; empty where it isn't at hand.
+    ``source`` and ``target``: paths, or numbers of descriptors."""
     for folder in _xen_folders():
         tool = folder / "bin" / "convert-legacy-stream"
         if tool.exists():

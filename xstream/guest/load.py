@@ -5,10 +5,11 @@ from typing import IO, Any, Callable, Iterator, NamedTuple, Optional, Tuple
 
 from xstream.errors import MemoryMismatch, StreamError, TruncatedStream
 from xstream.guest.deltas import DeltaDecoder
-from xstream.guest.memory import Applied, GuestMemory
-from xstream.guest.tables import checked_tables
+from xstream.guest.memory import Applied, GuestMemory, uint64
+from xstream.guest.tables import checked_tables, from_legacy
 from xstream.kernels import pfns as pfn_kernel
 from xstream.limits import Limits
+from xstream.stream.containers import NestedReader
 from xstream.stream.opening import AnyReader, open_stream
 from xstream.stream.source import ObjectSource, pieces
 from xstream.wire.legacy import CompressedBatch, CompressedPages, UnmappedPfns
@@ -138,6 +139,8 @@ class Loader:
                 raise
         if not self.reader.checkpoints:
             self._unmapped.complete()
+        if isinstance(self.reader, NestedReader):
+            self.reader.look_ahead()  # raises where there was no memory
 
     def _step(self) -> bool:
         reader = self.reader
@@ -171,7 +174,9 @@ class Loader:
             raise
 
     def _page_data(self, record: PageData) -> None:
-        if not len(record.data) and self._takes_back(record):
+        gone = taken_back(self.reader, record)
+        if gone is not None:
+            self.memory.forget(gone)
             return
         try:
             record = checked_tables(self.reader, record)
@@ -187,19 +192,6 @@ class Loader:
         if error.layer is None:
             error.located(layer=self.reader.layer, record=self.reader.index, record_type="PAGE_DATA",
                           base=0 if isinstance(error, TruncatedStream) else self.reader.offset)
-
-    def _takes_back(self, record: PageData) -> bool:
-        """Whether a batch takes PFNs out of the guest's map: a conversion writes one of XTAB alone for those that a
-        legacy stream's tail names. (In a stream of Xen's own XTAB undoes nothing.)"""
-        domain = getattr(self.reader.memory, "domain", None)
-        if domain is None or domain.xen_major:
-            return False
-        pfns, types = memoryview(bytearray(len(record.words))).cast("Q"), bytearray(record.pfn_count)
-        pfn_kernel.unpack(record.words, pfns, types)
-        if types.count(0xF) < len(types):
-            return False
-        self.memory.forget(pfns)
-        return True
 
     def _count(self, applied: Applied) -> None:
         self.loaded = self.loaded._replace(data=self.loaded.data + applied.data,
@@ -229,6 +221,16 @@ class Loader:
             self._spool = Spool()
         self._unmapped.complete()
         self.loaded = self.loaded._replace(checkpoints=self.loaded.checkpoints + 1)
+
+
+def taken_back(reader: AnyReader, record: PageData) -> Optional[memoryview]:
+    """The PFNs that a batch takes out of the guest's map, uint64: a conversion writes one of XTAB alone for those that
+    a legacy stream's tail names. None for any other batch. (In a stream of Xen's own XTAB undoes nothing.)"""
+    if len(record.data) or not from_legacy(reader):
+        return None
+    pfns, types = uint64(record.pfn_count), bytearray(record.pfn_count)
+    pfn_kernel.unpack(record.words, pfns, types)
+    return pfns if types.count(0xF) == len(types) else None
 
 
 def load(source: Any, memory: GuestMemory, **options: Any) -> Loaded:

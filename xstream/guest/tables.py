@@ -28,6 +28,12 @@ def any_tables(types: bytes) -> bool:
     return bool(types.translate(None, b"\0"))
 
 
+def from_legacy(reader: Any) -> bool:
+    """Whether a stream is a legacy one, or was: then tables, and PFNs without a page, mean what they meant there."""
+    domain = getattr(reader.memory, "domain", None)
+    return domain is None or not domain.xen_major
+
+
 def checked_tables(reader: Any, record: PageData) -> PageData:
     """The batch, once the page tables in it are known to be good ones; its data then are in memory. Nothing is looked
     at in batches without. Raises CorruptStream, relative to the record."""
@@ -37,7 +43,7 @@ def checked_tables(reader: Any, record: PageData) -> PageData:
     if isinstance(record.data, PendingPages):
         record = record._replace(data=record.data.read())
     page, entry, reason = pagetables.check(record.data, types, reader.pfn_end, levels=reader.pt_levels,
-                                           strict=reader.strict)
+                                           strict=reader.strict, superpages=from_legacy(reader))
     if reason != pagetables.OK:
         offset = 8 + len(record.words) + page * PAGE_SIZE + 8 * entry
         raise CorruptStream(_BAD_TABLE[reason], offset=8 + offset, field="page table entry",

@@ -61,10 +61,11 @@ def localise(pages: Any, types: Any, p2m: Any, out: Any) -> Tuple[int, int, int]
     As Xen's tools/libs/guest/xg_sr_restore_x86_pv.c (x86_pv_localise_page).
     """
 
-def check(pages: Any, types: Any, pfn_end: int, *, levels: int, strict: bool) -> Tuple[int, int, int]:
+def check(pages: Any, types: Any, pfn_end: int, *, levels: int, strict: bool,
+          superpages: bool = False) -> Tuple[int, int, int]:
     """Look at normalised tables as a stream has them; (index, entry, reason) of the first bad entry, or (-1, -1, OK).
 
     ``pages``, ``types``: as in ``normalise``. Reasons: LEVEL (entry 0), PAST_P2M for a PFN of ``pfn_end`` or more,
-    SUPERPAGE, and with ``strict`` XEN_SLOT. The slots from 428 on of a PAE L2 may hold entries to PFN 0 with any bits:
-    that is what Xen up to 4.5 left of its own mappings there.
+    SUPERPAGE unless ``superpages`` may be, and with ``strict`` XEN_SLOT. Xen up to 4.5 looked at no bit for superpages:
+    it stands in what it left of its own mappings in a PAE guest's top L2, and in tables that changed under its hands.
     """

@@ -222,19 +222,15 @@ cdef void localise_pages(const unsigned char *pages, const unsigned char *types,
             localise_table(pages + PAGE_BYTES * i, out + PAGE_BYTES * i, p2m)
 
 
-cdef inline Reason judge(uint64_t entry, int slot, int level, int levels, uint64_t pfn_end) noexcept nogil:
+cdef inline Reason judge(uint64_t entry, int level, uint64_t pfn_end, bint superpages) noexcept nogil:
     """What is wrong with a present entry of a normalised table."""
     if frame_of(entry) >= pfn_end:
         return PFN_PAST_P2M
-    if level == 1 or not entry & PSE:
-        return GOOD
-    if levels == 3 and level == 2 and slot >= XEN_PAE_L2_FIRST and frame_of(entry) == 0:
-        return GOOD
-    return MAPS_SUPERPAGE
+    return MAPS_SUPERPAGE if level > 1 and entry & PSE and not superpages else GOOD
 
 
 cdef Fault find_bad(const unsigned char *pages, const unsigned char *types, Py_ssize_t count, uint64_t pfn_end,
-                    int levels, bint strict) noexcept nogil:
+                    int levels, bint strict, bint superpages) noexcept nogil:
     cdef uint64_t entry
     cdef Py_ssize_t i
     cdef Reason reason
@@ -250,7 +246,7 @@ cdef Fault find_bad(const unsigned char *pages, const unsigned char *types, Py_s
         xen = xen_slots(pages + PAGE_BYTES * i, level, levels, NO_FRAME)
         for j in range(ENTRIES):
             entry = load(pages + PAGE_BYTES * i, j)
-            reason = judge(entry, j, level, levels, pfn_end) if entry & PRESENT else GOOD
+            reason = judge(entry, level, pfn_end, superpages) if entry & PRESENT else GOOD
             if reason == GOOD and strict and entry and xen.first <= j < xen.end:
                 reason = IN_XEN_SLOT
             if reason != GOOD:
@@ -322,7 +318,7 @@ def localise(pages, types, p2m, out):
     return told(fault)
 
 
-def check(pages, types, uint64_t pfn_end, *, int levels, bint strict):
+def check(pages, types, uint64_t pfn_end, *, int levels, bint strict, bint superpages=False):
     cdef const unsigned char[::1] tables = _buffers.pages("pages", pages)
     cdef Py_ssize_t count = tables.shape[0] // PAGE_BYTES
     cdef const unsigned char[::1] kinds = _buffers.array("types", types, "uint8", length=count)
@@ -330,5 +326,5 @@ def check(pages, types, uint64_t pfn_end, *, int levels, bint strict):
     _check_levels(levels)
     if count:
         with nogil:
-            fault = find_bad(&tables[0], &kinds[0], count, pfn_end, levels, strict)
+            fault = find_bad(&tables[0], &kinds[0], count, pfn_end, levels, strict, superpages)
     return told(fault)

@@ -17,6 +17,7 @@ cdef extern from "transfer.h" nogil:
     int64_t xs_wait(int fd, int writing)
     int xs_widen(int fd, int size)
     bint xs_refused(int error)
+    void xs_begin_writing(int fd, int64_t size)
 
 cdef enum:
     MOST = 0x40000000  # bytes asked for in one call
@@ -48,13 +49,14 @@ cdef way_t way_between(int source, int sink) noexcept nogil:
 
 
 cdef settle(int source, int sink):
-    """What is to be done where a call moved nothing: look after signals, wait, or raise."""
+    """What is to be done where a call moved nothing: look after signals, wait, or raise. -1: that end had no part."""
     cdef int error = errno
     if error == EAGAIN:
         # Which of the two isn't ready isn't said.
         with nogil:
-            if xs_wait(source, 0) >= 0:
-                xs_wait(sink, 1)
+            if source < 0 or xs_wait(source, 0) >= 0:
+                if sink >= 0:
+                    xs_wait(sink, 1)
     elif error != EINTR:
         PyErr_SetFromErrno(OSError)
     PyErr_CheckSignals()
@@ -89,7 +91,7 @@ cdef write_all(int sink, const char *data, int64_t size):
             data += moved
             size -= moved
         else:
-            settle(sink, sink)
+            settle(-1, sink)
 
 
 cdef int64_t by_copying(int source, int sink, int64_t size, char *room) except -1:
@@ -103,7 +105,7 @@ cdef int64_t by_copying(int source, int sink, int64_t size, char *room) except -
         elif moved == 0:
             break
         else:
-            settle(source, source)
+            settle(source, -1)
     return done
 
 
@@ -128,6 +130,12 @@ def transfer(int source, int sink, int64_t size):
         return done + by_copying(source, sink, size - done, room)
     finally:
         free(room)
+
+
+def begin_writing(int fd, int64_t size):
+    if size > 0:
+        with nogil:
+            xs_begin_writing(fd, size)
 
 
 def widen_pipe(int fd):

@@ -7,14 +7,16 @@ from xstream.stream.nesting import (
     INNER_CHECKPOINT,
     INNER_END,
     Nesting,
+    check_back_channel,
     check_libxl_record,
+    colo_nesting,
     libxl_nesting,
     xenopsd_nesting,
 )
 from xstream.stream.sink import Sink, open_sink
 from xstream.stream.source import PendingPages
 from xstream.stream.writer import Writer, padding_of
-from xstream.wire import libvirt, libxl, xenopsd, xl
+from xstream.wire import colo, libvirt, libxl, xenopsd, xl
 from xstream.wire.frames import FRAME, Buffer
 from xstream.wire.libxc import DomainHeader, ImageHeader
 
@@ -115,6 +117,29 @@ class LibxlWriter(_ContainerWriter):
             self._heard += 1
             self._nesting.follow_inner(INNER_CHECKPOINT)
         super()._hear_inner()
+
+
+class BackChannelWriter(_ContainerWriter):
+    """Writes what COLO's secondary tells its primary, record by record: CheckpointState and CheckpointDirtyPfnList."""
+
+    layer = colo.LAYER
+
+    def __init__(self, sink: Any, *, limits: Limits = Limits()) -> None:
+        super().__init__(sink, colo_nesting(), limits)
+
+    def write(self, record: colo.Record) -> None:
+        """Write one record."""
+        record_type = colo.type_of(record)
+        try:
+            body = b"".join(bytes(piece) for piece in colo.build(record))
+            self._check_length(len(body))
+            check_back_channel(colo.parse(record_type, body), self.limits)
+            pieces = [FRAME.pack(record_type, len(body)), body, padding_of(record, len(body))]
+            self._nesting.follow(colo.turn_of(record))
+        except StreamError as error:
+            raise self._located(error, FRAME.size, colo.type_name(record_type))
+        self.sink.write(pieces)
+        self.index += 1
 
 
 class XenopsdWriter(_ContainerWriter):

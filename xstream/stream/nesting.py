@@ -1,12 +1,15 @@
-"""What may come next in libxl streams and in xenopsd's images: transition tables, for reading and writing alike.
+"""What may come next in libxl streams, on COLO's back channel and in xenopsd's images: transition tables, for reading
+and writing alike.
 
-Source: what tools/libs/light/libxl_stream_read.c and xen-api's ocaml/xenopsd/xc/domain.ml insist on, and the order in
-which their counterparts write. The libxc stream within has tables of its own: :mod:`xstream.stream.ordering`.
+Source: what tools/libs/light/libxl_stream_read.c, libxl_colo_save.c and xen-api's ocaml/xenopsd/xc/domain.ml insist on,
+and the order in which their counterparts write. The libxc stream within has tables of its own:
+:mod:`xstream.stream.ordering`.
 """
 from typing import Any, Callable, Dict, Optional, Sequence, Set, Tuple, Union
 
-from xstream.errors import OrderError, StrictViolation, UnsupportedStream
-from xstream.wire import libxl, xenopsd
+from xstream.errors import LimitExceeded, OrderError, StrictViolation, UnsupportedStream
+from xstream.limits import Limits
+from xstream.wire import colo, libxl, xenopsd
 from xstream.wire.frames import FRAME, OPTIONAL
 from xstream.wire.libxc import GUEST_PV
 
@@ -26,6 +29,14 @@ LIBXL: Dict[str, Row] = {
     "resumed": {libxl.CHECKPOINT_STATE: "resumed", INNER_END: "domain", INNER_CHECKPOINT: "checkpoint"},
     "domain": {**dict.fromkeys(_EMULATOR, "domain"), libxl.END: "end"},
     "end": {},
+}
+
+#: What the secondary sends of each checkpoint, by what colo.turn_of() gives. It has no end but the secondary's.
+COLO: Dict[str, Row] = {
+    "start": {libxl.SECONDARY_READY: "ready"},
+    "ready": {libxl.SECONDARY_RESUMED: "running"},
+    "running": {libxl.SECONDARY_SUSPENDED: "suspended"},
+    "suspended": {colo.DIRTY_PFN_LIST: "start"},
 }
 
 _XENOPSD_BLOBS = (xenopsd.QEMU_TRAD, xenopsd.QEMU_XEN, xenopsd.DEMU, xenopsd.VARSTORED, xenopsd.SWTPM0, xenopsd.SWTPM)
@@ -109,6 +120,11 @@ def libxl_nesting() -> Nesting:
     return Nesting(LIBXL, libxl.type_name, head=FRAME.size, optional=True)
 
 
+def colo_nesting() -> Nesting:
+    """The rules of COLO's back channel."""
+    return Nesting(COLO, colo.turn_name, head=FRAME.size)
+
+
 def xenopsd_nesting(structured: bool) -> Nesting:
     """The rules of a suspend image."""
     if not structured:
@@ -129,6 +145,20 @@ def check_libxl_record(record: libxl.Record, guest_type: Optional[int], strict: 
     if strict and isinstance(record, libxl.CheckpointState) and record.control_id != libxl.CHECKPOINT_NEW:
         raise StrictViolation("checkpoint state of the back channel", offset=0, field="control_id",
                               expected=libxl.CHECKPOINT_NEW, got=record.control_id)
+
+
+def check_back_channel(record: colo.Record, limits: Limits) -> None:
+    """Raise OrderError for the one state that goes from primary to secondary, LimitExceeded for a PFN beyond any guest.
+    """
+    if isinstance(record, libxl.CheckpointState):
+        if record.control_id == libxl.CHECKPOINT_NEW:
+            raise OrderError("the primary's checkpoint state on the back channel", offset=0, field="control_id",
+                             expected="1 to 3", got=record.control_id)
+        return
+    highest = max(memoryview(record.entries).cast("B").cast("Q"), default=0)
+    if highest >= limits.guest_pfns:
+        raise LimitExceeded("PFN beyond the limit on the guest's size", field="pfn",
+                            expected="under {:#x}".format(limits.guest_pfns), got=hex(highest))
 
 
 def ignored(module: Any, record: Any, padding_at: int = 0) -> Optional[Tuple[int, str, Any]]:

@@ -4,7 +4,8 @@ from typing import Any, Iterator, Optional, Tuple, Union
 from xstream.errors import CorruptStream, UnsupportedStream
 from xstream.limits import Limits
 from xstream.stream.compressed import DecompressedSource
-from xstream.stream.containers import LAYERS, NestedReader, Settings, memory_reader
+from xstream.stream.containers import NestedReader
+from xstream.stream.layers import LAYERS, Settings, memory_reader
 from xstream.stream.legacy_reader import LegacyReader
 from xstream.stream.reader import Reader
 from xstream.stream.signs import COMPRESSED, LEGACY, LEGACY_SIZE, OTHERS, OURS, Sign
@@ -52,19 +53,19 @@ def _recognised(source: Source) -> Tuple[Source, str]:
     sign = recognise(source)
     if sign in COMPRESSED:
         if isinstance(source, FedSource):
-            raise UnsupportedStream("a {} file fed piece by piece: decompress what is fed".format(sign.format),
-                                    layer=sign.format, offset=0)
+            raise UnsupportedStream("input compressed by {}, fed piece by piece: decompress what is fed".format(
+                sign.format), layer=sign.format, offset=0)
         source = DecompressedSource(source, sign.format)
         sign = recognise(source)
         if sign in COMPRESSED:
-            raise UnsupportedStream("a {} file within a compressed file".format(sign.format), layer=sign.format,
-                                    offset=0, expected="one compression at most")
+            raise UnsupportedStream("input compressed by {} within compressed input".format(sign.format),
+                                    layer=sign.format, offset=0, expected="one compression at most")
     if sign is None:
         start = bytes(source.peek(16)[:16])
         raise CorruptStream("not a stream or save file of any format known here", offset=source.offset,
                             expected="one of " + ", ".join(FORMATS), got=start or "an empty input")
     if sign in OTHERS:
-        raise UnsupportedStream("not a Xen stream but a {}: {}".format(sign.format, sign.advice), offset=source.offset)
+        raise UnsupportedStream("not a Xen stream but {}: {}".format(sign.format, sign.advice), offset=source.offset)
     return source, sign.format
 
 

@@ -1,11 +1,12 @@
 """The bytes by which formats are known: those that are read, and those that are met instead."""
 from typing import NamedTuple, Tuple
 
-from xstream.wire import legacy, libvirt, libxc, libxl, xend, xenopsd, xl
+from xstream.wire import colo, legacy, libvirt, libxc, libxl, xend, xenopsd, xl
 
 
 class Sign(NamedTuple):
-    """A format's name, its magic bytes and where they stand; ``advice``: what to do with what isn't ours."""
+    """A format's name, its magic bytes and where they stand; ``advice``: what to do with what isn't ours, whose name
+    has its article."""
 
     format: str
     magic: bytes
@@ -21,6 +22,7 @@ OURS: Tuple[Sign, ...] = (
     Sign(xenopsd.LAYER, xenopsd.SIGNATURE),
     Sign(xenopsd.LAYER, xenopsd.LEGACY_SIGNATURE),
     Sign(xend.LAYER, xend.MAGIC),
+    Sign(colo.LAYER, colo.START),
 )
 
 #: A legacy stream has no magic bytes: it is what begins with good numbers.
@@ -37,15 +39,15 @@ COMPRESSED: Tuple[Sign, ...] = (
 )
 
 OTHERS: Tuple[Sign, ...] = (
-    Sign("QEMU migration stream", b"QEVM",
+    Sign("a QEMU migration stream", b"QEVM",
          advice="a device model's own record, or a guest of QEMU's that Xen had no part in"),
-    Sign("save file of libvirt's QEMU driver", b"LibvirtQemudSave", advice="Xen had no part in it"),
-    Sign("ELF file", b"\x7fELF", advice="if xl dump-core wrote it, it is a core, from which nothing is restored"),
-    Sign("XVA (a VM exported by XenServer or XCP-ng)", b"ova.xml\0",
+    Sign("a save file of libvirt's QEMU driver", b"LibvirtQemudSave", advice="Xen had no part in it"),
+    Sign("an ELF file", b"\x7fELF", advice="if xl dump-core wrote it, it is a core, from which nothing is restored"),
+    Sign("an XVA (a VM exported by XenServer or XCP-ng)", b"ova.xml\0",
          advice="it is a tar archive of disks; a suspend image may be a disk in it"),
-    Sign("tar archive", b"ustar", 257, advice="take the stream out of it with tar"),
-    Sign("lz4 file", b"\x04\x22\x4d\x18", advice="decompress it: lz4 -dc FILE | xstream ... -"),
-    Sign("lzop file", b"\x89LZO\0\r\n\x1a\n", advice="decompress it: lzop -dc FILE | xstream ... -"),
-    Sign("qcow2 disk image", b"QFI\xfb", advice="a disk, not a stream"),
-    Sign("VHD disk image", b"conectix", advice="a disk, not a stream"),
+    Sign("a tar archive", b"ustar", 257, advice="take the stream out of it with tar"),
+    Sign("an lz4 file", b"\x04\x22\x4d\x18", advice="decompress it: lz4 -dc FILE | xstream ... -"),
+    Sign("an lzop file", b"\x89LZO\0\r\n\x1a\n", advice="decompress it: lzop -dc FILE | xstream ... -"),
+    Sign("a qcow2 disk image", b"QFI\xfb", advice="a disk, not a stream"),
+    Sign("a VHD disk image", b"conectix", advice="a disk, not a stream"),
 )

@@ -10,11 +10,12 @@ import termios
 from typing import Any, Sequence
 
 from xstream.kernels import pages as page_kernel
-from xstream.kernels import vmsplice
+from xstream.kernels import transfer, vmsplice
 from xstream.wire.frames import Buffer
 
 _F_SETPIPE_SZ = 1031  # not in Python's fcntl module before 3.10
 _PIPE_SIZE = 1 << 20  # what anybody may ask for, unless the host says otherwise
+_MUCH = 1 << 20  # bytes for which it is worth a call to have them written
 _DRAIN_INTERVAL = 1  # milliseconds
 
 
@@ -54,6 +55,15 @@ class DescriptorSink(Sink):
 
     def write_pages(self, head: Sequence[Buffer], memory: Buffer, pfns: Buffer) -> None:
         self.offset += page_kernel.write_pages(self._fd, b"".join(head), memory, pfns)
+
+
+class SyncedSink(DescriptorSink):
+    """A file that will be synced in the end: what is moved into it begins its way to the disk at once."""
+
+    def pass_on(self, data: Any) -> None:
+        super().pass_on(data)
+        if len(data) >= _MUCH:
+            transfer.begin_writing(self._fd, len(data))
 
 
 class SplicingSink(DescriptorSink):

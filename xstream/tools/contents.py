@@ -1,4 +1,5 @@
 """What is in a record: everything that is known of it, as plain values, down to what Xen's opaque blobs hold."""
+import contextlib
 from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Tuple
 
 from xstream.errors import StreamError
@@ -25,6 +26,8 @@ from xstream.wire.formats import record_name
 
 #: Bytes shown of a blob that nothing is known of.
 _SHOWN = 64
+#: Numbers of a list in brief.
+_MOST_NUMBERS = 32
 _GUEST_WIDTH = {3: 4, 4: 8}
 
 
@@ -84,15 +87,17 @@ def contents_of(record: Any, guest_width: int = 8) -> Dict[str, Any]:
 
 
 def brief(contents: Any) -> Any:
-    """Contents without what fills pages: the FPU's registers, virtual IDTs, CPUID leaves, and of an HVM context the
-    fields of all entries but CPU."""
+    """Contents without what fills pages: the FPU's registers, virtual IDTs, CPUID leaves, lists of PFNs, and of an HVM
+    context the fields of all entries but CPU; of other lists of numbers the first few."""
     if isinstance(contents, list):
+        if len(contents) > _MOST_NUMBERS and isinstance(contents[0], int):
+            return contents[:_MOST_NUMBERS] + ["... {} in all".format(len(contents))]
         return [brief(item) for item in contents]
     if not isinstance(contents, dict):
         return contents
     return {name: brief(value) for name, value in contents.items()
-            if not (name.startswith("fpu.") or name in ("trap_ctxt", "leaves")
-                    or (name in ("fields", "components") and contents.get("name") != "CPU"))}
+            if not (name.startswith("fpu.") or name in ("trap_ctxt", "leaves", "pfns")
+                    or (name == "fields" and contents.get("name") != "CPU"))}
 
 
 def _is_wanted(reader: Any, record: Any, wanted: Optional[Wanted]) -> bool:
@@ -107,7 +112,7 @@ def _plain_fields(record: Any) -> Dict[str, Any]:
     shown: Dict[str, Any] = {}
     for name, value in record._asdict().items():
         if isinstance(value, (bytes, bytearray, memoryview)):
-            if len(value):
+            if len(value) and (name not in ("reserved", "padding") or any(value)):
                 shown[name] = _blob(value)
         elif value or name not in ("reserved", "padding"):
             shown[name] = value
@@ -133,11 +138,12 @@ def _hvm_context(record: libxc.HvmContext) -> Dict[str, Any]:
 def _entries(untrusted: Any) -> List[Dict[str, Any]]:
     entries: List[Dict[str, Any]] = []
     for entry in hvm_context.parse(untrusted):
-        shown: Dict[str, Any] = {"name": entry.name, "instance": entry.instance, "offset": entry.offset,
-                                 "bytes": len(entry.data)}
+        shown: Dict[str, Any] = {"name": entry.name, "typecode": entry.typecode, "instance": entry.instance,
+                                 "offset": entry.offset, "bytes": len(entry.data)}
         try:
             shown["fields"] = {name: _plain(value) for name, value in hvm_context.decode(entry).items()}
             if entry.typecode == hvm_context.CPU_XSAVE:
+                shown["features"] = list(xsave.component_names(shown["fields"].get("xfeature_mask", 0)))
                 shown["components"] = list(xsave.component_names(shown["fields"].get("xstate_bv", 0)))
         except StreamError as error:
             shown["error"] = str(error)
@@ -226,6 +232,11 @@ def _shared_info(record: Any, guest_width: int) -> Dict[str, Any]:
             "due_ports": list(page.due_ports), "vcpu_info": used}
 
 
+def _dirty_pfns(record: libxc.CheckpointDirtyPfnList) -> Dict[str, Any]:
+    pfns = memoryview(bytes(record.entries)).cast("Q")
+    return {"count": len(pfns), "pfns": list(pfns)}
+
+
 def _emulator_xenstore_data(record: libxl.EmulatorXenstoreData) -> Dict[str, Any]:
     return {**_emulator(record), "pairs": [{"key": _text(key), "value": _text(value)} for key, value in record.pairs]}
 
@@ -286,13 +297,22 @@ def _legacy_hvm_tail(record: legacy.HvmTail) -> Dict[str, Any]:
 
 
 def _legacy_vcpu(record: legacy.VcpuContext) -> Dict[str, Any]:
-    """The parts of what are three records in a libxc stream; frames are MFNs here."""
+    """The parts of what are three records in a libxc stream."""
     shown: Dict[str, Any] = {"vcpu_id": record.vcpu_id, "basic": _registers(record.basic)}
     if len(record.extended):
         shown["extended"] = vcpu.extended(record.extended)
     if record.xsave is not None:
         shown["xsave"] = _xsave(vcpu.xsave_state(record.xsave))
     return shown
+
+
+def _legacy_toolstack(record: legacy.Toolstack) -> Dict[str, Any]:
+    """libxl's, if it is: a blob from 32 bits is too short for one from 64."""
+    for width in (8, 4):
+        with contextlib.suppress(StreamError):
+            return {"physmap": [dict(entry._asdict(), name=_text(entry.name))
+                                for entry in legacy.parse_physmap(record.blob, width)]}
+    return _plain_fields(record)
 
 
 _READERS: Dict[Any, Callable[[Any], Dict[str, Any]]] = {
@@ -305,6 +325,7 @@ _READERS: Dict[Any, Callable[[Any], Dict[str, Any]]] = {
     libxc.VcpuMsrs: _vcpu_msrs,
     libxc.MsrPolicy: _msr_policy,
     libxc.CpuidPolicy: _cpuid_policy,
+    libxc.CheckpointDirtyPfnList: _dirty_pfns,
     libxl.EmulatorXenstoreData: _emulator_xenstore_data,
     libxl.EmulatorContext: _emulator_context,
     libxl.CheckpointState: _checkpoint_state,
@@ -313,6 +334,7 @@ _READERS: Dict[Any, Callable[[Any], Dict[str, Any]]] = {
     xend.SaveHeader: _xend_header,
     legacy.HvmParam: _legacy_param,
     legacy.HvmTail: _legacy_hvm_tail,
+    legacy.Toolstack: _legacy_toolstack,
     legacy.VcpuContext: _legacy_vcpu,
     xenopsd.Xenops: _xenops,
     xenopsd.Blob: _xenopsd_blob,

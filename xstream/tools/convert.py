@@ -2,7 +2,7 @@
 import contextlib
 import os
 import stat
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple, Type
+from typing import Any, Callable, ContextManager, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple, Type
 
 from xstream.errors import LimitExceeded, StreamError, TruncatedStream, UnsupportedStream
 from xstream.guest.load import SPOOLED
@@ -13,12 +13,12 @@ from xstream.stream.compressed import DecompressedSource
 from xstream.stream.legacy_reader import LegacyReader
 from xstream.stream.opening import AnyReader, open_stream, recognise
 from xstream.stream.signs import COMPRESSED
-from xstream.stream.sink import Sink, open_sink
+from xstream.stream.sink import Sink, SyncedSink, open_sink
 from xstream.stream.source import BufferSource, DescriptorSource, Source, open_source
 from xstream.stream.writer import Writer
 from xstream.tools.converted_forms import FORMS, Extras, Form
 from xstream.tools.converted_memory import KeptMemory, MemoryRoad, find_freed
-from xstream.tools.output import output
+from xstream.tools.output import is_stream, output
 from xstream.wire import legacy, libvirt, libxc, libxl, xend, xl
 from xstream.wire.libxc import PAGE_SIZE, PageData
 
@@ -70,7 +70,8 @@ def convert(source: Any, sink: Any, *, progress: Callable[[int], Any] = lambda o
     - ``width`` (4 or 8), ``guest`` ("pv" or "hvm"): as LegacyReader has them; ``format`` as xstream.open has it;
     - ``checkpointed``: the input is a Remus stream. It is recognised as one without being told, but only at the end of
       its first checkpoint: of what a pipe has brought until then nothing is kept, and page deltas against it would be
-      an error (Xen's sender makes none). Told before, a copy of the guest's memory is kept in a temporary file;
+      an error (Xen's sender makes none; files and buffers are read again). Told before, a copy of the guest's memory is
+      kept in a temporary file;
     - ``last_checkpoint``: make of a Remus stream a plain one, of its last complete state;
     - ``squash``: write each PFN once, its last contents, out of a temporary file; nothing is left for comparison, and
       a Remus stream becomes a plain one;
@@ -88,9 +89,12 @@ def convert(source: Any, sink: Any, *, progress: Callable[[int], Any] = lambda o
         return _Converter(start, out, how).run(progress)
 
 
-def find_legacy(source: Any, format: Optional[str] = None) -> Tuple[Any, bool]:
-    """Whether what a source holds has a legacy stream in it, and what to read it from: a file as it was given, else the
-    source that has been looked at. Nothing is consumed. ``format`` is what it is known to be, if it is."""
+def find_legacy(source: Any, format: Optional[str] = None) -> Tuple[Any, Optional[str]]:
+    """What to read a source from, and if it has a legacy stream in it, the outermost format: a file is read as it was
+    given, anything else from the source that has been looked at. Nothing is consumed. ``format`` is what it is known
+    to be, if it is."""
+    if isinstance(source, int):
+        transfer.widen_pipe(source)
     opened = plain = open_source(source)
     sign = recognise(opened)
     if sign in COMPRESSED:
@@ -99,7 +103,7 @@ def find_legacy(source: Any, format: Optional[str] = None) -> Tuple[Any, bool]:
         sign = recognise(opened)
     name = format or (sign.format if sign is not None else "")
     looks = _LEGACY_WITHIN.get(name)
-    found = looks is not None and looks(opened)
+    found = name if looks is not None and looks(opened) else None
     if isinstance(plain, BufferSource):  # a file's bytes stay where they are
         plain.close()
         return source, found
@@ -123,11 +127,10 @@ _LEGACY_WITHIN: Dict[str, Callable[[Source], bool]] = {
 
 
 class _Start(NamedTuple):
-    """The input; ``fd`` and ``position`` where it can be gone back to its beginning."""
+    """The input; ``again``, where one can go back to its beginning, gives it from there once more."""
 
     source: Source
-    fd: Optional[int] = None
-    position: int = 0
+    again: Optional[Callable[[], ContextManager[Source]]] = None
 
 
 @contextlib.contextmanager
@@ -142,14 +145,28 @@ def _opened(source: Any) -> Iterator[_Start]:
     elif isinstance(source, int):
         yield _start(source)
     else:
-        yield _Start(open_source(source))
+        opened = open_source(source)
+        rereadable = isinstance(opened, BufferSource) and opened is not source
+        yield _Start(opened, (lambda: BufferSource(source)) if rereadable else None)
 
 
 def _start(fd: int) -> _Start:
     transfer.widen_pipe(fd)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         return _Start(DescriptorSource(fd))
-    return _Start(DescriptorSource(fd), fd, os.lseek(fd, 0, os.SEEK_CUR))
+    begin = os.lseek(fd, 0, os.SEEK_CUR)
+    return _Start(DescriptorSource(fd), lambda: _from(fd, begin))
+
+
+@contextlib.contextmanager
+def _from(fd: int, position: int) -> Iterator[Source]:
+    """A file from another position on; in the end it stands again where it stood."""
+    here = os.lseek(fd, 0, os.SEEK_CUR)
+    os.lseek(fd, position, os.SEEK_SET)
+    try:
+        yield DescriptorSource(fd)
+    finally:
+        os.lseek(fd, here, os.SEEK_SET)
 
 
 @contextlib.contextmanager
@@ -158,7 +175,7 @@ def _sink(sink: Any) -> Iterator[Sink]:
         yield _widened(sink)
         return
     with output(os.fspath(sink)) as fd:
-        yield _widened(fd)
+        yield _widened(fd) if is_stream(os.fspath(sink)) else SyncedSink(fd)
 
 
 def _widened(sink: Any) -> Sink:
@@ -216,7 +233,7 @@ class _Converter:
                              self._sink.offset, tuple(sorted(self._dropped)))
 
     def _prepare(self) -> None:
-        seekable = self._start.fd is not None
+        seekable = self._start.again is not None
         if self._how.squash or (self._how.checkpointed and not seekable):
             self._road.kept = KeptMemory(self._how.limits)
         elif self._legacy.head.guest == legacy.PV and seekable:
@@ -289,6 +306,8 @@ class _Converter:
 
     def _take_toolstack(self, record: legacy.Toolstack) -> None:
         # What isn't libxl's own is nobody's here: Xen's converter looks at it for libxl alone, too.
+        if not len(record.blob):
+            return
         if self._how.to == libxl.LAYER and self._legacy.head.guest == legacy.HVM:
             try:
                 physmap = legacy.parse_physmap(record.blob, self._legacy.head.width)
@@ -302,7 +321,7 @@ class _Converter:
     def _take_enable_compression(self, record: legacy.EnableCompression) -> None:
         if self._road.kept is None:
             self._road.kept = KeptMemory(self._how.limits)
-            if self._start.fd is not None:
+            if self._start.again is not None:
                 self._look_again(self._road.kept.copy_first_checkpoint)
         self._road.begin_compression()
 
@@ -321,7 +340,7 @@ class _Converter:
         self._write_state(libxc.VcpuBasic(record.vcpu_id, record.basic))
         if len(record.extended):
             self._write_state(libxc.VcpuExtended(record.vcpu_id, record.extended))
-        if record.xsave is not None and len(record.xsave):
+        if record.xsave is not None:
             self._write_state(libxc.VcpuXsave(record.vcpu_id, record.xsave))
 
     def _take_shared_info(self, record: legacy.SharedInfo) -> None:
@@ -391,15 +410,10 @@ class _Converter:
                            width=how.width, guest=how.guest)
 
     def _look_again(self, look: Callable[[LegacyReader], Any]) -> Any:
-        """Have a look at the input, a regular file, from its beginning, and come back to where it stands."""
-        fd = self._start.fd
-        assert fd is not None
-        here = os.lseek(fd, 0, os.SEEK_CUR)
-        os.lseek(fd, self._start.position, os.SEEK_SET)
-        try:
-            return look(_legacy(self._open(DescriptorSource(fd))))
-        finally:
-            os.lseek(fd, here, os.SEEK_SET)
+        """Have a look at the input from its beginning, which doesn't disturb where it is read."""
+        assert self._start.again is not None
+        with self._start.again() as source:
+            return look(_legacy(self._open(source)))
 
 
 def _legacy(reader: AnyReader) -> LegacyReader:

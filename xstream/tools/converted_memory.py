@@ -1,11 +1,12 @@
 """The memory of a legacy stream on its way into version 3: what is written, what is kept, what is taken back."""
+import bisect
 import re
 import tempfile
 from typing import IO, Any, Callable, Iterator, List, Optional
 
 from xstream.guest.deltas import DeltaDecoder
 from xstream.guest.load import Spool
-from xstream.guest.memory import GuestMemory
+from xstream.guest.memory import GuestMemory, reserve
 from xstream.kernels import pfns as pfn_kernel
 from xstream.limits import Limits
 from xstream.stream.legacy_reader import LegacyReader
@@ -20,13 +21,18 @@ _BROKEN = 0xD
 #: The state byte of a PFN that is known to be broken and nothing else, as xstream.kernels.pfns has it.
 _BROKEN_STATE = re.compile(bytes([pfn_kernel.MENTIONED | (~_BROKEN & 0xF)]))
 _STATES_AT_ONCE = 1 << 20
+#: State byte to the type that its PFN is written with. A page that has come stays what a restore has made of it, even
+#: where a type without data came later.
+_WRITTEN_TYPES = bytes(0 if state & pfn_kernel.SENT and ~state & 0xF >= _BROKEN else ~state & 0xF
+                       for state in range(256))
 
 
 class PfnSet:
     """A set of PFNs under ``pfn_end``, a bit each."""
 
     def __init__(self, pfn_end: int) -> None:
-        self._bitmap = bytearray(pfn_end // 8 + 1)
+        # Whoever claims to have many PFNs gets memory for those that come.
+        self._bitmap = reserve(pfn_end // 8 + 1)
         self.empty = True
 
     def add(self, words: Buffer) -> None:
@@ -95,18 +101,17 @@ class KeptMemory:
             pfns = self.memory.populated_pfns(start, BATCH_PFNS)
             if not len(pfns):
                 break
+            # Their states are looked at together: no batch reaches over a gap however wide.
+            pfns = pfns[:bisect.bisect_left(pfns, pfns[0] + _STATES_AT_ONCE)]
             yield self._batch(pfns)
             start = pfns[-1] + 1
         for words in self._broken():
             yield PageData(words, b"")
 
     def _batch(self, pfns: memoryview) -> PageData:
-        first = pfns[0]
-        span = self.memory.state[first:pfns[-1] + 1]
-        types = bytearray(len(span))
-        pfn_kernel.types_of(span, types)
+        states = bytes(map(self.memory.state.__getitem__, pfns))
         words = bytearray(8 * len(pfns))
-        pfn_kernel.pack(pfns, bytes(types[pfn - first] for pfn in pfns), words)
+        pfn_kernel.pack(pfns, states.translate(_WRITTEN_TYPES), words)
         carrying = memoryview(bytearray(8 * pfn_kernel.count_data(words))).cast("Q")
         pfn_kernel.data_pfns(words, carrying)
         return PageData(words, self.memory.read(carrying))
@@ -202,7 +207,7 @@ class MemoryRoad:
         self._write(record)
 
 
-def _select(words: Buffer, bitmap: bytearray, wanted: bool, mark: bool) -> Any:
+def _select(words: Buffer, bitmap: Any, wanted: bool, mark: bool) -> Any:
     """(words, indices of their pages) of those whose bit is as wanted."""
     out = memoryview(bytearray(len(words)))
     pages = memoryview(bytearray(len(words))).cast("Q")

@@ -1,8 +1,13 @@
 """What is this stream? Headers, records, pages by type."""
-from typing import Any, Callable, Dict, List, NamedTuple, Tuple
+import contextlib
+import struct
+import tempfile
+from typing import IO, Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
 from xstream.errors import TruncatedStream
-from xstream.guest.memory import Applied, GuestMemory
+from xstream.guest.load import taken_back
+from xstream.guest.memory import GuestMemory
+from xstream.guest.tables import from_legacy
 from xstream.kernels import pages as page_kernel
 from xstream.kernels import pfns as pfn_kernel
 from xstream.limits import Limits
@@ -15,6 +20,10 @@ from xstream.wire.libxc import PAGE_SIZE, PAGE_TYPES, PageData
 
 #: Rows of the record list; a stream that alternates its records without end must not fill memory.
 _MOST_ROWS = 10000
+#: PFNs of an unfinished checkpoint kept in memory, in bytes; beyond it they go to an unnamed temporary file.
+_HELD_MEMORY = 1 << 20
+_HEAD = struct.Struct("<BQ")  # of PFNs that are held: what becomes of them, their bytes
+_SENT, _COMPARED, _TAKEN_BACK = range(3)
 
 
 class RecordRow(NamedTuple):
@@ -32,10 +41,11 @@ class RecordRow(NamedTuple):
 
 
 class InfoReport(NamedTuple):
-    """What a stream holds. Pages: ``populated`` by the end, ``sent`` in all, ``resent`` over an earlier copy,
-    ``zero`` among those sent. ``types``: mentioned PFNs by their last type. ``sizes``: bytes by layer and kind of
-    record. ``more_rows``: rows left out of ``records``. ``layers``: what lies in what, outermost first; ``format`` is
-    the outermost's, ``version``, ``guest`` and ``made_by`` are the memory stream's."""
+    """What a stream holds. Pages: ``sent`` in all, ``zero`` among those; by the end, which is that of the last complete
+    checkpoint where there are any, ``populated``, ``highest_pfn``, ``resent`` over an earlier copy and ``types``:
+    mentioned PFNs by their last type. ``sizes``: bytes by layer and kind of record. ``more_rows``: rows left out of
+    ``records``. ``layers``: what lies in what, outermost first; ``format`` is the outermost's, ``version``, ``guest``
+    and ``made_by`` are the memory stream's."""
 
     format: str
     version: int
@@ -56,12 +66,59 @@ class InfoReport(NamedTuple):
     layers: Tuple[Layer, ...]
 
 
+class _Pfns:
+    """What has become of each PFN by the end, or by the last complete checkpoint."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.memory = GuestMemory(limit=limits.guest_pfns)
+        self.resent = 0
+        self._held: Optional[IO[bytes]] = None
+        self._checkpoints = 0
+
+    def close(self) -> None:
+        if self._held is not None:
+            self._held.close()
+
+    def take(self, kind: int, pfns: Any) -> None:
+        """Words of PFNs that were sent or compared, or PFNs that are taken back."""
+        if self._held is None:
+            self._apply(kind, pfns)
+        else:
+            self._held.write(_HEAD.pack(kind, len(pfns)))
+            self._held.write(pfns)
+
+    def follow(self, checkpoints: int) -> None:
+        """So many checkpoints are complete: what came before is valid, what comes is not yet."""
+        if checkpoints == self._checkpoints:
+            return
+        self._checkpoints = checkpoints
+        if self._held is None:
+            self._held = tempfile.SpooledTemporaryFile(max_size=_HELD_MEMORY)
+        self._held.seek(0)
+        while True:
+            head = self._held.read(_HEAD.size)
+            if not head:
+                break
+            kind, size = _HEAD.unpack(head)
+            self._apply(kind, self._held.read(size))
+        self._held.seek(0)
+        self._held.truncate()
+
+    def _apply(self, kind: int, pfns: Any) -> None:
+        if kind == _TAKEN_BACK:
+            self.memory.forget(pfns)
+            return
+        applied = self.memory.mark(pfns)
+        if kind == _SENT:
+            self.resent += applied.resent
+
+
 class _Survey:
     """Gathers the figures record by record."""
 
     def __init__(self, limits: Limits) -> None:
-        self.memory = GuestMemory(limit=limits.guest_pfns)
-        self.sent = self.resent = self.zero = self.verified = self.more_rows = 0
+        self.pfns = _Pfns(limits)
+        self.sent = self.zero = self.verified = self.more_rows = 0
         self.rows: List[RecordRow] = []
         self.sizes: Dict[str, Dict[str, int]] = {}
         self._zero_indexes = memoryview(bytearray(8)).cast("Q")
@@ -70,7 +127,7 @@ class _Survey:
         for at in range(0, len(run.extents), 2):
             offset = run.extents[at]
             self._scan(run.data[offset:offset + run.extents[at + 1] * PAGE_SIZE])
-        self._pages(reader, self.memory.mark(run.words))
+        self._words(reader, run.words)
         self._row(RecordRow(reader.layer, reader.index - run.records + 1, reader.offset, "PAGE_DATA", run.records,
                             len(run.data), len(run.words) // 8, run.pages))
 
@@ -83,22 +140,27 @@ class _Survey:
             pfns, pages = record.pfn_count, len(record.data) // PAGE_SIZE
             for piece in pieces(record.data):
                 self._scan(piece)
-            self._pages(reader, self.memory.mark(record.words))
+            gone = taken_back(reader, record)
+            if gone is not None:
+                self.pfns.take(_TAKEN_BACK, gone)
+            else:
+                self._words(reader, record.words)
         elif isinstance(record, CompressedBatch):
-            applied = self.memory.mark(record.words)
-            pfns, pages = len(record.words) // 8, applied.data
-            self._pages(reader, applied)
+            pfns, pages = len(record.words) // 8, pfn_kernel.count_data(record.words)
+            self._words(reader, record.words)
         elif isinstance(record, UnmappedPfns):
             pfns = len(record.pfns) // 8
-            self.memory.forget(record.pfns)
+            self.pfns.take(_TAKEN_BACK, record.pfns)
+        self.pfns.follow(reader.checkpoints)
         self._row(RecordRow(reader.layer, reader.index, reader.offset, name, 1, size, pfns, pages))
 
-    def _pages(self, reader: AnyReader, applied: Applied) -> None:
+    def _words(self, reader: AnyReader, words: Any) -> None:
+        pages = pfn_kernel.count_data(words)
         if reader.verifying:
-            self.verified += applied.data
+            self.verified += pages
         else:
-            self.sent += applied.data
-            self.resent += applied.resent
+            self.sent += pages
+        self.pfns.take(_COMPARED if reader.verifying else _SENT, words)
 
     def _scan(self, data: Any) -> None:
         if len(data) // PAGE_SIZE > len(self._zero_indexes):
@@ -126,10 +188,11 @@ def info(source: Any, *, limits: Limits = Limits(), progress: Callable[[int], An
     Page data is read once, to find zero pages. Raises StreamError's kin.
     """
     options.setdefault("checkpointed", True)
-    with open_stream(source, limits=limits, **options) as reader:
-        survey = _Survey(limits)
+    survey = _Survey(limits)
+    with open_stream(source, limits=limits, **options) as reader, contextlib.closing(survey.pfns):
         while True:
-            run = reader.next_run()
+            # Small batches at once, but for those that may take PFNs back.
+            run = None if reader.pt_levels and from_legacy(reader) else reader.next_run()
             if run is not None:
                 survey.run(reader, run)
             else:
@@ -148,11 +211,11 @@ def info(source: Any, *, limits: Limits = Limits(), progress: Callable[[int], An
 
 
 def _report(reader: AnyReader, survey: _Survey) -> InfoReport:
-    memory = survey.memory
+    memory = survey.pfns.memory
     histogram = pfn_kernel.type_histogram(memory.state)
     return InfoReport(
         *reader.identity, bytes=reader.source.offset, highest_pfn=len(memory) - 1, populated=memory.populated_count,
-        sent=survey.sent,
-        resent=survey.resent, zero=survey.zero, verified=survey.verified, checkpoints=reader.checkpoints,
+        sent=survey.sent, resent=survey.pfns.resent, zero=survey.zero, verified=survey.verified,
+        checkpoints=reader.checkpoints,
         types={PAGE_TYPES[code]: count for code, count in enumerate(histogram) if count}, sizes=survey.sizes,
         records=survey.rows, more_rows=survey.more_rows, layers=reader.layers)

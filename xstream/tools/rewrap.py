@@ -1,13 +1,16 @@
 """The same guest in another container: wrap, unwrap, or from one into another. Memory passes through as it is."""
+import contextlib
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
-from xstream.errors import LimitExceeded, MissingPart, UnsupportedStream
+from xstream.errors import MissingPart, UnsupportedStream
 from xstream.stream.container_writers import LibvirtWriter, LibxlWriter, XenopsdWriter, XlWriter
-from xstream.stream.containers import LibxlReader, NestedReader
+from xstream.stream.containers import NestedReader
+from xstream.stream.layers import LibxlReader
 from xstream.stream.opening import open_stream
 from xstream.stream.sink import Sink, open_sink
-from xstream.stream.source import PendingPages
 from xstream.stream.writer import Writer
+from xstream.tools.squash import SquashedReader, write_squashed
+from xstream.tools.unwrap import in_memory
 from xstream.wire import legacy, libvirt, libxc, libxl, xenopsd, xl
 from xstream.wire.formats import record_name
 
@@ -39,26 +42,37 @@ class RewrapReport(NamedTuple):
     dropped: Tuple[str, ...]
 
 
-def rewrap(source: Any, sink: Any, to: str, parts: Parts = Parts(), *,
+def rewrap(source: Any, sink: Any, to: str, parts: Parts = Parts(), *, squash: bool = False,
            progress: Callable[[int], Any] = lambda offset: None, **options: Any) -> RewrapReport:
     """Write what ``source`` holds to ``sink`` as the format ``to``: "libxc", "libxl", "xl", "libvirt" or "xenopsd".
 
-    To the format that it has already it is copied record by record, to the same bytes. ``source`` and ``options`` are
-    those of xstream.open, ``sink`` is anything that :func:`~xstream.stream.sink.open_sink` takes. Memory use is
-    bounded. Raises MissingPart, naming it, for what the source hasn't got and ``parts`` don't give; UnsupportedStream
-    for legacy memory, which is converted first, and for checkpoints where they can't be carried over; StreamError's kin
-    and OSError.
+    To the format that it has already it is copied record by record, to the same bytes. With ``squash`` each page is
+    written once, with its last contents, as a plain stream, out of a temporary file: of a stream with checkpoints the
+    last complete one. ``source`` and ``options`` are those of xstream.open, ``sink`` is anything that
+    :func:`~xstream.stream.sink.open_sink` takes. Memory use is bounded.
+
+    Raises MissingPart, naming it, for what the source hasn't got and ``parts`` don't give; UnsupportedStream for legacy
+    memory, which is converted first, and for checkpoints where they can't be carried over; StreamError's kin and
+    OSError.
     """
     if to not in _TARGETS:
         raise ValueError("can't write {!r}; known are {}".format(to, ", ".join(_TARGETS)))
+    if squash:
+        options.setdefault("checkpointed", True)
     with open_stream(source, **options) as reader:
         if isinstance(reader, NestedReader):
             reader.look_ahead()
         formats = tuple(layer.format for layer in reader.layers)
         if legacy.LAYER in formats:
             raise UnsupportedStream("legacy memory is converted first", layer=legacy.LAYER, offset=reader.offset)
-        target = _TARGETS[to](open_sink(sink), parts, reader, formats)
-        _pass_on(reader, target, progress)
+        if squash:
+            with contextlib.closing(SquashedReader(reader)) as squashed:
+                squashed.load(progress)
+                target = _TARGETS[to](open_sink(sink), parts, squashed, formats)
+                write_squashed(squashed, target, formats)
+        else:
+            target = _TARGETS[to](open_sink(sink), parts, reader, formats)
+            _pass_on(reader, target, progress)
         target.finish()
         return RewrapReport(formats, to, target.sink.offset, tuple(target.dropped))
 
@@ -79,7 +93,7 @@ def _pass_on(reader: Any, target: "_Target", progress: Callable[[int], Any]) -> 
                 memory.write_run(run)
             else:
                 target.check_checkpoint(record)
-                memory.write(record)
+                target.write_memory(memory, record)
         progress(reader.source.offset)
 
 
@@ -104,6 +118,10 @@ class _Target:
     def begin_memory(self) -> Writer:
         """Write what stands before the memory, and give the writer of that."""
         raise NotImplementedError
+
+    def write_memory(self, memory: Writer, record: Any) -> None:
+        """Write one of the memory stream's records."""
+        memory.write(record)
 
     def finish(self) -> None:
         """Write what stands behind everything else."""
@@ -136,12 +154,30 @@ class _Target:
 
 
 class _Libxc(_Target):
-    """The memory stream alone."""
+    """The memory stream alone. Out of a libxl stream, a CHECKPOINT goes when CHECKPOINT_END says that it counts."""
 
     checkpoints_without_libxl = checkpoints_with_libxl = True
 
+    def __init__(self, sink: Sink, parts: Parts, reader: Any, formats: Tuple[str, ...]) -> None:
+        super().__init__(sink, parts, reader, formats)
+        self._memory: Optional[Writer] = None
+        self._held: Optional[libxc.Checkpoint] = None
+
     def begin_memory(self) -> Writer:
-        return Writer(self.sink, self.reader.domain, self.reader.image, **self.options)
+        self._memory = Writer(self.sink, self.reader.domain, self.reader.image, **self.options)
+        return self._memory
+
+    def write_memory(self, memory: Writer, record: Any) -> None:
+        if isinstance(record, libxc.Checkpoint) and libxl.LAYER in self.formats:
+            self._held = record
+        else:
+            memory.write(record)
+
+    def take(self, layer: str, record: Any) -> None:
+        if isinstance(record, libxl.CheckpointEnd) and self._memory is not None and self._held is not None:
+            self._memory.write(self._held)
+            self._held = None
+        super().take(layer, record)
 
 
 class _Libxl(_Target):
@@ -163,7 +199,7 @@ class _Libxl(_Target):
             self._take_libxl(record)
         elif isinstance(record, xenopsd.Blob) and record.type in _EMULATORS and libxl.LAYER not in self.formats:
             if self.parts.device_model is None:
-                blob = _in_memory(record.data, self.reader.limits.body_length)
+                blob = in_memory(record.data, self.reader.limits.body_length)
                 self._device_model = libxl.EmulatorContext(_EMULATORS[record.type], 0, blob)
         else:
             self.drop(layer, record)
@@ -308,16 +344,8 @@ class _Xenopsd(_Target):
 
 def _libxl_header(reader: Any) -> libxl.Header:
     """The header of the source's own libxl layer, or a new one."""
-    layers = reader.readers if isinstance(reader, NestedReader) else ()
-    headers = [layer.header for layer in layers if isinstance(layer, LibxlReader)]
+    headers = [layer.header for layer in getattr(reader, "readers", ()) if isinstance(layer, LibxlReader)]
     return headers[0] if headers and headers[0] is not None else libxl.Header()
-
-
-def _in_memory(data: Any, most: int) -> bytes:
-    if len(data) > most:
-        raise LimitExceeded("device model's record longer than the limit", layer=xenopsd.LAYER, field="length",
-                            expected="at most {}".format(most), got=len(data))
-    return data.read() if isinstance(data, PendingPages) else bytes(data)
 
 
 _TARGETS: Dict[str, Any] = {libxc.LAYER: _Libxc, libxl.LAYER: _Libxl, xl.LAYER: _Xl, libvirt.LAYER: _Libvirt,

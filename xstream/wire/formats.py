@@ -1,10 +1,10 @@
 """All formats by the name of their layer, for what treats their records alike."""
 from typing import Any, Dict
 
-from xstream.wire import legacy, libvirt, libxc, libxl, xend, xenopsd, xl
+from xstream.wire import colo, legacy, libvirt, libxc, libxl, xend, xenopsd, xl
 
 #: Layer to its module: type_of, type_name, build and ignored_content mean the same in each.
-MODULES: Dict[str, Any] = {module.LAYER: module for module in (libxc, libxl, xl, libvirt, xenopsd, xend)}
+MODULES: Dict[str, Any] = {module.LAYER: module for module in (libxc, libxl, xl, libvirt, xenopsd, xend, colo)}
 
 
 def record_name(layer: str, record: Any) -> str:

@@ -73,7 +73,8 @@ def basic(untrusted: Buffer) -> Dict[str, Any]:
     5168 bytes are a 64-bit guest's, 2800 a 32-bit one's. Values are numbers and tuples of numbers (``gdt_frames``,
     ``ctrlreg``, ``debugreg``); ``trap_ctxt`` is a tuple of 256 :class:`Trap`; the FXSAVE region's names begin with
     ``fpu.``. In the stream the frames in use of ``gdt_frames``, those in ``ctrlreg[3]`` and, of a 64-bit guest,
-    ``ctrlreg[1]``, and the start info's in vcpu 0's ``rdx`` or ``edx``, are PFNs; in a legacy stream MFNs.
+    ``ctrlreg[1]``, and the start info's in vcpu 0's ``rdx`` or ``edx``, are PFNs; in a legacy stream's extended info,
+    MFNs.
 
     Raises CorruptStream for any other size.
     """

@@ -7,7 +7,7 @@ import json
 import struct
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
-from xstream.errors import CorruptStream, UnsupportedStream
+from xstream.errors import CorruptStream, LimitExceeded, UnsupportedStream
 from xstream.wire.frames import Buffer
 
 LAYER = "xl"
@@ -15,7 +15,9 @@ MAGIC = b"Xen saved domain, xl format\n \0 \r"
 #: Bits of ``mandatory_flags``: the config is JSON; a libxl stream follows, and not a legacy one.
 JSON_CONFIG, LIBXL_STREAM = 1, 2
 _BYTE_ORDER, _OTHER_BYTE_ORDER = 0x01020304, 0x04030201
-_MAX_DIGITS = 100
+#: Caps on a config that is parsed: its bytes, lists and objects within one another, digits of a number. xl's own have a
+#: few KiB and are five deep.
+MAX_JSON, MAX_DEPTH, _MAX_DIGITS = 1 << 20, 100, 100
 
 _HEADER = struct.Struct("<32sIIII")
 HEADER_SIZE = _HEADER.size
@@ -43,14 +45,21 @@ class SaveHeader(NamedTuple):
 
     @property
     def config_object(self) -> Any:
-        """The config as JSON has it; None where it isn't JSON. Raises CorruptStream where it should be and isn't."""
+        """The config as JSON has it; None where it isn't JSON. Raises CorruptStream where it should be and isn't,
+        LimitExceeded beyond the caps."""
         if not self.mandatory_flags & JSON_CONFIG:
             return None
+        if len(self.config) > MAX_JSON:
+            raise _too_large("{} bytes".format(MAX_JSON))
         try:
-            return json.loads(self.config_text, parse_int=_integer)
-        except (ValueError, RecursionError) as error:
+            parsed = json.loads(self.config_text, parse_int=_integer, parse_float=_finite, parse_constant=_finite)
+        except RecursionError:
+            raise _too_large("{} deep".format(MAX_DEPTH))
+        except ValueError as error:
             raise CorruptStream("config isn't JSON: {}".format(error), layer=LAYER, offset=HEADER_SIZE + 4,
                                 field="config")
+        _check_depth(parsed)
+        return parsed
 
 
 #: Record type to (name, class): the header is this layer's only record.
@@ -124,6 +133,29 @@ def _integer(digits: str) -> int:
     if len(digits) > _MAX_DIGITS:
         raise ValueError("number of {} digits".format(len(digits)))
     return int(digits)
+
+
+def _finite(text: str) -> float:
+    """A number that JSON has, which NaN and the infinities aren't."""
+    number = float(text)
+    if number - number:
+        raise ValueError("number out of range")
+    return number
+
+
+def _check_depth(parsed: Any) -> None:
+    level = [parsed]
+    for _ in range(MAX_DEPTH):
+        level = [item for outer in level if isinstance(outer, (dict, list))
+                 for item in (outer.values() if isinstance(outer, dict) else outer)]
+        if not level:
+            return
+    raise _too_large("{} deep".format(MAX_DEPTH))
+
+
+def _too_large(most: str) -> LimitExceeded:
+    return LimitExceeded("JSON config larger than the limit", layer=LAYER, offset=HEADER_SIZE + 4, field="config",
+                         expected="at most " + most)
 
 
 #: What the flags say, for people.

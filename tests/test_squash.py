@@ -1,0 +1,156 @@
+"""The final state of a stream as a plain one, and the parts of a container as files."""
+import io
+
+import containers
+import pytest
+import samples
+from containers import JSON_CONFIG, QEMU, XENOPS
+from test_cli import run
+
+import xstream
+from xstream import LimitExceeded, Limits, MissingPart, Parts, rewrap
+from xstream.tools.unwrap import unwrap
+
+REMUS = containers.xl_header() + containers.libxl_checkpointed(3)
+COLO = containers.xl_header() + containers.libxl_checkpointed(2, colo=True)
+
+
+def squashed(stream, to, parts=Parts(), **options):
+    out = io.BytesIO()
+    rewrap(stream, out, to, parts, squash=True, **options)
+    return out.getvalue()
+
+
+def part(stream, what, **options):
+    out = io.BytesIO()
+    assert unwrap(stream, out, what, **options) == len(out.getvalue())
+    return out.getvalue()
+
+
+def types(stream):
+    with xstream.open(stream, strict=True) as reader:
+        return [type(record).__name__ for record in reader]
+
+
+def memory(stream, **options):
+    return xstream.digest(stream, **options).pages_sha256
+
+
+@pytest.mark.parametrize("stream", [REMUS, COLO], ids=["remus", "colo"])
+@pytest.mark.parametrize("to, config", [("libxc", None), ("libxl", None), ("xl", None), ("libvirt", b"<domain/>"),
+                                        ("xenopsd", XENOPS)])
+def test_of_checkpoints_the_last_complete_one_becomes_a_plain_stream(stream, to, config):
+    made = squashed(stream, to, Parts(config))
+    xstream.verify(made, strict=True)
+    assert memory(made) == memory(stream, checkpointed=True)
+    assert types(made).count("PageData") == 1 and "Checkpoint" not in types(made)
+
+
+def test_what_is_behind_the_last_complete_checkpoint_is_void():
+    for cut in (1, 30, 8 + 24 + 120):
+        made = squashed(REMUS[:-cut], "xl")
+        assert memory(made) == memory(REMUS[:-cut], checkpointed=True) != memory(REMUS, checkpointed=True)
+    # libxc's CHECKPOINT alone makes none in a libxl stream, neither here nor where it is taken out of it.
+    out = io.BytesIO()
+    rewrap(REMUS[:-1], out, "libxc", checkpointed=True)
+    assert memory(out.getvalue(), checkpointed=True) == memory(REMUS[:-1], checkpointed=True)
+    assert xstream.verify(out.getvalue(), checkpointed=True).checkpoints == 2
+
+
+def test_records_come_in_the_order_of_a_plain_stream():
+    assert types(squashed(REMUS, "xl")) == [
+        "SaveHeader", "LibxcContext", "CpuidPolicy", "MsrPolicy", "StaticDataEnd", "PageData", "TscInfo", "HvmContext",
+        "HvmParams", "End", "EmulatorXenstoreData", "EmulatorContext", "End"]
+
+
+def test_state_of_earlier_checkpoints_is_not_kept():
+    def tail(number, qemu):
+        return (samples.tsc_info() + samples.hvm_context() + samples.hvm_params() + samples.record(0x0E)
+                + (containers.xenstore(b"only", b"first") if number == 0 else b"") + containers.emulator(qemu)
+                + containers.checkpoint_end())
+    stream = (containers.libxl_header() + containers.context() + samples.headers() + samples.policies()
+              + samples.static_data_end() + samples.batch([samples.word(0)], [samples.page(1)]) + tail(0, b"one")
+              + samples.batch([samples.word(1)], [samples.page(2)]) + tail(1, b"two"))
+    made = squashed(stream, "libxl")
+    assert "EmulatorXenstoreData" not in types(made)
+    assert part(made, "device-model") == b"two" == part(stream, "device-model")
+
+
+@pytest.mark.parametrize("name", ["libxc", "libxl-pv", "xl", "xenopsd", "xenopsd-libxl"])
+@pytest.mark.parametrize("way", ["mapped", "pipe"])
+def test_plain_streams_keep_everything_but_repetitions(name, way):
+    from ways import WAYS
+    stream = containers.STREAMS[name]
+    with WAYS[way](stream) as source:
+        made = squashed(source, "xenopsd" if "xenopsd" in name else name.replace("-pv", ""))
+    assert memory(made) == memory(stream)
+    kept = [kind for kind in types(stream) if kind not in ("PageData", "Verify", "Unknown")]
+    assert [kind for kind in types(made) if kind not in ("PageData", "Unknown")] == kept
+
+
+def test_genuine_streams(v3_stream):
+    checkpointed = "remus" in v3_stream.path.name
+    made = squashed(str(v3_stream.path), "libxc")
+    xstream.verify(made, strict=True)
+    assert memory(made) == memory(str(v3_stream.path), checkpointed=checkpointed)
+
+
+@pytest.mark.parametrize("later", [samples.XTAB, 0xE, 0xD])
+def test_pages_stay_where_a_restore_leaves_them(later):
+    stream = (samples.headers() + samples.policies() + samples.static_data_end()
+              + samples.batch([samples.word(0), samples.word(3)], [samples.page(1), samples.page(2)])
+              + samples.batch([samples.word(0, later), samples.word(5, 0xE), samples.word(6, 0xD)])
+              + samples.tsc_info() + samples.hvm_context() + samples.hvm_params() + samples.end())
+    made = squashed(stream, "libxc")
+    assert memory(made) == memory(stream)
+    assert xstream.info(made).types == {"NOTAB": 2, "XALLOC": 1, "BROKEN": 1}
+
+
+def test_records_without_end_are_refused():
+    stream = containers.libxl(tail=b"".join(containers.record(0x80000000 + number) for number in range(70000)))
+    with pytest.raises(LimitExceeded):
+        squashed(stream, "libxl")
+    blobs = containers.libxl(tail=b"".join(containers.emulator(bytes(3000), index=number) for number in range(40)))
+    with pytest.raises(LimitExceeded):
+        squashed(blobs, "libxl", limits=Limits(record_length=100000))
+
+
+@pytest.mark.parametrize("name, config, qemu", [
+    ("xl", JSON_CONFIG[:-1], QEMU), ("libvirt", b"<domain type='xen'/>", QEMU), ("xenopsd", XENOPS, QEMU),
+    ("xenopsd-libxl", XENOPS, QEMU), ("xl-text", b"name = 'x'\n", b"QEVM"), ("xend", b"(domain (name guest))", b"QEVM"),
+    ("xenopsd-unstructured", None, QEMU), ("libxl", None, QEMU), ("libxl-pv", None, None), ("libxc", None, None),
+    ("xl-bare", None, QEMU)])
+def test_parts(name, config, qemu):
+    for what, expected in (("config", config), ("device-model", qemu)):
+        if expected is None:
+            with pytest.raises(MissingPart):
+                part(containers.STREAMS[name], what)
+        else:
+            assert part(containers.STREAMS[name], what) == expected
+    with pytest.raises(ValueError):
+        part(containers.STREAMS[name], "memory")
+
+
+def test_taken_apart_and_put_together_again_on_the_command_line(tmp_path):
+    whole, memory_path, config, qemu, again = (str(tmp_path / name) for name in ("xl", "xs", "config", "qemu", "again"))
+    with open(whole, "wb") as file:
+        file.write(containers.xl(containers.libxl(tail=containers.emulator())))
+    for to, out in (("libxc", memory_path), ("config", config), ("device-model", qemu)):
+        assert run("convert", whole, out, "--to", to)[0] == 0
+    status, _, err = run("convert", memory_path, again, "--to", "xl", "--config", config, "--device-model", qemu)
+    assert status == 0, err
+    with open(whole, "rb") as one, open(again, "rb") as other:
+        assert one.read() == other.read()
+    assert run("convert", memory_path, again, "--to", "config")[0] == 2
+
+
+def test_the_last_checkpoint_on_the_command_line(tmp_path):
+    (tmp_path / "remus").write_bytes(REMUS)
+    status, _, err = run("convert", str(tmp_path / "remus"), str(tmp_path / "plain"), "--to", "xl", "--last-checkpoint")
+    assert status == 0 and not err
+    assert run("verify", "--strict", str(tmp_path / "plain"))[0] == 0
+
+
+def test_xens_verifier_takes_what_is_made(xen_tools, xl_stream):
+    accepted, said = xen_tools.verify_stream_v2(squashed(str(xl_stream.path), "xl"), "xl")
+    assert accepted, said

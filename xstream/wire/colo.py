@@ -1,0 +1,67 @@
+"""COLO's back channel: what the secondary tells the primary, on a descriptor of its own, without any header.
+
+Of each checkpoint three CHECKPOINT_STATE records of libxl's and one CHECKPOINT_DIRTY_PFN_LIST of libxc's, in the frames
+that both share.
+
+Source: tools/libs/light/libxl_colo_{restore,save}.c, handle_checkpoint() in tools/libs/guest/xg_sr_restore.c,
+colo_merge_secondary_dirty_bitmap() in xg_sr_save.c.
+"""
+import struct
+from typing import Any, List, Optional, Tuple, Union
+
+from xstream.errors import UnsupportedStream
+from xstream.wire import libxc, libxl
+from xstream.wire.frames import FRAME, Buffer
+
+LAYER = "colo"
+DIRTY_PFN_LIST = 0x0F
+
+Record = Union[libxl.CheckpointState, libxc.CheckpointDirtyPfnList]
+
+#: How it begins: the secondary is ready.
+START = FRAME.pack(libxl.CHECKPOINT_STATE, 8) + struct.pack("<I", libxl.SECONDARY_READY)
+
+
+def type_name(record_type: int) -> str:
+    """The name that a record type has in libxl's or libxc's specification, or its number."""
+    if record_type == DIRTY_PFN_LIST:
+        return libxc.type_name(record_type)
+    return libxl.type_name(record_type)
+
+
+def type_of(record: Record) -> int:
+    """The type number that a record is sent with."""
+    return DIRTY_PFN_LIST if isinstance(record, libxc.CheckpointDirtyPfnList) else libxl.type_of(record)
+
+
+def turn_of(record: Record) -> int:
+    """What the order rules know a record by: a state's control id, or DIRTY_PFN_LIST."""
+    return DIRTY_PFN_LIST if isinstance(record, libxc.CheckpointDirtyPfnList) else record.control_id
+
+
+def turn_name(turn: int) -> str:
+    """The name of what ``turn_of`` gives."""
+    return type_name(turn) if turn == DIRTY_PFN_LIST else "CHECKPOINT_STATE {}".format(libxl.CHECKPOINT_STATES[turn])
+
+
+def parse(record_type: int, body: Buffer, padding: Buffer = b"") -> Record:
+    """The record for a body, as :func:`libxl.parse` and :func:`libxc.parse` have it; UnsupportedStream for a type that
+    neither end knows here."""
+    if record_type not in (libxl.CHECKPOINT_STATE, DIRTY_PFN_LIST):
+        raise UnsupportedStream("no record of COLO's back channel", offset=-FRAME.size, field="type",
+                                expected="CHECKPOINT_STATE or CHECKPOINT_DIRTY_PFN_LIST", got=type_name(record_type))
+    wire: Any = libxc if record_type == DIRTY_PFN_LIST else libxl
+    record: Record = wire.parse(record_type, body, padding)
+    return record
+
+
+def build(record: Record) -> List[Buffer]:
+    """The pieces of a record's body, in order, without frame and padding."""
+    wire: Any = libxc if type_of(record) == DIRTY_PFN_LIST else libxl
+    pieces: List[Buffer] = wire.build(record)
+    return pieces
+
+
+def ignored_content(record: Record) -> Optional[Tuple[int, str, Any]]:
+    """(offset in the body, field, value) of what is ignored though it should be zero, or None."""
+    return None if isinstance(record, libxc.CheckpointDirtyPfnList) else libxl.ignored_content(record)
