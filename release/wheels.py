@@ -21,7 +21,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts/wheels", description="Build, check and try out a release.")
     parser.add_argument("hosts", nargs="*", metavar="HOST",
                         help='what tries it: a version of Python ("3": the newest), musl or aarch64; default: all')
-    hosts = parser.parse_args().hosts or at_hand() + list(MADE)
+    parser.add_argument("--kernels", action="store_const", const="tests/kernels", default="tests", dest="tests",
+                        help="run only the kernels' tests: all else is the same in every wheel and the sdist")
+    options = parser.parse_args()
+    hosts = options.hosts or at_hand() + list(MADE)
     tools = Tools(CHECKOUT / ".venv-wheels", int(run(["git", "-C", CHECKOUT, "log", "-1", "--format=%ct"])))
     if run(["git", "-C", CHECKOUT, "status", "--porcelain"]):
         say("What isn't committed isn't built.")
@@ -30,7 +33,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="xstream-wheels-") as scratch:
         wheels = build_all(tools, Path(scratch), dist)
         for host in hosts:
-            try_host(tools, host, wheels, Path(scratch) / ("host-" + host), dist)
+            try_host(tools, host, wheels, dist, options.tests, Path(scratch) / ("host-" + host))
     say("Done")
 
 
@@ -64,7 +67,7 @@ def build_all(tools: Tools, scratch: Path, dist: Path) -> Dict[str, Path]:
     return wheels
 
 
-def try_host(tools: Tools, host: str, wheels: Dict[str, Path], scratch: Path, dist: Path) -> None:
+def try_host(tools: Tools, host: str, wheels: Dict[str, Path], dist: Path, tests: str, scratch: Path) -> None:
     sdist, bundle = next(dist.glob("xen_xstream-*.tar.gz")), next(dist.glob("xstream-*.tar.gz"))
     if host in MADE:
         run([CHECKOUT / "scripts" / MADE[host], tools.folder / host])
@@ -77,7 +80,7 @@ def try_host(tools: Tools, host: str, wheels: Dict[str, Path], scratch: Path, di
         raise SystemExit("no Python {} at hand".format(host))
     name = "Python {}{}".format(python.version, " on musl" if python.musl else "")
     report("{}, {}".format(name, python.target() or "refused; the sdist"),
-           trials.try_python(python, wheels, sdist, folder(scratch)))
+           trials.try_python(python, wheels, sdist, tests, folder(scratch)))
     if python.target() == "cp36":
         other = trials.describe(tools.python())
         report(name + ", the bundle", trials.try_bundle(python, other, bundle, folder(scratch / "bundle")))
