@@ -3,12 +3,13 @@
 Each layer has a reader of its own (:mod:`xstream.stream.layers`); a :class:`NestedReader` asks whichever's turn it is.
 """
 from collections import deque
-from typing import Any, Deque, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Any, Deque, List, NamedTuple, Optional, Tuple
 
 from xstream.errors import OrderError, StrictViolation
 from xstream.stream.layers import LAYERS, LayerReader, Settings
 from xstream.stream.nesting import INNER_CHECKPOINT, INNER_END
 from xstream.stream.reader import Identity, Layer, PageRun
+from xstream.stream.records import RecordReader
 from xstream.stream.source import PendingPages, Source
 from xstream.wire import libxc, libxl
 
@@ -25,7 +26,7 @@ class _Given(NamedTuple):
     offset: int
 
 
-class NestedReader:
+class NestedReader(RecordReader[Any]):
     """Records of a container, of all its layers, in order.
 
     It has Reader's interface, and tools take it as they take a Reader: after each record ``layer``, ``index`` and
@@ -50,23 +51,6 @@ class NestedReader:
         self._ahead: Deque[_Given] = deque()
         self._last: Optional[Any] = None
         self._finished = False
-
-    def __enter__(self) -> "NestedReader":
-        return self
-
-    def __exit__(self, *exc: Any) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close what opening opened: a path's file, not a caller's descriptor."""
-        self.source.close()
-
-    def __iter__(self) -> Iterator[Any]:
-        while True:
-            record = self.next_record()
-            if record is None:
-                return
-            yield record
 
     def next_record(self) -> Optional[Any]:
         """The next record of whichever layer, or None behind the last (checkpointed: or where the input ends behind a

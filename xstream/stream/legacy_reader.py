@@ -1,10 +1,11 @@
 """Legacy libxc streams: records out of a source."""
-from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from xstream.errors import CorruptStream, LimitExceeded, OrderError, StreamError, StrictViolation, TruncatedStream
 from xstream.kernels import pfns as pfn_kernel
 from xstream.limits import Limits
 from xstream.stream.reader import Identity, Layer, PageRun, only_layer
+from xstream.stream.records import RecordReader
 from xstream.stream.source import PendingPages, Source, open_source
 from xstream.wire import legacy, libxc
 from xstream.wire.legacy import CHUNK, U32, Record
@@ -19,7 +20,7 @@ _REST_AT_ONCE = 64 << 10
 _UNMAPPED_AT_ONCE = 1 << 15
 
 
-class LegacyReader:
+class LegacyReader(RecordReader[Record]):
     """Records of a legacy stream, in order; the interface is Reader's.
 
     ``source`` is anything that :func:`~xstream.stream.source.open_source` takes. Records are those of
@@ -70,23 +71,6 @@ class LegacyReader:
         self._pool: Optional[legacy.TmemPool] = None
         self._rest: List[bytes] = []
         self._began: Optional[int] = None  # where the step under way began
-
-    def __enter__(self) -> "LegacyReader":
-        return self
-
-    def __exit__(self, *exc: Any) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close what the reader opened: a path's file, not a caller's descriptor."""
-        self.source.close()
-
-    def __iter__(self) -> Iterator[Record]:
-        while True:
-            record = self.next_record()
-            if record is None:
-                return
-            yield record
 
     @property
     def head(self) -> legacy.Start:

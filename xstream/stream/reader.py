@@ -1,10 +1,11 @@
 """libxc streams: records out of a source."""
-from typing import Any, Dict, Iterator, NamedTuple, Optional, Tuple
+from typing import Any, Dict, NamedTuple, Optional, Tuple
 
 from xstream.errors import CorruptStream, LimitExceeded, StreamError, StrictViolation, TruncatedStream
 from xstream.kernels import batches as batch_kernel
 from xstream.limits import Limits
 from xstream.stream.ordering import Ordering
+from xstream.stream.records import RecordReader
 from xstream.stream.source import PendingPages, Source, open_source
 from xstream.wire import libxc
 from xstream.wire.frames import FRAME, padded
@@ -55,7 +56,7 @@ def only_layer(reader: Any) -> Tuple[Layer, ...]:
     return (Layer(reader.layer, 0, reader.start, reader.index + 1, reader.describe()),)
 
 
-class Reader:
+class Reader(RecordReader[Record]):
     """Records of a libxc stream, version 2 or 3, in order.
 
     ``source`` is anything that :func:`~xstream.stream.source.open_source` takes. Iterating, or ``next_record()``,
@@ -88,23 +89,6 @@ class Reader:
         self._ordering: Optional[Ordering] = None
         self._finished = False
         self._run_words = self._run_extents = memoryview(b"")
-
-    def __enter__(self) -> "Reader":
-        return self
-
-    def __exit__(self, *exc: Any) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close what the reader opened: a path's file, not a caller's descriptor."""
-        self.source.close()
-
-    def __iter__(self) -> Iterator[Record]:
-        while True:
-            record = self.next_record()
-            if record is None:
-                return
-            yield record
 
     @property
     def image(self) -> ImageHeader:
