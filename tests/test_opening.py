@@ -1,6 +1,7 @@
 """Recognition by content: of each format, from every kind of source, and of what isn't ours."""
 import bz2
 import contextlib
+import gc
 import gzip
 import importlib
 import io
@@ -50,6 +51,20 @@ def test_every_format_from_every_source(name, way):
         records, layers = read(source)
     assert layers == LAYERS[name]
     assert records == read(stream)[0]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_file_is_not_mapped_any_longer_than_it_is_read(name, tmp_path):
+    path = tmp_path / "stream"
+    path.write_bytes(containers.STREAMS[name])
+    gc.disable()
+    try:
+        with contextlib.suppress(CorruptStream, xstream.MissingPart):
+            xstream.verify(str(path))
+        with open("/proc/self/maps") as maps:
+            assert str(path) not in maps.read()
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -65,7 +65,8 @@ class LegacyReader(RecordReader[Record]):
         self._info: Optional[legacy.ExtendedInfo] = None
         self._vcpus = [0]
         self._compressing = self._compress_next = self._last = self._finished = False
-        self._step: Callable[[], Optional[Record]] = self._read_start
+        # No bound methods: a cycle would keep a file mapped until the collector comes.
+        self._step: Callable[[LegacyReader], Optional[Record]] = LegacyReader._read_start
         self._where = "START"
         self._left = 0  # of what the step counts: pages of a pool, unmapped PFNs, vcpus
         self._pool: Optional[legacy.TmemPool] = None
@@ -136,11 +137,11 @@ class LegacyReader(RecordReader[Record]):
         if self._began is None:
             self._began = self.source.offset
         start = self._began
-        if self._step == self._read_chunk and self.checkpoints and self.source.at_end():
+        if self._step == LegacyReader._read_chunk and self.checkpoints and self.source.at_end():
             raise TruncatedStream("the input ends behind a checkpoint", missing=4, offset=start)
         self._where = ""
         try:
-            record = self._step()
+            record = self._step(self)
         except StreamError as error:
             raise error.located(layer=self.layer, base=0 if isinstance(error, TruncatedStream) else start,
                                 record=self.index + 1, record_type=self._where or None)
@@ -176,7 +177,7 @@ class LegacyReader(RecordReader[Record]):
             raise LimitExceeded("guest larger than the limit", offset=0, field="p2m_size",
                                 expected="at most {}".format(self.limits.guest_pfns), got=head.p2m_size)
         self.source.advance(head.width)
-        self._step = self._read_extended_info if head.guest == legacy.PV else self._read_chunk
+        self._step = LegacyReader._read_extended_info if head.guest == legacy.PV else LegacyReader._read_chunk
         return head
 
     def _read_extended_info(self) -> Record:
@@ -195,7 +196,7 @@ class LegacyReader(RecordReader[Record]):
                                   expected="vcpu, extv or xcnt", got=info.others[0][0])
         self._info = info
         self.source.advance(width + 4 + size)
-        self._step = self._read_p2m_frames
+        self._step = LegacyReader._read_p2m_frames
         return info
 
     def _read_p2m_frames(self) -> Record:
@@ -206,7 +207,7 @@ class LegacyReader(RecordReader[Record]):
         frames = self._keep(self.source.need(size))
         record: Record = legacy.parse_p2m_frames(frames, head.width, head.p2m_size)
         self.source.advance(size)
-        self._step = self._read_chunk
+        self._step = LegacyReader._read_chunk
         return record
 
     # The body
@@ -274,9 +275,9 @@ class LegacyReader(RecordReader[Record]):
         elif chunk == legacy.ENABLE_COMPRESSION:
             self._compress_next = True
         elif chunk == legacy.TMEM_EXTRA:
-            self._step = self._read_tmem_invalid
+            self._step = LegacyReader._read_tmem_invalid
         else:
-            self._step = self._read_hvm_tail if self.head.guest == legacy.HVM else self._read_unmapped
+            self._step = LegacyReader._read_hvm_tail if self.head.guest == legacy.HVM else LegacyReader._read_unmapped
             self._left = -1
         return record
 
@@ -316,7 +317,7 @@ class LegacyReader(RecordReader[Record]):
         self._where = "TMEM"
         record: legacy.Tmem = self._parsed(4, legacy.parse_tmem, self.source.need(4 + legacy.TMEM_SIZE)[4:])
         self.source.advance(4 + legacy.TMEM_SIZE)
-        self._step = self._read_tmem_pool
+        self._step = LegacyReader._read_tmem_pool
         return record
 
     def _read_tmem_pool(self) -> Record:
@@ -327,7 +328,7 @@ class LegacyReader(RecordReader[Record]):
         self.source.advance(legacy.TMEM_POOL_SIZE)
         if pool.pages:
             self._pool, self._left = pool, pool.pages
-            self._step = self._read_tmem_page
+            self._step = LegacyReader._read_tmem_page
         return pool
 
     def _read_tmem_page(self) -> Record:
@@ -335,14 +336,14 @@ class LegacyReader(RecordReader[Record]):
         assert self._pool is not None
         if legacy.is_tmem_pages_end(self.source.need(legacy.TMEM_OID_SIZE)):
             self.source.advance(legacy.TMEM_OID_SIZE)
-            self._step = self._read_tmem_pool
+            self._step = LegacyReader._read_tmem_pool
             return legacy.TmemPagesEnd()
         page = legacy.parse_tmem_page_head(self.source.need(legacy.TMEM_PAGE_HEAD_SIZE))
         self.source.await_record(legacy.TMEM_PAGE_HEAD_SIZE + self._pool.page_size)
         page = page._replace(data=self.source.page_data(legacy.TMEM_PAGE_HEAD_SIZE, self._pool.page_size))
         self._left -= 1
         if not self._left:
-            self._step = self._read_tmem_pool
+            self._step = LegacyReader._read_tmem_pool
         return page
 
     def _read_tmem_invalid(self) -> Record:
@@ -357,7 +358,7 @@ class LegacyReader(RecordReader[Record]):
         if U32.unpack_from(self.source.need(4))[0] != legacy.ALL_ONES:
             return False
         self.source.advance(4)
-        self._step = self._read_chunk
+        self._step = LegacyReader._read_chunk
         return True
 
     # The tail
@@ -379,14 +380,14 @@ class LegacyReader(RecordReader[Record]):
         self.source.advance(head + size)
         self._left = left - len(pfns)
         if not self._left:
-            self._step = self._read_vcpu
+            self._step = LegacyReader._read_vcpu
         return legacy.UnmappedPfns(pfns.cast("B"), self._left)
 
     def _read_vcpu(self) -> Optional[Record]:
         """One of the vcpus that are online; ``_left`` counts those that have come."""
         self._where = "VCPU_CONTEXT"
         if self._left == len(self._vcpus):
-            self._step = self._read_shared_info
+            self._step = LegacyReader._read_shared_info
             return None
         assert self._info is not None
         basic = libxc.VCPU_BASIC_SIZES[self._info.guest_width]
@@ -417,7 +418,7 @@ class LegacyReader(RecordReader[Record]):
         pfns = legacy.parse_magic_pfns(self.source.need(legacy.MAGIC_PFNS_SIZE))
         context = self._read_blob(legacy.MAGIC_PFNS_SIZE, "length of the HVM context")
         if self._device_model:
-            self._step = self._read_device_model
+            self._step = LegacyReader._read_device_model
         else:
             self._end_tail()
         return legacy.HvmTail(*pfns, context=context)
@@ -427,7 +428,7 @@ class LegacyReader(RecordReader[Record]):
         signature = legacy.check_signature(self.source.need(legacy.SIGNATURE_SIZE))
         if signature == legacy.XEND_DEVICE_MODEL:
             self.source.advance(legacy.SIGNATURE_SIZE)
-            self._left, self._step = 0, self._read_xend_device_model
+            self._left, self._step = 0, LegacyReader._read_xend_device_model
             return self._read_xend_device_model()
         record = legacy.DeviceModel(signature, self._read_blob(legacy.SIGNATURE_SIZE, "length"))
         self._end_tail()
@@ -443,13 +444,13 @@ class LegacyReader(RecordReader[Record]):
 
     def _end_tail(self) -> None:
         self.ended = self._last
-        self._step = self._read_checkpoint
+        self._step = LegacyReader._read_checkpoint
 
     def _read_checkpoint(self) -> Record:
         """What stands behind a tail without LAST_CHECKPOINT before it: a checkpoint is complete."""
         self.checkpoints += 1
         self._compressing = self._compressing or self._compress_next
-        self._step = self._read_chunk
+        self._step = LegacyReader._read_chunk
         return libxc.Checkpoint()
 
     # Pieces
