@@ -1,7 +1,7 @@
 """Processes at the other ends of pipes: one takes bytes and forgets them, one sends a file's.
 
-They are processes so that what is measured has a core, a GIL and a CPU clock of its own; and they are started before
-memory is taken, so that none is shared with them.
+They are processes so that what is measured has a GIL and a CPU clock of its own; and they are started before memory is
+taken, so that none is shared with them.
 """
 import array
 import contextlib
@@ -10,7 +10,7 @@ import os
 import socket
 import subprocess
 import sys
-from typing import Any, Callable, Tuple
+from typing import Any, Callable, Iterator, Set, Tuple
 
 #: Of the pipes that are made here, where one may have that.
 PIPE_SIZE = 1 << 20
@@ -20,10 +20,15 @@ _F_SETPIPE_SZ = 1031  # not in Python's fcntl module before 3.10
 
 class Partner:
     """Both processes, as seen from here. Each has one task at a time. Close it. Raises ConnectionError where one of
-    them has ended."""
+    them has ended.
+
+    While it has one, all that takes part is on one CPU, and takes turns: spread over several it would be measured what
+    it costs to wake each other, which differs by a half from one time to the next.
+    """
 
     def __init__(self) -> None:
-        self._taker, self._giver = _Process(), _Process()
+        self._cpu = {min(os.sched_getaffinity(0))}
+        self._taker, self._giver = _Process(self._cpu), _Process(self._cpu)
 
     def close(self) -> None:
         """End the processes."""
@@ -34,31 +39,44 @@ class Partner:
         """Have ``write`` write to the second of two connected descriptors while a process reads the first; returns once
         that has read all. Both are closed."""
         reading, writing = ends
-        self._taker.begin(b"", reading)
-        try:
-            write(writing)
-        finally:
-            os.close(writing)
-        self._taker.wait()
+        with _on(self._cpu):
+            self._taker.begin(b"", reading)
+            try:
+                write(writing)
+            finally:
+                os.close(writing)
+            self._taker.wait()
 
     def give(self, ends: Tuple[int, int], path: str, read: Callable[[int], object]) -> None:
         """Have ``read`` read from the first of two connected descriptors while a process sends a file's bytes to the
         second. Both are closed."""
         reading, writing = ends
-        self._giver.begin(os.fsencode(path), writing)
-        try:
-            read(reading)
-        finally:
-            os.close(reading)
-        self._giver.wait()
+        with _on(self._cpu):
+            self._giver.begin(os.fsencode(path), writing)
+            try:
+                read(reading)
+            finally:
+                os.close(reading)
+            self._giver.wait()
+
+
+@contextlib.contextmanager
+def _on(cpus: Set[int]) -> Iterator[None]:
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cpus)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 class _Process:
-    def __init__(self) -> None:
+    def __init__(self, cpus: Set[int]) -> None:
         self._control, theirs = socket.socketpair()
         self._process = subprocess.Popen([sys.executable, "-m", __name__, str(theirs.fileno())],
                                          pass_fds=[theirs.fileno()])
         theirs.close()
+        os.sched_setaffinity(self._process.pid, cpus)
 
     def close(self) -> None:
         self._control.close()

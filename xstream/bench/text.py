@@ -83,7 +83,7 @@ def verdict(run: Document) -> List[str]:
     lines = []
     for standing in runs.standings(run):
         line = "Version 3 by writev against {}: ahead in {}".format(standing.form, standing.ahead)
-        for word, cases in (("level within the spread", standing.level), ("behind", standing.behind)):
+        for word, cases in (("level", standing.level), ("behind", standing.behind)):
             if cases:
                 line += "; {} in {}: {}".format(word, len(cases), ", ".join(cases))
         lines.append(line + ".")
