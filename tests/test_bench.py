@@ -317,7 +317,7 @@ def test_the_claim_names_its_exceptions(run):
     _, second, third = (row["name"] for row in claimed["claim"])
     assert runs.standings(claimed) == [("legacy64 write", 1, [third], [second])]
     line, = text.verdict(claimed)
-    assert "ahead in 1; level within the spread in 1: {}; behind in 1: {}.".format(third, second) in line
+    assert "ahead in 1; level in 1: {}; behind in 1: {}.".format(third, second) in line
 
 
 # --- the command
