@@ -7,13 +7,13 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 from xstream.bench.claim import SPLICED, Case
 from xstream.bench.sweeps import Sweep
 from xstream.bench.timing import Figures, as_document
-from xstream.bench.workloads import Workload
+from xstream.bench.workloads import THREADS, Workload
 
 FORMAT = "xstream bench 1"
 #: The run that ``--check`` judges by; it comes with a checkout.
 BASELINE = Path(__file__).resolve().parents[2] / "bench_data" / "baseline.json"
 #: How far a ratio may fall, at least and at most, whatever its spread was.
-_TOLERANCE = 0.3, 0.6
+_TOLERANCE = 0.4, 0.6
 #: A change within the spreads of both runs, or smaller than this, is none.
 _NOTABLE = 0.05
 #: Sides that differ by less are level, though the same one was ahead in every round.
@@ -74,14 +74,14 @@ def _enter(run: Document, section: str, workload: Workload, figures: Sequence[Fi
     for side in sides[1:]:
         ratio = side["ratio"]
         run["ratios"]["{}: {}".format(workload.name, side["name"])] = dict(
-            ratio, tolerance=_tolerance(ratio), workload=workload.name, kind=side["kind"])
+            ratio, tolerance=_tolerance(ratio, side["kind"]), workload=workload.name, kind=side["kind"])
     return row
 
 
-def _tolerance(ratio: Document) -> float:
+def _tolerance(ratio: Document, kind: str) -> float:
     """What share of itself a ratio may lose: what its rounds differed by, within bounds."""
     least, most = _TOLERANCE
-    lost = 1.5 * float(1 - ratio["least"] / ratio["median"])
+    lost = most if kind == THREADS else 1.5 * float(1 - ratio["least"] / ratio["median"])
     return round(min(max(least, lost), most), 2)
 
 

@@ -13,7 +13,7 @@ import numpy
 from xstream.bench import machine
 from xstream.bench.guests import BenchGuest, words_of, write_legacy, write_single, write_stream
 from xstream.bench.partner import PIPE_SIZE, Partner, pipe
-from xstream.bench.workloads import OURS, Side, Workload, limit, ours, peer, xen_converter, xen_module
+from xstream.bench.workloads import THREADS, Side, Workload, limit, ours, peer, xen_converter, xen_module
 from xstream.guest.load import load
 from xstream.guest.memory import GuestMemory
 from xstream.tools.convert import convert
@@ -141,7 +141,7 @@ class Verbs:
         memory, jobs = self.guest.memory, len(os.sched_getaffinity(0))
         yield ours("the CRC32C of each populated page, by {} threads".format(jobs),
                    lambda: list(run_digests(memory, jobs)))
-        yield Side("1 thread for {}".format(jobs), "the same by one", lambda: list(run_digests(memory)), OURS)
+        yield Side("1 thread for {}".format(jobs), "the same by one", lambda: list(run_digests(memory)), THREADS)
 
     def _digest(self) -> Iterator[Side]:
         memory = GuestMemory(array=self.guest.memory.buffer[:self.size // _DIGESTED // PAGE_SIZE * PAGE_SIZE])

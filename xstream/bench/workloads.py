@@ -8,13 +8,14 @@ from typing import Callable, List, NamedTuple, Optional, Tuple
 
 Work = Callable[[], object]
 
-OURS, MACHINE, PEER = "xstream", "machine", "peer"
+OURS, THREADS, MACHINE, PEER = "xstream", "threads", "machine", "peer"
 
 
 class Side(NamedTuple):
     """One way to do a workload's work: who does it, what exactly it does, and the doing.
 
-    ``kind``: OURS; MACHINE, a limit: nobody who does the work can be faster by much; PEER, who does the same.
+    ``kind``: OURS; THREADS, ours by fewer threads, where it is up to who else is at work what more are worth; MACHINE,
+    a limit: nobody who does the work can be faster by much; PEER, who does the same.
     """
 
     name: str
