@@ -36,7 +36,8 @@ print(json.dumps({
 TEST = ("numpy", "tqdm", "pytest", "pytest-benchmark", "hypothesis")
 
 #: What the Python made for musl can run: numpy's wheel for musl ends it with a fault while it is imported.
-MUSL_TESTS = tuple("tests/kernels/test_{}.py".format(name) for name in ("cpu", "deltas", "p2m", "transfer", "vmsplice"))
+MUSL_TESTS = ("tests/test_bare_host.py",) + tuple(
+    "tests/kernels/test_{}.py".format(name) for name in ("cpu", "deltas", "p2m", "transfer", "vmsplice"))
 
 #: A stream for hosts that have no genuine one, from the tests' samples.
 SAMPLE = "import sys, samples; open(sys.argv[1], 'wb').write(samples.hvm())"
