@@ -143,13 +143,14 @@ class _Target:
         """Raise MissingPart for an HVM guest without QEMU's record, if it should have one."""
         hvm = self.reader.domain.type == libxc.GUEST_HVM
         if hvm and not found and not self.parts.no_device_model:
-            raise MissingPart("an HVM guest's device model record is missing in the source: give QEMU's, or say that "
-                              "the guest has none (PVH)")
+            raise MissingPart("an HVM guest's device model record is missing in the source: give QEMU's by "
+                              "--device-model, or say by --no-device-model that the guest has none (PVH); in Python as "
+                              "Parts")
 
     def need_config(self, what: str) -> bytes:
         """The config that was given. Raises MissingPart."""
         if self.parts.config is None:
-            raise MissingPart("{} is missing in the source: give it".format(what))
+            raise MissingPart("{} is missing in the source: give it by --config, in Python as Parts.config".format(what))
         return self.parts.config
 
 
