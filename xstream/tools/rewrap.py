@@ -150,7 +150,8 @@ class _Target:
     def need_config(self, what: str) -> bytes:
         """The config that was given. Raises MissingPart."""
         if self.parts.config is None:
-            raise MissingPart("{} is missing in the source: give it by --config, in Python as Parts.config".format(what))
+            raise MissingPart("{} is missing in the source: give it by --config, in Python by Parts.config".format(
+                what))
         return self.parts.config
 
 
