@@ -223,10 +223,12 @@ def test_all_sides_are_measured_in_turn():
 
 def test_the_least_rounds_are_run_whatever_time_they_take():
     calls = []
-    timing.measure([lambda: calls.append("a")], timing.Effort(2, 50, 0))
-    assert len(calls) == 3
-    timing.measure([lambda: calls.append("a")], timing.Effort(2, 50, 0, warm=False))
-    assert len(calls) == 5
+    sides = [lambda: calls.append("a"), lambda: calls.append("b")]
+    timing.measure(sides, timing.Effort(2, 50, 0))
+    assert "".join(calls) == "ab" + "ab" + "ba"
+    calls.clear()
+    timing.measure(sides, timing.Effort(2, 50, 0, warm=False))
+    assert "".join(calls) == "a" + "ab" + "ba"
 
 
 def test_calls_and_memory_are_counted():

@@ -34,7 +34,7 @@ class Extent(NamedTuple):
     large: Effort
 
 
-#: A row of a large guest is seconds long: what comes first is no slower for that.
+#: A row of a large guest is seconds long.
 _LARGE = Effort(2, 7, 2, warm=False)
 FULL = Extent(_PARTS, [(kind, size * _MIB) for size in (64, 256) for kind in ("hvm", "pv")]
               + [("hvm", 1024 * _MIB), ("hvm", 4096 * _MIB)], 64 * _MIB, False, Effort(3, 7, 0.6), _LARGE)

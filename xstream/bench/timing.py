@@ -42,7 +42,7 @@ class Figures(NamedTuple):
 
 class Effort(NamedTuple):
     """How long to measure: the least and the most rounds, and the seconds after which there are no more than the least.
-    ``warm``: run each side once unmeasured first."""
+    ``warm``: run each side once unmeasured first; else only the first side, which would pay for all."""
 
     least: int
     most: int
@@ -53,7 +53,7 @@ class Effort(NamedTuple):
 def measure(sides: Sequence[Callable[[], object]], effort: Effort) -> List[Figures]:
     """Run all sides in turn, round by round."""
     begin = time.perf_counter()
-    for side in sides if effort.warm else ():
+    for side in sides if effort.warm else sides[:1]:
         side()
     taken: List[List[Sample]] = []
     while len(taken) < effort.least or (len(taken) < effort.most and time.perf_counter() - begin < effort.seconds):
