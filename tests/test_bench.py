@@ -360,8 +360,8 @@ def test_bad_arguments(tiny, tmp_path, capsys):
 
 
 def test_check(tiny, tmp_path, monkeypatch, capsys):
-    baseline = tmp_path / "baseline.json"
-    monkeypatch.setattr(runs, "BASELINE", baseline)
+    baseline = tmp_path / (machine.cpu_family() + ".json")
+    monkeypatch.setattr(runs, "BASELINES", tmp_path)
     assert command.main(["--save", str(baseline)]) == 0
     kept = runs.load(str(baseline))
     for one in kept["ratios"].values():
@@ -377,12 +377,24 @@ def test_check(tiny, tmp_path, monkeypatch, capsys):
     assert command.main(["--check", "--size", "2M"]) == 2
 
 
-def test_the_baseline_is_a_run():
-    if not runs.BASELINE.exists():
-        pytest.skip("it comes with a checkout only")
-    baseline = runs.load(str(runs.BASELINE))
-    assert baseline["guest"]["bytes"] == suite.FULL.size == suite.QUICK.size
-    assert all(0 < one["tolerance"] < 1 for one in baseline["ratios"].values())
+def test_check_on_a_cpu_without_a_baseline(tiny, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(runs, "BASELINES", tmp_path)
+    monkeypatch.setattr(machine, "cpu_family", lambda: "AuthenticAMD-25-17")
+    runs.save(dict(runs.document({}, {"bytes": 1}), ratios={}), str(tmp_path / "GenuineIntel-6-143.json"))
+    assert command.main(["--check"]) == 0
+    assert "no baseline for CPU family AuthenticAMD-25-17" in capsys.readouterr().err
+
+
+def test_the_baselines_are_runs():
+    if not runs.BASELINES.exists():
+        pytest.skip("they come with a checkout only")
+    paths = sorted(runs.BASELINES.glob("*.json"))
+    assert paths
+    for path in paths:
+        baseline = runs.load(str(path))
+        assert baseline["machine"]["family"] == path.stem
+        assert baseline["guest"]["bytes"] == suite.FULL.size == suite.QUICK.size
+        assert all(0 < one["tolerance"] < 1 for one in baseline["ratios"].values())
 
 
 def test_compare(tiny, tmp_path, capsys):

@@ -55,8 +55,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--compare", metavar="FILE", action="append", default=[],
                         help="show what has changed since a run that was kept; given more than once: since the last, "
                              "and all of them make up the history of --html")
-    parser.add_argument("--check", action="store_true", help="fail where a ratio has fallen by more than its tolerance "
-                                                             "below bench_data/baseline.json")
+    parser.add_argument("--check", action="store_true", help="fail if a ratio is below that of the baseline by more "
+                        "than its tolerance; bench_data/ has a baseline for each CPU family that was measured")
     parser.add_argument("--html", metavar="FILE", help="write the run as one page to look at")
     parser.add_argument("--profile", metavar="NAME", help="run one workload alone, for perf or py-spy")
     return parser
@@ -69,7 +69,11 @@ def _sizes(argument: str) -> List[int]:
 def _run(options: Any) -> int:
     before = [runs.load(path) for path in options.compare]
     extent = _extent(options)
-    baseline = runs.load(str(runs.BASELINE)) if options.check else None
+    family = machine.cpu_family()
+    baseline = runs.load_baseline(family) if options.check else None
+    if options.check and baseline is None:
+        print("xstream.bench: no baseline for CPU family {}: nothing is compared. --save bench_data/{}.json makes "
+              "one.".format(family, family), file=sys.stderr)
     if baseline and (options.stream or baseline["guest"]["bytes"] != extent.size):
         raise runs.UsageError("the baseline is of the seeded guest of {}".format(size_name(baseline["guest"]["bytes"])))
     # Ahead of all memory that is taken.
@@ -113,7 +117,7 @@ def _report_check(baseline: runs.Document, run: runs.Document, lost: Iterable[st
             name, now["median"], text.spread(now), was["median"], was["tolerance"]), file=sys.stderr)
     common = set(run["ratios"]) & set(baseline["ratios"])
     print("checked {} ratios against {}; {} of it not measured here".format(
-        len(common), runs.BASELINE.name, len(baseline["ratios"]) - len(common)), file=sys.stderr)
+        len(common), baseline["machine"]["family"] + ".json", len(baseline["ratios"]) - len(common)), file=sys.stderr)
 
 
 def _report(options: Any, run: runs.Document, before: List[runs.Document]) -> None:

@@ -24,11 +24,19 @@ def facts() -> Dict[str, Any]:
     info = _cpu_info()
     flags = info.get("flags", "").split()
     return {
-        "cpu": info.get("model name", platform.machine()), "cores": len(os.sched_getaffinity(0)),
+        "cpu": info.get("model name", platform.machine()), "family": cpu_family(),
+        "cores": len(os.sched_getaffinity(0)),
         "features": [name for name in _FEATURES if name in flags], "memory": _memory("MemTotal"),
         "kernel": platform.release(), "python": platform.python_version(), "numpy": numpy.__version__,
         "xstream": __version__, "commit": _commit(), "crc32c": checksum.implementation(),
     }
+
+
+def cpu_family() -> str:
+    """Vendor, family and model of the CPU, as in "GenuineIntel-6-143": ratios are comparable within one of these."""
+    info = _cpu_info()
+    parts = [info.get(name, "") for name in ("vendor_id", "cpu family", "model")]
+    return "-".join(parts) if all(parts) else platform.machine()
 
 
 def memory_available() -> int:

@@ -10,8 +10,8 @@ from xstream.bench.timing import Figures, as_document
 from xstream.bench.workloads import THREADS, Workload
 
 FORMAT = "xstream bench 1"
-#: The run that ``--check`` judges by; it comes with a checkout.
-BASELINE = Path(__file__).resolve().parents[2] / "bench_data" / "baseline.json"
+#: The runs that ``--check`` compares with, one file for each CPU family; they come with a checkout.
+BASELINES = Path(__file__).resolve().parents[2] / "bench_data"
 #: How far a ratio may fall, at least and at most, whatever its spread was.
 _TOLERANCE = 0.4, 0.6
 #: A change within the spreads of both runs, or smaller than this, is none.
@@ -99,6 +99,12 @@ def load(path: str) -> Document:
     if not isinstance(run, dict) or run.get("format") != FORMAT:
         raise UsageError("{}: not a saved run of this bench".format(path))
     return run
+
+
+def load_baseline(family: str) -> Optional[Document]:
+    """The baseline of a CPU family (:func:`~xstream.bench.machine.cpu_family`), or None where there is none."""
+    path = BASELINES / (family + ".json")
+    return load(str(path)) if path.exists() else None
 
 
 def changes(before: Document, now: Document) -> List[Change]:
