@@ -9,7 +9,7 @@ from test_cli import run
 
 import xstream
 from xstream import LimitExceeded, Limits, MissingPart, Parts, rewrap
-from xstream.tools.unwrap import unwrap
+from xstream.convert.parts import unwrap
 
 REMUS = containers.xl_header() + containers.libxl_checkpointed(3)
 COLO = containers.xl_header() + containers.libxl_checkpointed(2, colo=True)

@@ -14,6 +14,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import List
 
+    from xstream.containers.opening import PushReader
+    from xstream.containers.opening import open_stream as open
+    from xstream.containers.reader import NestedReader
+    from xstream.containers.writers import BackChannelWriter, LibvirtWriter, LibxlWriter, XenopsdWriter, XlWriter
+    from xstream.convert.containers import Parts, rewrap
+    from xstream.convert.legacy import convert
+    from xstream.convert.parts import unwrap
     from xstream.errors import (
         CorruptStream,
         LimitExceeded,
@@ -33,23 +40,16 @@ if TYPE_CHECKING:
     from xstream.guest.save import Saved, save
     from xstream.guest.simulated import SimulatedGuest
     from xstream.limits import Limits
-    from xstream.stream.container_writers import BackChannelWriter, LibvirtWriter, LibxlWriter, XenopsdWriter, XlWriter
-    from xstream.stream.containers import NestedReader
     from xstream.stream.legacy_reader import LegacyReader
     from xstream.stream.legacy_writer import LegacyWriter
-    from xstream.stream.opening import PushReader
-    from xstream.stream.opening import open_stream as open
     from xstream.stream.reader import Reader
     from xstream.stream.source import NeedMoreData
     from xstream.stream.writer import Writer
     from xstream.tools.contents import contents
-    from xstream.tools.convert import convert
     from xstream.tools.digest import digest, page_digests
     from xstream.tools.extract import extract
     from xstream.tools.info import info
     from xstream.tools.policy import compare_policies, policy
-    from xstream.tools.rewrap import Parts, rewrap
-    from xstream.tools.unwrap import unwrap
     from xstream.tools.verify import verify
     from xstream.wire.libxc import (
         Checkpoint,
@@ -99,22 +99,22 @@ _HOMES = {name: "xstream." + module for module, names in {
     "guest.save": "Saved save",
     "guest.simulated": "SimulatedGuest",
     "limits": "Limits",
-    "stream.container_writers": "BackChannelWriter LibvirtWriter LibxlWriter XenopsdWriter XlWriter",
-    "stream.containers": "NestedReader",
+    "containers.writers": "BackChannelWriter LibvirtWriter LibxlWriter XenopsdWriter XlWriter",
+    "containers.reader": "NestedReader",
     "stream.legacy_reader": "LegacyReader",
     "stream.legacy_writer": "LegacyWriter",
-    "stream.opening": "PushReader open",
+    "containers.opening": "PushReader open",
     "stream.reader": "Reader",
     "stream.source": "NeedMoreData",
     "stream.writer": "Writer",
     "tools.contents": "contents",
-    "tools.convert": "convert",
+    "convert.legacy": "convert",
     "tools.digest": "digest page_digests",
     "tools.extract": "extract",
     "tools.info": "info",
     "tools.policy": "compare_policies policy",
-    "tools.rewrap": "Parts rewrap",
-    "tools.unwrap": "unwrap",
+    "convert.containers": "Parts rewrap",
+    "convert.parts": "unwrap",
     "tools.verify": "verify",
     "wire.libxc": "Checkpoint CheckpointDirtyPfnList CpuidPolicy DomainHeader End HvmContext HvmParams ImageHeader "
                   "MsrPolicy P2MFrames PVInfo PageData SharedInfo StaticDataEnd TscInfo Unknown VcpuBasic "
@@ -132,6 +132,11 @@ class _Face(ModuleType):
         value: object = getattr(import_module(_HOMES[name]), "open_stream" if name == "open" else name)
         setattr(self, name, value)
         return value
+
+    def __setattr__(self, name: str, value: object) -> None:
+        # The import system would bind the package xstream.convert where the function of that name belongs.
+        if name not in _HOMES or not isinstance(value, ModuleType):
+            super().__setattr__(name, value)
 
     def __dir__(self) -> "List[str]":
         return sorted(set(super().__dir__()) | set(__all__))

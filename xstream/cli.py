@@ -345,7 +345,7 @@ def _convert(options: Any) -> Optional[int]:
     if options.to in ("config", "device-model"):
         _unwrap(options)
         return None
-    from xstream.tools.convert import find_legacy
+    from xstream.convert.legacy import find_legacy
     source, format = find_legacy(_source(options), options.format)
     report = _rewrap(options, source) if format is None else _convert_legacy(options, source, format)
     if options.json and options.out != "-":
@@ -356,8 +356,8 @@ def _convert(options: Any) -> Optional[int]:
 
 
 def _unwrap(options: Any) -> None:
-    from xstream.tools.output import output
-    from xstream.tools.unwrap import unwrap
+    from xstream.convert.parts import unwrap
+    from xstream.stream.output import output
     with _Progress(options) as progress, output(options.out) as fd:
         size = unwrap(_source(options), fd, options.to, progress=progress, **_format(options))
     if options.json and options.out != "-":
@@ -365,7 +365,7 @@ def _unwrap(options: Any) -> None:
 
 
 def _convert_legacy(options: Any, source: Any, format: str) -> Any:
-    from xstream.tools.convert import convert
+    from xstream.convert.legacy import convert
     # The header that is there is kept, and stands before a libxl stream.
     to = "libxl" if options.to == format and options.config is None else options.to
     if to not in ("libxc", "libxl"):
@@ -376,8 +376,8 @@ def _convert_legacy(options: Any, source: Any, format: str) -> Any:
 
 
 def _rewrap(options: Any, source: Any) -> Any:
-    from xstream.tools.output import output
-    from xstream.tools.rewrap import Parts, rewrap
+    from xstream.convert.containers import Parts, rewrap
+    from xstream.stream.output import output
     parts = Parts(_contents_of(options.config), _contents_of(options.device_model), options.no_device_model)
     squash = options.squash or options.last_checkpoint
     with _Progress(options) as progress, output(options.out) as fd:

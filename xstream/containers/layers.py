@@ -1,14 +1,11 @@
 """The layers of what stands around a memory stream on a dom0's disk: a reader of each one's own records.
 
-:mod:`xstream.stream.containers` puts them together. The memory stream within is read by an ordinary reader over the
+:mod:`xstream.containers.reader` puts them together. The memory stream within is read by an ordinary reader over the
 same source.
 """
 from typing import Any, Callable, Dict, NamedTuple, Optional
 
-from xstream.errors import LimitExceeded, StreamError, StrictViolation, TruncatedStream, UnsupportedStream
-from xstream.limits import Limits
-from xstream.stream.legacy_reader import LegacyReader
-from xstream.stream.nesting import (
+from xstream.containers.nesting import (
     INNER_END,
     check_back_channel,
     check_libxl_record,
@@ -17,6 +14,9 @@ from xstream.stream.nesting import (
     libxl_nesting,
     xenopsd_nesting,
 )
+from xstream.errors import LimitExceeded, StreamError, StrictViolation, TruncatedStream, UnsupportedStream
+from xstream.limits import Limits
+from xstream.stream.legacy_reader import LegacyReader
 from xstream.stream.reader import Identity, Reader
 from xstream.stream.source import PendingPages, Source
 from xstream.wire import colo, legacy, libvirt, libxc, libxl, xend, xenopsd, xl

@@ -1,11 +1,11 @@
 """What is this? Recognition of formats by content, and the reader for each."""
 from typing import Any, Iterator, Optional, Tuple, Union
 
+from xstream.containers.layers import LAYERS, Settings, memory_reader
+from xstream.containers.reader import NestedReader
 from xstream.errors import CorruptStream, UnsupportedStream
 from xstream.limits import Limits
 from xstream.stream.compressed import DecompressedSource
-from xstream.stream.containers import NestedReader
-from xstream.stream.layers import LAYERS, Settings, memory_reader
 from xstream.stream.legacy_reader import LegacyReader
 from xstream.stream.reader import Reader
 from xstream.stream.signs import COMPRESSED, LEGACY, LEGACY_SIZE, OTHERS, OURS, Sign

@@ -1,13 +1,14 @@
 """Containers: what stands around a memory stream on a dom0's disk, and everything in it, layer by layer.
 
-Each layer has a reader of its own (:mod:`xstream.stream.layers`); a :class:`NestedReader` asks whichever's turn it is.
+Each layer has a reader of its own (:mod:`xstream.containers.layers`); a :class:`NestedReader` asks the one whose turn
+it is.
 """
 from collections import deque
 from typing import Any, Deque, List, NamedTuple, Optional, Tuple
 
+from xstream.containers.layers import LAYERS, LayerReader, Settings
+from xstream.containers.nesting import INNER_CHECKPOINT, INNER_END
 from xstream.errors import OrderError, StrictViolation
-from xstream.stream.layers import LAYERS, LayerReader, Settings
-from xstream.stream.nesting import INNER_CHECKPOINT, INNER_END
 from xstream.stream.reader import Identity, Layer, PageRun
 from xstream.stream.records import RecordReader
 from xstream.stream.source import PendingPages, Source

@@ -1,9 +1,7 @@
 """Writers of containers. What stands within is written by a writer of its own, into the same sink, in its turn."""
 from typing import Any, Optional, Sequence, Tuple
 
-from xstream.errors import LimitExceeded, OrderError, StreamError
-from xstream.limits import Limits
-from xstream.stream.nesting import (
+from xstream.containers.nesting import (
     INNER_CHECKPOINT,
     INNER_END,
     Nesting,
@@ -13,6 +11,8 @@ from xstream.stream.nesting import (
     libxl_nesting,
     xenopsd_nesting,
 )
+from xstream.errors import LimitExceeded, OrderError, StreamError
+from xstream.limits import Limits
 from xstream.stream.sink import Sink, open_sink
 from xstream.stream.source import PendingPages
 from xstream.stream.writer import Writer, padding_of

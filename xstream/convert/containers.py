@@ -2,15 +2,15 @@
 import contextlib
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
+from xstream.containers.layers import LibxlReader
+from xstream.containers.opening import open_stream
+from xstream.containers.reader import NestedReader
+from xstream.containers.writers import LibvirtWriter, LibxlWriter, XenopsdWriter, XlWriter
+from xstream.convert.parts import in_memory
+from xstream.convert.squash import SquashedReader, write_squashed
 from xstream.errors import MissingPart, UnsupportedStream
-from xstream.stream.container_writers import LibvirtWriter, LibxlWriter, XenopsdWriter, XlWriter
-from xstream.stream.containers import NestedReader
-from xstream.stream.layers import LibxlReader
-from xstream.stream.opening import open_stream
 from xstream.stream.sink import Sink, open_sink
 from xstream.stream.writer import Writer
-from xstream.tools.squash import SquashedReader, write_squashed
-from xstream.tools.unwrap import in_memory
 from xstream.wire import legacy, libvirt, libxc, libxl, xenopsd, xl
 from xstream.wire.formats import record_name
 

@@ -4,6 +4,9 @@ import os
 import stat
 from typing import Any, Callable, ContextManager, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple, Type
 
+from xstream.containers.opening import AnyReader, open_stream, recognise
+from xstream.convert.converted_forms import FORMS, Extras, Form
+from xstream.convert.converted_memory import KeptMemory, MemoryRoad, find_freed
 from xstream.errors import LimitExceeded, StreamError, TruncatedStream, UnsupportedStream
 from xstream.guest.load import SPOOLED
 from xstream.kernels import pfns as pfn_kernel
@@ -11,14 +14,11 @@ from xstream.kernels import transfer
 from xstream.limits import Limits
 from xstream.stream.compressed import DecompressedSource
 from xstream.stream.legacy_reader import LegacyReader
-from xstream.stream.opening import AnyReader, open_stream, recognise
+from xstream.stream.output import is_stream, output
 from xstream.stream.signs import COMPRESSED
 from xstream.stream.sink import Sink, SyncedSink, open_sink
 from xstream.stream.source import BufferSource, DescriptorSource, Source, open_source
 from xstream.stream.writer import Writer
-from xstream.tools.converted_forms import FORMS, Extras, Form
-from xstream.tools.converted_memory import KeptMemory, MemoryRoad, find_freed
-from xstream.tools.output import is_stream, output
 from xstream.wire import legacy, libvirt, libxc, libxl, xend, xl
 from xstream.wire.libxc import PAGE_SIZE, PageData
 

@@ -1,8 +1,8 @@
 """What a container says of its domain, and its device model's record, each as a file of its own."""
 from typing import Any, Callable, Dict, Optional
 
+from xstream.containers.opening import open_stream
 from xstream.errors import LimitExceeded, MissingPart
-from xstream.stream.opening import open_stream
 from xstream.stream.sink import open_sink
 from xstream.stream.source import PendingPages
 from xstream.wire import legacy, libvirt, libxl, xend, xenopsd, xl

@@ -1,11 +1,11 @@
 """A stream's final state: each page once, with its last contents, and of the other records those that count."""
 from typing import Any, Callable, Dict, Iterator, Optional, Tuple
 
+from xstream.convert.converted_memory import KeptMemory
+from xstream.convert.parts import in_memory
 from xstream.errors import LimitExceeded
 from xstream.guest.load import Loader
 from xstream.stream.writer import Writer
-from xstream.tools.converted_memory import KeptMemory
-from xstream.tools.unwrap import in_memory
 from xstream.wire import libxc, libxl, xenopsd
 
 #: Records that stand for where the stream is; others take their places.

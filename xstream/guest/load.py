@@ -3,14 +3,14 @@ import struct
 import tempfile
 from typing import IO, Any, Callable, Iterator, NamedTuple, Optional, Tuple
 
+from xstream.containers.opening import AnyReader, open_stream
+from xstream.containers.reader import NestedReader
 from xstream.errors import MemoryMismatch, StreamError, TruncatedStream
 from xstream.guest.deltas import DeltaDecoder
 from xstream.guest.memory import Applied, GuestMemory, uint64
 from xstream.guest.tables import checked_tables, from_legacy
 from xstream.kernels import pfns as pfn_kernel
 from xstream.limits import Limits
-from xstream.stream.containers import NestedReader
-from xstream.stream.opening import AnyReader, open_stream
 from xstream.stream.source import ObjectSource, pieces
 from xstream.wire.legacy import CompressedBatch, CompressedPages, UnmappedPfns
 from xstream.wire.libxc import PAGE_SIZE, PageData

@@ -110,7 +110,7 @@ class Reader(RecordReader[Record]):
 
     @property
     def layers(self) -> Tuple[Layer, ...]:
-        """The stream as the one layer that it is; see :class:`~xstream.stream.containers.NestedReader`."""
+        """The stream as the one layer that it is; see :class:`~xstream.containers.reader.NestedReader`."""
         return only_layer(self)
 
     @property

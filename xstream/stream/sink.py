@@ -118,7 +118,7 @@ class ObjectSink(Sink):
 
 def open_sink(sink: Any, *, splice: bool = False) -> Sink:
     """The sink for a descriptor (int), a socket, an object with ``write``, or a Sink itself. Paths aren't taken: see
-    :func:`xstream.tools.output.replacing`. With ``splice`` a pipe's is a SplicingSink. Raises TypeError."""
+    :func:`xstream.stream.output.replacing`. With ``splice`` a pipe's is a SplicingSink. Raises TypeError."""
     if isinstance(sink, Sink):
         return sink
     if isinstance(sink, int):

@@ -2,8 +2,8 @@
 import contextlib
 from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Tuple
 
+from xstream.containers.opening import open_stream
 from xstream.errors import StreamError
-from xstream.stream.opening import open_stream
 from xstream.stream.source import PendingPages
 from xstream.wire import (
     features,

@@ -4,11 +4,11 @@ from functools import partial
 from itertools import islice
 from typing import Any, Callable, Iterator, List, NamedTuple, Optional, Tuple
 
+from xstream.containers.opening import open_stream
 from xstream.guest.load import Loader
 from xstream.guest.memory import GuestMemory
 from xstream.kernels import checksum
 from xstream.limits import Limits
-from xstream.stream.opening import open_stream
 from xstream.tools.extract import image_pieces, runs
 from xstream.wire.libxc import PAGE_SIZE
 

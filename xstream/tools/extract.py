@@ -1,13 +1,13 @@
 """The final guest memory as a raw file."""
 from typing import Any, Callable, Iterator, NamedTuple, Tuple
 
+from xstream.containers.opening import open_stream
 from xstream.guest.load import Loader
 from xstream.guest.memory import GuestMemory
 from xstream.kernels import pfns as pfn_kernel
 from xstream.limits import Limits
-from xstream.stream.opening import open_stream
+from xstream.stream.output import is_stream, output, replacing
 from xstream.stream.sink import DescriptorSink
-from xstream.tools.output import is_stream, output, replacing
 from xstream.wire.libxc import PAGE_SIZE
 
 _ZEROS = memoryview(bytes(1 << 20))

@@ -4,6 +4,7 @@ import struct
 import tempfile
 from typing import IO, Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
+from xstream.containers.opening import AnyReader, open_stream
 from xstream.errors import TruncatedStream
 from xstream.guest.load import taken_back
 from xstream.guest.memory import GuestMemory
@@ -11,7 +12,6 @@ from xstream.guest.tables import from_legacy
 from xstream.kernels import pages as page_kernel
 from xstream.kernels import pfns as pfn_kernel
 from xstream.limits import Limits
-from xstream.stream.opening import AnyReader, open_stream
 from xstream.stream.reader import Layer, PageRun
 from xstream.stream.source import PendingPages, pieces
 from xstream.wire.formats import record_name

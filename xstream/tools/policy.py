@@ -1,8 +1,8 @@
 """The CPU that a guest has been shown: the policies of one stream, or how those of two differ."""
 from typing import Any, Callable, List, NamedTuple, Tuple
 
+from xstream.containers.opening import open_stream
 from xstream.errors import StreamError
-from xstream.stream.opening import open_stream
 from xstream.wire import libxc, msrs, policies
 from xstream.wire.formats import record_name
 

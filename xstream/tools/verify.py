@@ -1,7 +1,7 @@
 """Is this stream good? Structure, order and PFN words; page data isn't looked at."""
 from typing import Any, Callable, NamedTuple, Tuple
 
-from xstream.stream.opening import open_stream
+from xstream.containers.opening import open_stream
 from xstream.stream.reader import Layer
 from xstream.wire.libxc import PAGE_SIZE, PageData
 
