@@ -14,3 +14,6 @@ class Limits(NamedTuple):
     batch_pfns: int = 1 << 20
     #: One more than the highest PFN of a guest: 1 TiB of guest-physical address space.
     guest_pfns: int = 1 << 28
+    #: Bytes of all records beside memory that are kept until the stream, or its next checkpoint, is complete. Those of
+    #: a guest with 512 vcpus take less than 16 MiB.
+    state_length: int = 64 << 20
