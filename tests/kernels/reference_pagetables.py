@@ -46,23 +46,23 @@ def normalise(pages, types, p2m, m2p, out, torn, *, levels, paused, compat_m2p_m
     out[:] = pages
     torn[:] = bytes(len(torn))
     for index, level, entries in tables_of(pages, types):
-        if level > levels:
-            return index, 0, LEVEL
+        bad = None
         for slot in xen_slots(entries, level, levels, compat_m2p_mfn):
             entries[slot] = 0
-        present = [slot for slot in range(512) if entries[slot] & PRESENT]
-        for slot in present:
+        for slot in [slot for slot in range(512) if entries[slot] & PRESENT]:
             if level > 1 and entries[slot] & PSE:
-                return index, slot, SUPERPAGE
-        stale = [slot for slot in present if frame_of(entries[slot]) not in known]
-        if stale and paused:
-            return index, stale[0], STALE
-        if stale:
+                bad = bad or (index, slot, SUPERPAGE)
+            elif frame_of(entries[slot]) not in known:
+                bad = bad or (index, slot, STALE)
+            else:
+                entries[slot] = with_frame(entries[slot], known[frame_of(entries[slot])])
+        if level > levels:
+            bad = index, 0, LEVEL
+        if bad and paused:
+            return bad
+        if bad:
             torn[index] = 1
             entries = [0] * 512
-        else:
-            for slot in present:
-                entries[slot] = with_frame(entries[slot], known[frame_of(entries[slot])])
         TABLE.pack_into(out, 4096 * index, *entries)
     return GOOD
 

@@ -115,12 +115,21 @@ def test_an_mfn_that_is_not_the_guests(kernel, mfn):
     assert normalise(kernel, good + bad + good, [1, 1, 1], paused=False) == (GOOD, sent + table() + sent, b"\0\1\0")
 
 
-def test_a_superpage_is_an_error_even_while_the_guest_runs(kernel):
-    bad = table({5: entry(17), 7: entry(20, 0xe3)})
+def test_a_superpage(kernel):
+    for bad, reason in ((table({7: entry(20, 0xe3)}), (0, 7, kernel.SUPERPAGE)),
+                        (table({5: entry(17), 7: entry(20, 0xe3)}), (0, 5, kernel.STALE)),
+                        (table({5: entry(20, 0xe3), 7: entry(17)}), (0, 5, kernel.SUPERPAGE))):
+        assert normalise(kernel, bad, [2])[0] == reason
+        assert normalise(kernel, bad, [2], paused=False) == (GOOD, table(), b"\1")
     for paused in (True, False):
-        assert normalise(kernel, bad, [2], paused=paused)[0] == (0, 7, kernel.SUPERPAGE)
         assert normalise(kernel, table({7: entry(20, 0xe2)}), [2], paused=paused)[0] == GOOD
     assert normalise(kernel, table({7: entry(20, 0xe3)}), [1])[0] == GOOD
+
+
+def test_a_table_of_a_level_that_the_guest_does_not_have(kernel):
+    pages = table({3: entry(20)}) + table({3: entry(20)})
+    assert normalise(kernel, pages, [1, 4], 3)[0] == (1, 0, kernel.LEVEL)
+    assert normalise(kernel, pages, [1, 4], 3, paused=False) == (GOOD, table({3: entry(0)}) + table(), b"\0\1")
 
 
 def test_tables_may_be_normalised_and_localised_in_place(kernel):
@@ -226,7 +235,7 @@ def test_any_tables_normalise_alike(tables, levels, paused, compat):
         assert again == localise(reference_pagetables, out, types)
         # All of a guest's own PFNs have MFNs: what could be normalised can be localised, to what it was.
         assert again[0] == GOOD
-        assert normalise(pagetables, again[1], types, levels)[1] == out
+        assert normalise(pagetables, again[1], types, levels, paused)[1] == out
 
 
 @given(tables=TABLES, levels=LEVELS, strict=st.booleans(), superpages=st.booleans(), pfn_end=st.integers(0, 22),

@@ -81,8 +81,9 @@ class TargetPV:
         def top_table(pfn: int, field: str) -> int:
             return self._frame_of(pfn, field, lambda kind: kind in (levels, levels | 8))
 
+        register = "rdx" if self._width == 8 else "edx"
         mfns = vcpu_wire.Frames(
-            pfns.start_info if record.vcpu_id else self._frame_of(pfns.start_info, "edx", _is_data),
+            pfns.start_info if record.vcpu_id else self._frame_of(pfns.start_info, register, _is_data),
             tuple(self._frame_of(pfn, "gdt_frames", _is_data) for pfn in pfns.gdt),
             top_table(pfns.cr3, "ctrlreg[3]"), pfns.user if pfns.user is None else top_table(pfns.user, "ctrlreg[1]"))
         return record._replace(blob=vcpu_wire.with_frames(record.blob, self._width, mfns, in_stream=False))

@@ -3,9 +3,10 @@
 Source of the order and the rules: tools/libs/guest/xg_sr_save.c; docs/features/migration.pandoc.
 """
 import contextlib
+import itertools
 import time
 from array import array
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 from xstream.errors import CorruptStream, LimitExceeded, StreamError
 from xstream.guest.guest import GUEST_TYPES, Cancelled, Guest, GuestError, HookError, Hooks, Pages
@@ -21,7 +22,7 @@ from xstream.stream.sink import open_sink
 from xstream.stream.source import Source, open_source
 from xstream.stream.writer import BATCH_PFNS, Writer
 from xstream.wire import libxc
-from xstream.wire.frames import FRAME
+from xstream.wire.frames import FRAME, Buffer
 from xstream.wire.libxc import (
     PAGE_SIZE,
     Checkpoint,
@@ -37,6 +38,7 @@ from xstream.wire.libxc import (
 #: Bytes of a dirty bitmap that are looked at in one step.
 _BITMAP_PIECE = 8192
 _XTAB = 0xF
+_SUPERPAGE_PFNS = 512
 _BAD_TABLE = {
     pagetables.STALE: "an MFN that isn't the guest's",
     pagetables.SUPERPAGE: "a superpage, which a stream can't have",
@@ -92,7 +94,9 @@ class Saver:
         self._rounds: List[Round] = []
         self._checkpoints = 0
         self._downtime = 0.0
-        self._torn: Set[int] = set()  # PFNs of page tables that couldn't be sent while the guest ran
+        # A bit for each PFN that couldn't be sent while the guest ran, and has to be sent again.
+        self._deferred = bytearray()
+        self._scratch_bits = bytearray()
         self._scratch = memoryview(b"")
         self._tracking = self._suspended = False
 
@@ -129,6 +133,7 @@ class Saver:
         if self._pfn_end > self._limits.guest_pfns:
             raise GuestError("a guest of {:#x} PFNs, over the limit of {:#x}".format(
                 self._pfn_end, self._limits.guest_pfns))
+        self._deferred, self._scratch_bits = (bytearray(-(-self._pfn_end // 8)) for _ in range(2))
         static = self._hooks.static_records()
         domain = DomainHeader(GUEST_TYPES[self._guest.kind], 12, 0, *self._guest.xen_version)
         self._writer = Writer(self._sink, domain, checkpointed=self._checkpoint is not None, limits=self._limits)
@@ -155,8 +160,9 @@ class Saver:
         begin = time.monotonic()
         # Read in any case: it also brings the p2m up to date.
         dirty = self._read_dirty()
-        pfn_kernel.pfns_to_bitmap(array("Q", self._torn), dirty)
-        self._torn.clear()
+        if pfn_kernel.count_bits(self._deferred):
+            dirty = _union(dirty, self._deferred)
+            self._deferred = bytearray(len(dirty))
         if self._back_channel is not None and self._checkpoints:
             self._merge_dirty_list(self._back_channel, dirty)
         yield from self._round(self._everything() if whole else dirty, phase)
@@ -245,7 +251,7 @@ class Saver:
         if phase == "live":
             if self._p2m:
                 self._p2m.check_unmoved()
-            left = pfn_kernel.count_bits(self._read_dirty(clean=False)) + len(self._torn)
+            left = pfn_kernel.count_bits(self._read_dirty(clean=False)) + pfn_kernel.count_bits(self._deferred)
         self._rounds.append(Round(len(self._rounds), phase, done, pages, self._sink.offset - offset,
                                   time.monotonic() - begin, left))
         self._on_round(self._rounds[-1])
@@ -286,39 +292,65 @@ class Saver:
             raise GuestError("the page table in PFN {:#x} has {} (entry {})".format(
                 pfns[page], _BAD_TABLE[reason], entry))
         if any(torn):
-            self._put_off(words, [pfn for pfn, flag in zip(pfns, torn) if flag])
-            kept = memoryview(array("Q", [index for index, flag in enumerate(torn) if not flag]))
+            words, kept = self._defer(words, pfns, torn)
             whole = memoryview(bytearray(len(kept) * PAGE_SIZE))
             page_kernel.gather(copy, kept, whole)
             copy = whole
-        # The copy is written over by the next one's: it must not be sent by reference.
+        # The next batch overwrites the copy, so it must not be sent by reference.
         self._writer.write(PageData(words, copy))
         return len(copy) // PAGE_SIZE
 
-    def _put_off(self, words: memoryview, torn: List[int]) -> None:
-        """Tables that can't be sent now go as XTAB, and again once the guest is suspended."""
-        for pfn in torn:
-            at = next(at for at in range(0, len(words), 8)
-                      if int.from_bytes(words[at:at + 8], "little") & libxc.PFN_MASK == pfn)
-            words[at + 7] |= _XTAB << 4
-        self._torn.update(torn)
+    def _defer(self, words: memoryview, pfns: memoryview, flags: Buffer) -> Tuple[memoryview, memoryview]:
+        """Mark pages to be sent again once the guest is suspended; ``flags`` has a byte for each of ``pfns``, which are
+        those of the words that carry data. Returns the batch's words, with type XTAB for these pages, and the indices
+        of its other pages."""
+        deferred = array("Q", itertools.compress(pfns, flags))
+        pfn_kernel.pfns_to_bitmap(deferred, self._deferred)
+        first, last = deferred[0] // 8, deferred[-1] // 8 + 1
+        pfn_kernel.pfns_to_bitmap(deferred, self._scratch_bits)
+        changed, kept = memoryview(bytearray(len(words))), uint64(len(pfns))
+        count, pages = pfn_kernel.select(words, self._scratch_bits, False, False, changed, kept)
+        self._scratch_bits[first:last] = bytes(last - first)
+        pfn_kernel.pack(deferred, bytes([_XTAB]) * len(deferred), changed[8 * count:])
+        return changed, kept[:pages]
+
+
+def _union(first: bytearray, second: bytearray) -> bytearray:
+    """The bits set in either of two bitmaps of the same size."""
+    bits = int.from_bytes(first, "little") | int.from_bytes(second, "little")
+    return bytearray(bits.to_bytes(len(first), "little"))
 
 
 def _batches(bitmap: bytearray) -> Iterator[memoryview]:
-    """The set bits of a bitmap as PFNs, in batches of 1024, ascending; each is good until the next."""
+    """The set bits of a bitmap as PFNs, ascending, in batches of at most 1024; each is good until the next."""
     bits = memoryview(bitmap)
     room = uint64(8 * _BITMAP_PIECE + BATCH_PFNS)
     held = 0
     for start in range(0, len(bits), _BITMAP_PIECE):
         held += pfn_kernel.bitmap_to_pfns(bits[start:start + _BITMAP_PIECE], 8 * start, room[held:])
         done = 0
-        while held - done >= BATCH_PFNS:
-            yield room[done:done + BATCH_PFNS]
-            done += BATCH_PFNS
+        while held - done > BATCH_PFNS:
+            size = _batch_size(room[done:held])
+            yield room[done:done + size]
+            done += size
         room[:held - done] = room[done:held]
         held -= done
     if held:
         yield room[:held]
+
+
+def _batch_size(pfns: memoryview) -> int:
+    """How many of more than 1024 ascending PFNs go into the next batch.
+
+    Since 4.21 Xen rebuilds a 2 MiB page only from 512 aligned PFNs within one record, so a batch ends before such a run
+    that doesn't fit whole.
+    """
+    last = pfns[BATCH_PFNS - 1]
+    start = last - last % _SUPERPAGE_PFNS
+    at = BATCH_PFNS - 1 - (last - start)
+    end = at + _SUPERPAGE_PFNS
+    whole = end <= len(pfns) and pfns[at] == start and pfns[end - 1] == start + _SUPERPAGE_PFNS - 1
+    return at if whole and end > BATCH_PFNS else BATCH_PFNS
 
 
 def save(guest: Guest, sink: Any, **options: Any) -> Saved:

@@ -66,7 +66,7 @@ def vcpu_context(rng: random.Random, width: int, registers: Registers) -> bytes:
     cr3 = registers.cr3 << 12 if width == 8 else (registers.cr3 << 12 | registers.cr3 >> 20) & 0xFFFFFFFF
     user = registers.user << 12 if width == 8 else 0
     struct.pack_into("<" + word, blob, flags, 0b100101)  # FPU valid, in the kernel, online
-    struct.pack_into("<I", blob, user_regs + (96 if width == 8 else 8), registers.start_info)
+    struct.pack_into("<" + word, blob, user_regs + (96 if width == 8 else 8), registers.start_info)
     # No LDT, one frame of GDT with its entries, the kernel's stack.
     struct.pack_into("<21" + word, blob, ldt, 0, 0, registers.gdt, *[0] * 15, 512, 0x18, 0xC0001000)
     struct.pack_into("<8" + word, blob, ctrlreg, 0x80050033, user, 0, cr3, 0x2660, 0, 0, 0)

@@ -26,14 +26,14 @@ def normalise(pages: Any, types: Any, p2m: Any, m2p: Any, out: Any, torn: Any, *
     ``pages``: k x 4096 bytes. ``types``: uint8[k], page types; what is no table (1 to 4, 9 to 12) is copied. ``p2m``:
     uint64, MFN of each PFN (a 32-bit guest's is to be widened, its all-ones to INVALID_MFN). ``m2p``: uint64, PFN of
     each MFN. ``out``: writable, k x 4096 bytes; may be ``pages``, if they are a copy. ``torn``: uint8[k], becomes 1
-    for a table with an MFN that isn't in the p2m and 0 for every other page. ``levels``: 3 or 4. ``compat_m2p_mfn``:
-    first frame of the m2p that Xen maps into a 32-bit guest, by which its top L2 is known.
+    for a table that can't be normalised and 0 for every other page. ``levels``: 3 or 4. ``compat_m2p_mfn``: first
+    frame of the m2p that Xen maps into a 32-bit guest; it identifies the guest's top L2.
 
-    While the guest runs, torn tables are to be expected: their pages in ``out`` are zeros, and they are to be sent
-    later. Once it is ``paused`` they are errors.
+    While the guest runs, bad entries are expected: it updates its tables in steps, and page types change. Such tables
+    are zeroed in ``out`` and have to be sent again later. Once the guest is ``paused`` they are errors.
 
-    Returns (index, entry, reason) of the first error, after which ``out`` and ``torn`` aren't complete, or
-    (-1, -1, OK). Reasons: SUPERPAGE, LEVEL (entry 0), and paused STALE. Raises TypeError or ValueError for buffers of
+    Returns (index, entry, reason) of the first error of a paused guest, after which ``out`` and ``torn`` aren't
+    complete, or (-1, -1, OK). Reasons: STALE, SUPERPAGE, LEVEL (entry 0). Raises TypeError or ValueError for buffers of
     the wrong kind or size.
 
     As Xen's tools/libs/guest/xg_sr_save_x86_pv.c (normalise_pagetable).

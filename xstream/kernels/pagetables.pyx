@@ -109,27 +109,22 @@ cdef inline uint64_t pfn_of(uint64_t mfn, const Map *p2m, const Map *m2p) noexce
 cdef Reason normalise_table(const unsigned char *table, unsigned char *out, int level, Slots xen, const Map *p2m,
                             const Map *m2p, int *bad) noexcept nogil:
     cdef uint64_t entry, pfn
-    cdef bint stale = False
     cdef int i
     for i in range(ENTRIES):
-        # Once: the guest may be changing it.
+        # Load each entry once: a running guest may be changing it.
         entry = load(table, i)
         if xen.first <= i < xen.end:
             entry = 0
         if entry & PRESENT:
+            bad[0] = i
             if level > 1 and entry & PSE:
-                bad[0] = i
                 return MAPS_SUPERPAGE
             pfn = pfn_of(frame_of(entry), p2m, m2p)
             if pfn == p2m.end:
-                # A superpage further on is worse than this.
-                if not stale:
-                    bad[0] = i
-                stale = True
-                pfn = 0
+                return NOT_IN_P2M
             entry = with_frame(entry, pfn)
         store(out, i, entry)
-    return NOT_IN_P2M if stale else GOOD
+    return GOOD
 
 
 cdef Fault normalise_pages(const unsigned char *pages, const unsigned char *types, Py_ssize_t count, const Map *p2m,
@@ -148,14 +143,16 @@ cdef Fault normalise_pages(const unsigned char *pages, const unsigned char *type
         if level == 0:
             memmove(to, page, PAGE_BYTES)
             continue
-        if level > levels:
-            return Fault(i, 0, NO_SUCH_LEVEL)
-        reason = normalise_table(page, to, level, xen_slots(page, level, levels, compat_m2p_mfn), p2m, m2p, &entry)
-        if reason == NOT_IN_P2M and not paused:
+        entry = 0
+        reason = NO_SUCH_LEVEL
+        if level <= levels:
+            reason = normalise_table(page, to, level, xen_slots(page, level, levels, compat_m2p_mfn), p2m, m2p, &entry)
+        if reason != GOOD:
+            if paused:
+                return Fault(i, entry, reason)
+            # A running guest may be in the middle of an update, or the page's type may have changed meanwhile.
             memset(to, 0, PAGE_BYTES)
             torn[i] = 1
-        elif reason != GOOD:
-            return Fault(i, entry, reason)
     return Fault(-1, -1, GOOD)
 
 

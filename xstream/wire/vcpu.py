@@ -102,7 +102,8 @@ def cr3_frame(cr3: int, guest_width: int) -> int:
 class Frames(NamedTuple):
     """The frame numbers in a VCPU_BASIC blob: MFNs as the guest has them, PFNs in a stream.
 
-    - ``start_info``: in vcpu 0's edx once the guest has suspended itself; in other vcpus' it is any number;
+    - ``start_info``: all of vcpu 0's rdx (a 32-bit guest: edx) once the guest has suspended itself; in other vcpus the
+      register has no meaning;
     - ``gdt``: the frames in use; ``cr3``: the top page table; ``user``: a 64-bit guest's one for user mode, or None.
     """
 
@@ -115,7 +116,7 @@ class Frames(NamedTuple):
 class _Places(NamedTuple):
     word: str
     flags: int
-    edx: int
+    rdx: int
     gdt_frames: int
     gdt_ents: int
     ctrlreg: int
@@ -145,7 +146,7 @@ def frames(untrusted: Buffer, guest_width: int, *, in_stream: bool) -> Frames:
         cr1 = _word(untrusted, places, places.ctrlreg + 8)
         user = cr1 >> 12 if (cr1 & 1 if in_stream else cr1) else None
     cr3 = cr3_frame(_word(untrusted, places, places.ctrlreg + 3 * guest_width), guest_width)
-    return Frames(struct.unpack_from("<I", untrusted, places.edx)[0], gdt, cr3, user)
+    return Frames(_word(untrusted, places, places.rdx), gdt, cr3, user)
 
 
 def with_frames(blob: Buffer, guest_width: int, new: Frames, *, in_stream: bool) -> bytearray:
@@ -160,7 +161,7 @@ def with_frames(blob: Buffer, guest_width: int, new: Frames, *, in_stream: bool)
     if guest_width == 4:
         cr3 = (new.cr3 << 12 | new.cr3 >> 20) & 0xFFFFFFFF
     try:
-        struct.pack_into("<I", changed, places.edx, new.start_info)
+        struct.pack_into("<" + places.word, changed, places.rdx, new.start_info)
         struct.pack_into("<{}{}".format(len(new.gdt), places.word), changed, places.gdt_frames, *new.gdt)
         struct.pack_into("<" + places.word, changed, places.ctrlreg + 3 * guest_width, cr3)
     except struct.error as error:

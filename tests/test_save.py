@@ -1,0 +1,130 @@
+"""How a save divides memory into batches, and what it sends again later."""
+import io
+
+import pytest
+
+import xstream
+from xstream import GuestError, PageData, Reader, SimulatedGuest
+from xstream.guest.save import _batches
+from xstream.wire import vcpu
+
+
+def stream_of(guest, **options):
+    out = io.BytesIO()
+    xstream.save(guest, out, **options)
+    return out.getvalue()
+
+
+def superpages(batches):
+    """How many 2 MiB pages Xen 4.21 rebuilds: populate_pfns() in tools/libs/guest/xg_sr_restore.c."""
+    rebuilt, populated = 0, set()
+    for pfns in batches:
+        previous, contiguous = 0, 0
+        for pfn in pfns:
+            if pfn in populated:
+                continue
+            populated.add(pfn)
+            contiguous = contiguous + 1 if pfn == previous + 1 else 1
+            previous = pfn
+            if contiguous > 511 and pfn & 511 == 511:
+                rebuilt += 1
+                contiguous = 0
+    return rebuilt
+
+
+def bitmap_of(*ranges):
+    bitmap = bytearray(1 << 15)
+    for pfns in ranges:
+        for pfn in pfns:
+            bitmap[pfn // 8] |= 1 << pfn % 8
+    return bitmap
+
+
+def batches_of(*ranges):
+    return [list(batch) for batch in _batches(bitmap_of(*ranges))]
+
+
+@pytest.mark.parametrize("ranges", [
+    [range(100000)], [range(3, 100000)], [range(300, 5000)], [range(1, 6), range(512, 100000)],
+    [range(1600), range(2048, 4096)], [range(k * 1024 + k % 7, k * 1024 + 900) for k in range(60)],
+    [range(65500, 70000)]], ids=str)
+def test_no_superpage_is_split_over_batches(ranges):
+    batches = batches_of(*ranges)
+    pfns = [pfn for part in ranges for pfn in part]
+    assert [pfn for batch in batches for pfn in batch] == pfns
+    assert max(map(len, batches)) <= 1024
+    assert superpages(batches) == superpages([pfns])
+    # Only the batch before a whole 2 MiB page is shorter, by less than such a page.
+    assert all(len(batch) > 512 for batch in batches[:-1])
+
+
+def test_scattered_pfns_fill_their_batches():
+    batches = batches_of(range(0, 200000, 3))
+    assert {len(batch) for batch in batches[:-1]} == {1024}
+
+
+def test_a_guest_with_holes_keeps_its_superpages():
+    source = SimulatedGuest(pages=8192, holes=0)
+    with Reader(stream_of(source)) as reader:
+        batches = [record.pfns.tolist() for record in reader if isinstance(record, PageData)]
+    assert superpages(batches) == 16
+
+
+def table_words(data, pfn):
+    """The types that a stream has for a PFN, in order."""
+    types = []
+    with Reader(data) as reader:
+        for record in reader:
+            if isinstance(record, PageData):
+                types += record.types[record.pfns == pfn].tolist()
+    return types
+
+
+def test_bad_entries_of_a_running_guests_page_table():
+    """A superpage bit, after a stale entry, before one, or alone: sent again once the guest is suspended."""
+    def entries(table, kernel):
+        words = kernel._words
+        return [words[table * 512 + at] for at in range(3)]
+
+    for bad in ({0: 0x1000067, 1: 0xE7}, {0: 0xE7, 1: 0x1000067}, {2: 0xE7}):
+        source = SimulatedGuest("pv", 1200, seed=7)
+        table = source._where.l2[0]
+        kernel = source._kernel
+        good = entries(table, kernel)
+        suspend = source.suspend
+        for at, flags in bad.items():
+            kernel._words[table * 512 + at] = good[at] & ~0xFFF | flags if flags == 0xE7 else flags << 12 | 0x67
+
+        def mend(table=table, kernel=kernel, good=good, suspend=suspend):
+            for at, entry in enumerate(good):
+                kernel._words[table * 512 + at] = entry
+            suspend()
+
+        source.suspend = mend
+        data = stream_of(source, live=True)
+        types = table_words(data, table)
+        assert types[0] == 0xF and types[-1] == 2
+        target = SimulatedGuest.empty("pv")
+        xstream.restore(data, target)
+        assert target.digest() == source.digest()
+
+
+def test_a_superpage_is_fatal_once_the_guest_is_suspended():
+    source = SimulatedGuest("pv", 1200)
+    source._kernel._words[source._where.l2[0] * 512] |= 0x80
+    with pytest.raises(GuestError, match="superpage"):
+        stream_of(source, live=True)
+    assert source.running
+
+
+def test_the_start_infos_pfn_is_all_of_rdx():
+    blob = bytearray(0x1430)
+    frames = vcpu.Frames(0x123456789A, (), 5, None)
+    assert vcpu.frames(vcpu.with_frames(blob, 8, frames, in_stream=True), 8, in_stream=True) == frames
+    assert SimulatedGuest("pv").guest_width == 8
+    for record in SimulatedGuest("pv").state:
+        if isinstance(record, xstream.VcpuBasic) and record.vcpu_id == 0:
+            assert vcpu.frames(record.blob, 8, in_stream=False).start_info < 1 << 32
+            assert vcpu.basic(record.blob)["rdx"] < 1 << 32
+    with pytest.raises(ValueError):
+        vcpu.with_frames(bytearray(0xAF0), 4, frames._replace(cr3=1), in_stream=True)
