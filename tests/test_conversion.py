@@ -76,10 +76,10 @@ def batches(stream):
 ROWS = {
     "xl header": (
         XL + hvm(), "hvm", {"xl": True}, REFUSED,
-        lambda ours, report: ours.startswith(XL) and len(of_type(ours, libxc.PageData)) == 1),
+        lambda ours, report: ours == converted(hvm())[0] and report.dropped == ("xl SAVE_HEADER",)),
     "xend header": (
         XEND + hvm(), "hvm", {}, REFUSED,
-        lambda ours, report: ours == converted(hvm())[0] and report.dropped == ("xend's header",)),
+        lambda ours, report: ours == converted(hvm())[0] and report.dropped == ("xend SAVE_HEADER",)),
     "Remus": (
         samples.remus(8, REMUS), "hvm", {}, OTHERWISE,
         lambda ours, report: len(of_type(ours, libxc.Checkpoint)) == 3 and populated(ours) == [0, 1, 3]),
@@ -89,7 +89,7 @@ ROWS = {
         lambda ours, report: of_type(ours, libxc.PageData)[-1].pages.tobytes() == b"CHNG" + page(10)[4:]),
     "tmem": (
         hvm(chunks=samples.tmem([(1, 1, samples.tmem_page(1))]) + samples.tmem_extra()), "hvm", {}, REFUSED,
-        lambda ours, report: ours == converted(hvm())[0] and report.dropped == ("TMEM", "TMEM_EXTRA")),
+        lambda ours, report: ours == converted(hvm())[0] and report.dropped == ("legacy TMEM", "legacy TMEM_EXTRA")),
     "x87 FIP width": (
         hvm(chunks=param(-21, 4)), "hvm", {}, REFUSED,
         lambda ours, report: of_type(ours, libxc.HvmParams)[0].params[-1] == (36, 4)),
@@ -110,7 +110,7 @@ ROWS = {
     "physmap of a PV guest": (
         pv(chunks=samples.vcpu_info(0, 2) + toolstack(samples.physmap(8, [(1, 2, 3, b"n\0")]))), "pv",
         {"format": "libxl"}, OTHERWISE,
-        lambda ours, report: ours == converted(pv(), to="libxl")[0] and report.dropped == ("TOOLSTACK",)),
+        lambda ours, report: ours == converted(pv(), to="libxl")[0] and report.dropped == ("legacy TOOLSTACK",)),
     "xsave areas of several sizes": (
         pv(vcpus=(vcpu(8, mark=7), vcpu(8, 100, mark=9))), "pv", {}, REFUSED,
         lambda ours, report: [len(record.blob) for record in of_type(ours, libxc.VcpuXsave)] == [848, 100]),

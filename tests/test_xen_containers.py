@@ -8,12 +8,11 @@ import samples
 from containers import JSON_CONFIG, XENOPS
 
 import xstream
-from xstream import Parts, rewrap
 
 
-def converted(stream, to, *parts, **options):
+def converted(stream, to, config=None, device_model=None, no_device_model=False):
     out = io.BytesIO()
-    rewrap(stream, out, to, Parts(*parts), **options)
+    xstream.convert(stream, out, to=to, config=config, device_model=device_model, no_device_model=no_device_model)
     return out.getvalue()
 
 

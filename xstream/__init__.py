@@ -18,9 +18,7 @@ if TYPE_CHECKING:
     from xstream.containers.opening import open_stream as open
     from xstream.containers.reader import NestedReader
     from xstream.containers.writers import BackChannelWriter, LibvirtWriter, LibxlWriter, XenopsdWriter, XlWriter
-    from xstream.convert.containers import Parts, rewrap
-    from xstream.convert.legacy import convert
-    from xstream.convert.parts import unwrap
+    from xstream.convert.conversion import Converted, convert
     from xstream.errors import (
         CorruptStream,
         LimitExceeded,
@@ -76,15 +74,15 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
-    "BackChannelWriter", "Cancelled", "Checkpoint", "CheckpointDirtyPfnList", "Completed", "CorruptStream",
+    "BackChannelWriter", "Cancelled", "Checkpoint", "CheckpointDirtyPfnList", "Completed", "Converted", "CorruptStream",
     "CpuidPolicy", "Decision", "DomainHeader", "End", "Guest", "GuestError", "GuestMemory", "HookError", "HvmContext",
     "HvmParams", "ImageHeader", "LegacyReader", "LegacyWriter", "LibvirtWriter", "LibxlWriter", "LimitExceeded",
     "Limits", "MemoryMismatch", "MissingPart", "MsrPolicy", "NeedMoreData", "NestedReader", "OrderError", "P2MFrames",
-    "PVInfo", "PageData", "Pages", "Parts", "PushReader", "Reader", "Restored", "Round", "Saved", "SharedInfo",
+    "PVInfo", "PageData", "Pages", "PushReader", "Reader", "Restored", "Round", "Saved", "SharedInfo",
     "SimulatedGuest", "StaticDataEnd", "StreamError", "StrictViolation", "TruncatedStream", "TscInfo", "Unknown",
     "UnsupportedStream", "VcpuBasic", "VcpuExtended", "VcpuMsrs", "VcpuXsave", "Verify", "Writer", "XenopsdWriter",
     "XlWriter", "__version__", "compare_policies", "contents", "convert", "digest", "downtime_policy", "extract",
-    "info", "load", "open", "page_digests", "policy", "restore", "rewrap", "save", "unwrap", "verify", "xen_policy",
+    "info", "load", "open", "page_digests", "policy", "restore", "save", "verify", "xen_policy",
 ]
 
 #: The module of each name: it is loaded when the name is first used.
@@ -108,13 +106,11 @@ _HOMES = {name: "xstream." + module for module, names in {
     "stream.source": "NeedMoreData",
     "stream.writer": "Writer",
     "tools.contents": "contents",
-    "convert.legacy": "convert",
+    "convert.conversion": "Converted convert",
     "tools.digest": "digest page_digests",
     "tools.extract": "extract",
     "tools.info": "info",
     "tools.policy": "compare_policies policy",
-    "convert.containers": "Parts rewrap",
-    "convert.parts": "unwrap",
     "tools.verify": "verify",
     "wire.libxc": "Checkpoint CheckpointDirtyPfnList CpuidPolicy DomainHeader End HvmContext HvmParams ImageHeader "
                   "MsrPolicy P2MFrames PVInfo PageData SharedInfo StaticDataEnd TscInfo Unknown VcpuBasic "

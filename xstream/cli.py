@@ -102,21 +102,21 @@ def argument_parser() -> argparse.ArgumentParser:
 
 
 def _add_convert(commands: Any) -> argparse.ArgumentParser:
-    convert = _add(commands, "convert", _convert, "make a stream of today of a legacy one, while it flows; or put a "
-                   "guest into another container, or take it out of one")
+    convert = _add(commands, "convert", _convert, "convert a legacy stream to the current format, or move a guest "
+                   "between containers")
     convert.add_argument("out", metavar="OUT", help="file to write; - for stdout")
     convert.add_argument("--to", choices=("libxc", "libxl", "xl", "libvirt", "xenopsd", "config", "device-model"),
-                         default="libxc", help="what to write (default libxc): a format, of a legacy stream libxc, or "
-                         "libxl behind the header it has (xl, libvirt: the same, where that is its header); or what "
-                         "FILE's container has for --config, --device-model")
+                         help="what to write: libxc, the memory stream alone; a container; or one part of FILE's "
+                         "container (default: the container that FILE has, in its current form)")
     convert.add_argument("--last-checkpoint", action="store_true",
-                         help="of a Remus stream only the last complete state, as a plain stream")
+                         help="write the last complete checkpoint as a plain stream")
     convert.add_argument("--squash", action="store_true",
-                         help="each page once, with its last contents, as a plain stream")
-    convert.add_argument("--config", metavar="CONFIG", help="file with what the container says of the domain: xl's "
-                         "configuration, JSON or text; libvirt's XML; xenopsd's Xenops record")
+                         help="write each page once, with its final contents, as a plain stream")
+    convert.add_argument("--config", metavar="CONFIG", help="file with the domain's configuration for the container: "
+                         "for xl JSON or the text of a config file, for libvirt XML, for xenopsd the Xenops record")
     convert.add_argument("--device-model", metavar="RECORD", help="file with QEMU's record of an HVM guest")
-    convert.add_argument("--no-device-model", action="store_true", help="the guest has none: it is PVH")
+    convert.add_argument("--no-device-model", action="store_true",
+                         help="the guest has no device model record: it is PVH")
     return convert
 
 
@@ -342,47 +342,17 @@ def _one_policy(options: Any, policy: Any) -> None:
 
 
 def _convert(options: Any) -> Optional[int]:
-    if options.to in ("config", "device-model"):
-        _unwrap(options)
-        return None
-    from xstream.convert.legacy import find_legacy
-    source, format = find_legacy(_source(options), options.format)
-    report = _rewrap(options, source) if format is None else _convert_legacy(options, source, format)
+    from xstream.convert.conversion import convert
+    with _Progress(options) as progress:
+        report = convert(_source(options), options.out, to=options.to, config=_contents_of(options.config),
+                         device_model=_contents_of(options.device_model), no_device_model=options.no_device_model,
+                         squash=options.squash, last_checkpoint=options.last_checkpoint,
+                         checkpointed=options.checkpointed, progress=progress, **_format(options))
     if options.json and options.out != "-":
         print_json(report._asdict())
-    elif report.dropped:
-        _complain("left out, for want of a place: " + ", ".join(report.dropped))
+    if report.dropped:
+        _complain("dropped (no equivalent in the output format): " + ", ".join(report.dropped))
     return None
-
-
-def _unwrap(options: Any) -> None:
-    from xstream.convert.parts import unwrap
-    from xstream.stream.output import output
-    with _Progress(options) as progress, output(options.out) as fd:
-        size = unwrap(_source(options), fd, options.to, progress=progress, **_format(options))
-    if options.json and options.out != "-":
-        print_json({"part": options.to, "bytes": size})
-
-
-def _convert_legacy(options: Any, source: Any, format: str) -> Any:
-    from xstream.convert.legacy import convert
-    # The header that is there is kept, and stands before a libxl stream.
-    to = "libxl" if options.to == format and options.config is None else options.to
-    if to not in ("libxc", "libxl"):
-        raise MissingPart("a legacy stream is converted to libxc or libxl first, then to {}".format(to))
-    with _Progress(options) as progress:
-        return convert(source, options.out, to=to, checkpointed=options.checkpointed, progress=progress,
-                       last_checkpoint=options.last_checkpoint, squash=options.squash, **_format(options))
-
-
-def _rewrap(options: Any, source: Any) -> Any:
-    from xstream.convert.containers import Parts, rewrap
-    from xstream.stream.output import output
-    parts = Parts(_contents_of(options.config), _contents_of(options.device_model), options.no_device_model)
-    squash = options.squash or options.last_checkpoint
-    with _Progress(options) as progress, output(options.out) as fd:
-        return rewrap(source, fd, options.to, parts, squash=squash, progress=progress,
-                      checkpointed=options.checkpointed or squash, **_format(options))
 
 
 def _contents_of(path: Optional[str]) -> Optional[bytes]:

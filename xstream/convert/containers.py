@@ -1,30 +1,38 @@
-"""The same guest in another container: wrap, unwrap, or from one into another. Memory passes through as it is."""
-import contextlib
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
+"""What a conversion writes to: a target for each container takes the records of all layers and writes those it has a
+place for."""
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple, Type, Union
 
 from xstream.containers.layers import LibxlReader
-from xstream.containers.opening import open_stream
+from xstream.containers.opening import AnyReader
 from xstream.containers.reader import NestedReader
 from xstream.containers.writers import LibvirtWriter, LibxlWriter, XenopsdWriter, XlWriter
+from xstream.convert.legacy import legacy_reader
 from xstream.convert.parts import in_memory
-from xstream.convert.squash import SquashedReader, write_squashed
-from xstream.errors import MissingPart, UnsupportedStream
-from xstream.stream.sink import Sink, open_sink
+from xstream.errors import MissingPart, StreamError, UnsupportedStream
+from xstream.stream.reader import PageRun
+from xstream.stream.sink import Sink
 from xstream.stream.writer import Writer
 from xstream.wire import legacy, libvirt, libxc, libxl, xenopsd, xl
 from xstream.wire.formats import record_name
+from xstream.wire.frames import Buffer
 
-#: The types of QEMU's record in xenopsd's image, and the emulator that libxl knows each by.
-_EMULATORS = {xenopsd.QEMU_TRAD: 0, xenopsd.QEMU_XEN: 2}
+#: xenopsd's types of QEMU's record, and libxl's emulator id for each. All but the second can be of any QEMU.
+_EMULATORS = {xenopsd.QEMU_TRAD: 0, xenopsd.QEMU_XEN: 2, xenopsd.QEMU_RECORD: 0}
 _QEMU_UPSTREAM = 2
+#: libxl's physmap data of a legacy stream without any entry: a version and a count.
+_EMPTY_PHYSMAP_SIZE = 8
+#: Bytes of a toolstack chunk before its data: an id and a length.
+_TOOLSTACK_HEAD = 8
+#: Records that only mark a position in their own container.
+_MARKS = (libxl.LibxcContext, libxl.End, libxl.CheckpointEnd, xenopsd.MemoryImage, xenopsd.EndOfImage)
 
 
 class Parts(NamedTuple):
-    """What a container may want that its source hasn't got; where it has, what is given takes its place.
+    """What the caller supplies for the container; it replaces what the source contains.
 
-    - ``config``: for xl the domain's configuration, JSON or the text of a config file; for libvirt its XML; for
-      xenopsd the Xenops record;
-    - ``device_model``: QEMU's record; with ``no_device_model`` an HVM guest goes without, as a PVH guest does.
+    - ``config``: the domain's configuration: xl's (JSON or text), libvirt's XML, or xenopsd's Xenops record;
+    - ``device_model``: QEMU's record;
+    - ``no_device_model``: an HVM guest may lack one, because it is PVH.
     """
 
     config: Optional[bytes] = None
@@ -32,323 +40,388 @@ class Parts(NamedTuple):
     no_device_model: bool = False
 
 
-class RewrapReport(NamedTuple):
-    """``source``: the formats read, outermost first; ``target``: the one written, of ``bytes`` bytes; ``dropped``: the
-    records for which it has no place, by layer and name."""
+class Origin(NamedTuple):
+    """The stream that a target is given, and where it comes from.
 
-    source: Tuple[str, ...]
-    target: str
-    bytes: int
-    dropped: Tuple[str, ...]
-
-
-def rewrap(source: Any, sink: Any, to: str, parts: Parts = Parts(), *, squash: bool = False,
-           progress: Callable[[int], Any] = lambda offset: None, **options: Any) -> RewrapReport:
-    """Write what ``source`` holds to ``sink`` as the format ``to``: "libxc", "libxl", "xl", "libvirt" or "xenopsd".
-
-    To the format that it has already it is copied record by record, to the same bytes. With ``squash`` each page is
-    written once, with its last contents, as a plain stream, out of a temporary file: of a stream with checkpoints the
-    last complete one. ``source`` and ``options`` are those of xstream.open, ``sink`` is anything that
-    :func:`~xstream.stream.sink.open_sink` takes. Memory use is bounded.
-
-    Raises MissingPart, naming it, for what the source hasn't got and ``parts`` don't give; UnsupportedStream for legacy
-    memory, which is converted first, and for checkpoints where they can't be carried over; StreamError's kin and
-    OSError.
+    - ``reader``: the source's reader, for limits and positions in errors;
+    - ``formats``: the source's layers, outermost first;
+    - ``domain``, ``image``: the headers of the libxc stream to write;
+    - ``checkpointed``: whether that stream may have checkpoints.
     """
-    if to not in _TARGETS:
-        raise ValueError("can't write {!r}; known are {}".format(to, ", ".join(_TARGETS)))
-    if squash:
-        options.setdefault("checkpointed", True)
-    with open_stream(source, **options) as reader:
-        if isinstance(reader, NestedReader):
-            reader.look_ahead()
-        formats = tuple(layer.format for layer in reader.layers)
-        if legacy.LAYER in formats:
-            raise UnsupportedStream("legacy memory is converted first", layer=legacy.LAYER, offset=reader.offset)
-        if squash:
-            with contextlib.closing(SquashedReader(reader)) as squashed:
-                squashed.load(progress)
-                target = _TARGETS[to](open_sink(sink), parts, squashed, formats)
-                write_squashed(squashed, target, formats)
-        else:
-            target = _TARGETS[to](open_sink(sink), parts, reader, formats)
-            _pass_on(reader, target, progress)
-        target.finish()
-        return RewrapReport(formats, to, target.sink.offset, tuple(target.dropped))
+
+    reader: AnyReader
+    formats: Tuple[str, ...]
+    domain: libxc.DomainHeader
+    image: libxc.ImageHeader
+    checkpointed: bool
+
+    @property
+    def from_legacy(self) -> bool:
+        """Whether the source holds a legacy stream."""
+        return legacy.LAYER in self.formats
 
 
-def _pass_on(reader: Any, target: "_Target", progress: Callable[[int], Any]) -> None:
-    memory: Optional[Writer] = None
-    while True:
-        run = reader.next_run()
-        record: Any = None if run is not None else reader.next_record()
-        if run is None and record is None:
-            return
-        if reader.layer != libxc.LAYER:
-            target.take(reader.layer, record)
-        else:
-            if memory is None:
-                memory = target.begin_memory()
-            if run is not None:
-                memory.write_run(run)
-            else:
-                target.check_checkpoint(record)
-                target.write_memory(memory, record)
-        progress(reader.source.offset)
+class Target:
+    """Takes the records of a stream, of all its layers and in order, and writes those that its container can hold."""
 
-
-class _Target:
-    """What the records of all layers are given to, in order, and what writes those that have a place in it."""
-
-    #: Whether it can have checkpoints, from a source without libxl's records or with them.
+    #: Whether the container can hold checkpoints, from a source without libxl records and from one with them.
     checkpoints_without_libxl = checkpoints_with_libxl = False
 
-    def __init__(self, sink: Sink, parts: Parts, reader: Any, formats: Tuple[str, ...]) -> None:
+    def __init__(self, sink: Sink, parts: Parts, origin: Origin) -> None:
         self.sink = sink
         self.parts = parts
-        self.reader = reader
-        self.formats = formats
+        self.origin = origin
+        self.limits = origin.reader.limits
+        self.pages = 0
         self.dropped: Dict[str, None] = {}
-        self.options = {"checkpointed": reader.checkpointed, "limits": reader.limits}
+        self._memory: Optional[Writer] = None
 
     def take(self, layer: str, record: Any) -> None:
-        """Take a record of any layer but the memory's."""
+        """Take one record, or a PageRun."""
+        if layer != libxc.LAYER:
+            self.take_outer(layer, record)
+            return
+        if self._memory is None:
+            self._memory = self.begin_memory()
+        if isinstance(record, PageRun):
+            self.pages += record.pages
+            self._memory.write_run(record)
+            return
+        if isinstance(record, libxc.PageData):
+            self.pages += len(record.data) // libxc.PAGE_SIZE
+        elif isinstance(record, libxc.Checkpoint):
+            self._check_checkpoint()
+        self.write_memory(self._memory, record)
+
+    def take_outer(self, layer: str, record: Any) -> None:
+        """Take a record of any layer but libxc's."""
         self.drop(layer, record)
 
     def begin_memory(self) -> Writer:
-        """Write what stands before the memory, and give the writer of that."""
+        """Write what precedes memory; returns the writer of the libxc stream."""
         raise NotImplementedError
 
     def write_memory(self, memory: Writer, record: Any) -> None:
-        """Write one of the memory stream's records."""
+        """Write a record of the libxc stream."""
         memory.write(record)
 
     def finish(self) -> None:
-        """Write what stands behind everything else."""
+        """Write what follows everything else."""
 
     def drop(self, layer: str, record: Any) -> None:
-        """Have no place for a record; that of a mark which only held its container together isn't told."""
-        if not isinstance(record, (libxl.LibxcContext, libxl.End, libxl.CheckpointEnd, xenopsd.MemoryImage,
-                                   xenopsd.EndOfImage)):
-            self.dropped["{} {}".format(layer, record_name(layer, record))] = None
-
-    def check_checkpoint(self, record: Any) -> None:
-        """Raise UnsupportedStream for a CHECKPOINT that can't be carried over."""
-        can = self.checkpoints_with_libxl if libxl.LAYER in self.formats else self.checkpoints_without_libxl
-        if isinstance(record, libxc.Checkpoint) and not can:
-            raise UnsupportedStream("checkpoints can't be carried over into this format", layer=libxc.LAYER,
-                                    offset=self.reader.offset, record=self.reader.index, record_type="CHECKPOINT")
+        """Report a record as dropped."""
+        if isinstance(record, _MARKS) or isinstance(record, legacy.Toolstack) and _is_empty(record):
+            return
+        self.dropped["{} {}".format(layer, record_name(layer, record))] = None
 
     def check_device_model(self, found: bool) -> None:
-        """Raise MissingPart for an HVM guest without QEMU's record, if it should have one."""
-        hvm = self.reader.domain.type == libxc.GUEST_HVM
-        if hvm and not found and not self.parts.no_device_model:
-            raise MissingPart("an HVM guest's device model record is missing in the source: give QEMU's by "
-                              "--device-model, or say by --no-device-model that the guest has none (PVH); in Python as "
-                              "Parts")
+        """Raise MissingPart if an HVM guest lacks QEMU's record but should have one."""
+        if self.origin.domain.type == libxc.GUEST_HVM and not found and not self.parts.no_device_model:
+            raise MissingPart("the source has no device model record for this HVM guest: supply QEMU's "
+                              "(--device-model), or state that the guest has none because it is PVH "
+                              "(--no-device-model)")
 
     def need_config(self, what: str) -> bytes:
-        """The config that was given. Raises MissingPart."""
+        """The config that the caller has supplied. Raises MissingPart."""
         if self.parts.config is None:
-            raise MissingPart("{} is missing in the source: give it by --config, in Python by Parts.config".format(
-                what))
+            raise MissingPart("the source has no {}: supply it (--config)".format(what))
         return self.parts.config
 
+    def _check_checkpoint(self) -> None:
+        with_libxl = libxl.LAYER in self.origin.formats or self.origin.from_legacy
+        if not (self.checkpoints_with_libxl if with_libxl else self.checkpoints_without_libxl):
+            reader = self.origin.reader
+            raise UnsupportedStream("this format can't hold checkpoints: convert the last one (--last-checkpoint)",
+                                    layer=libxc.LAYER, offset=reader.offset, record=reader.index,
+                                    record_type="CHECKPOINT")
 
-class _Libxc(_Target):
-    """The memory stream alone. Out of a libxl stream, a CHECKPOINT goes when CHECKPOINT_END says that it counts."""
+
+class LibxcTarget(Target):
+    """The memory stream alone.
+
+    Of a libxl stream, a CHECKPOINT is written once CHECKPOINT_END says that the checkpoint is complete. Of a legacy
+    stream, the device model's record follows END as it was, as in the output of Xen's converter.
+    """
 
     checkpoints_without_libxl = checkpoints_with_libxl = True
 
-    def __init__(self, sink: Sink, parts: Parts, reader: Any, formats: Tuple[str, ...]) -> None:
-        super().__init__(sink, parts, reader, formats)
-        self._memory: Optional[Writer] = None
-        self._held: Optional[libxc.Checkpoint] = None
+    def __init__(self, sink: Sink, parts: Parts, origin: Origin) -> None:
+        super().__init__(sink, parts, origin)
+        self._checkpoint: Optional[libxc.Checkpoint] = None
+        self._device_model: Optional[legacy.DeviceModel] = None
 
     def begin_memory(self) -> Writer:
-        self._memory = Writer(self.sink, self.reader.domain, self.reader.image, **self.options)
-        return self._memory
+        return Writer(self.sink, self.origin.domain, self.origin.image, checkpointed=self.origin.checkpointed,
+                      limits=self.limits)
 
     def write_memory(self, memory: Writer, record: Any) -> None:
-        if isinstance(record, libxc.Checkpoint) and libxl.LAYER in self.formats:
-            self._held = record
+        if not isinstance(record, libxc.Checkpoint):
+            memory.write(record)
+            return
+        if libxl.LAYER in self.origin.formats:
+            self._checkpoint = record
         else:
             memory.write(record)
+        if self._device_model is not None:
+            self.drop(legacy.LAYER, self._device_model)
+            self._device_model = None
 
-    def take(self, layer: str, record: Any) -> None:
-        if isinstance(record, libxl.CheckpointEnd) and self._memory is not None and self._held is not None:
-            self._memory.write(self._held)
-            self._held = None
-        super().take(layer, record)
+    def take_outer(self, layer: str, record: Any) -> None:
+        if isinstance(record, legacy.DeviceModel):
+            self._device_model = record
+            return
+        if isinstance(record, libxl.CheckpointEnd) and self._memory is not None and self._checkpoint is not None:
+            self._memory.write(self._checkpoint)
+            self._checkpoint = None
+        self.drop(layer, record)
+
+    def finish(self) -> None:
+        if self._device_model is not None:
+            self.sink.write(legacy.build(self._device_model, 8))
 
 
-class _Libxl(_Target):
-    """A libxl stream. Records of a source's own libxl layer are written as they are."""
+class LibxlTarget(Target):
+    """A libxl stream. The source's own libxl records are written as they are; otherwise they are made of what a
+    suspend image or a legacy stream contains."""
 
     checkpoints_with_libxl = True
 
-    def __init__(self, sink: Sink, parts: Parts, reader: Any, formats: Tuple[str, ...]) -> None:
-        super().__init__(sink, parts, reader, formats)
+    def __init__(self, sink: Sink, parts: Parts, origin: Origin) -> None:
+        super().__init__(sink, parts, origin)
         self._writer: Optional[LibxlWriter] = None
         self._device_model: Optional[libxl.EmulatorContext] = None
+        self._physmap: Optional[libxl.EmulatorXenstoreData] = None
         if parts.device_model is not None:
             self._device_model = libxl.EmulatorContext(_QEMU_UPSTREAM, 0, parts.device_model)
-        if formats[0] in (libxc.LAYER,):
+        if origin.formats[0] == libxc.LAYER:
             self.check_device_model(self._device_model is not None)
 
-    def take(self, layer: str, record: Any) -> None:
+    def take_outer(self, layer: str, record: Any) -> None:
         if layer == libxl.LAYER:
             self._take_libxl(record)
-        elif isinstance(record, xenopsd.Blob) and record.type in _EMULATORS and libxl.LAYER not in self.formats:
+        elif isinstance(record, legacy.Toolstack) and self.origin.domain.type == libxc.GUEST_HVM:
+            self._physmap = _physmap(record, self.origin)
+        elif libxl.LAYER not in self.origin.formats and _device_model_of(record) is not None:
             if self.parts.device_model is None:
-                blob = in_memory(record.data, self.reader.limits.body_length)
-                self._device_model = libxl.EmulatorContext(_EMULATORS[record.type], 0, blob)
+                blob = in_memory(_device_model_of(record), self.limits.body_length)
+                self._device_model = libxl.EmulatorContext(_emulator_id(record), 0, blob)
         else:
             self.drop(layer, record)
 
     def begin_memory(self) -> Writer:
-        if libxl.LAYER not in self.formats:
+        if libxl.LAYER not in self.origin.formats:
             self._write(libxl.LibxcContext())
         assert self._writer is not None
-        return self._writer.libxc(self.reader.domain, self.reader.image)
+        return self._writer.libxc(self.origin.domain, self.origin.image)
+
+    def write_memory(self, memory: Writer, record: Any) -> None:
+        memory.write(record)
+        if isinstance(record, libxc.Checkpoint) and self.origin.from_legacy:
+            self._write_emulator()
+            self._write(libxl.CheckpointEnd())
 
     def finish(self) -> None:
-        if libxl.LAYER not in self.formats:
+        ended = self._memory is not None and self._memory.ended
+        if libxl.LAYER not in self.origin.formats and (ended or not self.origin.checkpointed):
             self.check_device_model(self._device_model is not None)
-            self._write_device_model()
+            self._write_emulator()
             self._write(libxl.End())
 
     def open_writer(self, header: libxl.Header) -> LibxlWriter:
-        """The writer of the stream, what stands before it written."""
-        return LibxlWriter(self.sink, header, **self.options)
+        """The writer of the stream, after what precedes it has been written."""
+        return LibxlWriter(self.sink, header, checkpointed=self.origin.checkpointed, limits=self.limits)
 
     def _take_libxl(self, record: libxl.Record) -> None:
         if isinstance(record, libxl.EmulatorContext) and self.parts.device_model is not None:
             record = record._replace(blob=self.parts.device_model, padding=b"")
             self._device_model = None
         elif isinstance(record, libxl.End):
-            self._write_device_model()
+            self._write_emulator()
         self._write(record)
 
-    def _write_device_model(self) -> None:
-        if self._device_model is not None:
-            self._write(self._device_model)
-            self._device_model = None
+    def _write_emulator(self) -> None:
+        """Write the records of the device model that the source's libxl layer doesn't have."""
+        for record in (self._physmap, self._device_model):
+            if record is not None:
+                self._write(record)
+        self._physmap = self._device_model = None
 
     def _write(self, record: libxl.Record) -> None:
         if self._writer is None:
-            self._writer = self.open_writer(_libxl_header(self.reader))
+            self._writer = self.open_writer(_libxl_header(self.origin))
         self._writer.write(record)
 
 
-class _Xl(_Libxl):
+class XlTarget(LibxlTarget):
     """A libxl stream in an xl save file."""
 
-    def __init__(self, sink: Sink, parts: Parts, reader: Any, formats: Tuple[str, ...]) -> None:
-        super().__init__(sink, parts, reader, formats)
+    def __init__(self, sink: Sink, parts: Parts, origin: Origin) -> None:
+        super().__init__(sink, parts, origin)
         self._header = xl.SaveHeader(xl.LIBXL_STREAM)
-        if xl.LAYER not in formats:
-            self._header = self._with_config(self.need_config("the domain's configuration, as xl has it,"))
+        if xl.LAYER not in origin.formats:
+            self._header = _xl_header(self.need_config("domain configuration for xl"))
 
-    def take(self, layer: str, record: Any) -> None:
-        if layer == xl.LAYER:
-            self._header = record if self.parts.config is None else self._with_config(self.parts.config)
+    def take_outer(self, layer: str, record: Any) -> None:
+        if isinstance(record, xl.SaveHeader):
+            self._header = record._replace(mandatory_flags=record.mandatory_flags | xl.LIBXL_STREAM)
+            if self.parts.config is not None:
+                self._header = _xl_header(self.parts.config)
         else:
-            super().take(layer, record)
+            super().take_outer(layer, record)
 
     def open_writer(self, header: libxl.Header) -> LibxlWriter:
-        return XlWriter(self.sink, self._header, limits=self.reader.limits).libxl(
-            header, checkpointed=self.reader.checkpointed)
-
-    def _with_config(self, config: bytes) -> xl.SaveHeader:
-        if not config.lstrip().startswith(b"{"):
-            return xl.SaveHeader(xl.LIBXL_STREAM, config)
-        return xl.SaveHeader(xl.LIBXL_STREAM | xl.JSON_CONFIG, config.rstrip(b"\0") + b"\0")
+        return XlWriter(self.sink, self._header, limits=self.limits).libxl(
+            header, checkpointed=self.origin.checkpointed)
 
 
-class _Libvirt(_Libxl):
-    """A libxl stream in a save file of libvirt's."""
+class LibvirtTarget(LibxlTarget):
+    """A libxl stream in a save file of libvirt's libxl driver."""
 
-    def __init__(self, sink: Sink, parts: Parts, reader: Any, formats: Tuple[str, ...]) -> None:
-        super().__init__(sink, parts, reader, formats)
+    def __init__(self, sink: Sink, parts: Parts, origin: Origin) -> None:
+        super().__init__(sink, parts, origin)
         self._header = libvirt.SaveHeader(b"")
-        if libvirt.LAYER not in formats:
-            self._header = self._with_xml(self.need_config("the domain's XML, as libvirt has it,"))
+        if libvirt.LAYER not in origin.formats:
+            self._header = _libvirt_header(self.need_config("domain XML for libvirt"))
 
-    def take(self, layer: str, record: Any) -> None:
-        if layer == libvirt.LAYER:
-            self._header = record if self.parts.config is None else self._with_xml(self.parts.config)
+    def take_outer(self, layer: str, record: Any) -> None:
+        if isinstance(record, libvirt.SaveHeader):
+            self._header = record._replace(version=libvirt.LIBXL_STREAM)
+            if self.parts.config is not None:
+                self._header = _libvirt_header(self.parts.config)
         else:
-            super().take(layer, record)
+            super().take_outer(layer, record)
 
     def open_writer(self, header: libxl.Header) -> LibxlWriter:
-        return LibvirtWriter(self.sink, self._header, limits=self.reader.limits).libxl(
-            header, checkpointed=self.reader.checkpointed)
-
-    def _with_xml(self, xml: bytes) -> libvirt.SaveHeader:
-        return libvirt.SaveHeader(xml.rstrip(b"\0") + b"\0")
+        return LibvirtWriter(self.sink, self._header, limits=self.limits).libxl(
+            header, checkpointed=self.origin.checkpointed)
 
 
-class _Xenopsd(_Target):
-    """A suspend image: a source's own as it is, with another's memory a new one around the libxc stream."""
+class XenopsdTarget(Target):
+    """A suspend image. The source's own is written as it is, with a libxc stream in place of a legacy one; the memory
+    of any other source is written as a libxc stream in a new image."""
 
-    def __init__(self, sink: Sink, parts: Parts, reader: Any, formats: Tuple[str, ...]) -> None:
-        super().__init__(sink, parts, reader, formats)
-        self._same = formats[0] == xenopsd.LAYER
+    def __init__(self, sink: Sink, parts: Parts, origin: Origin) -> None:
+        super().__init__(sink, parts, origin)
+        self._own = origin.formats[0] == xenopsd.LAYER
         self._libxl: Optional[LibxlWriter] = None
-        self._blobs: List[xenopsd.Blob] = []
-        if not self._same:
-            text = self.need_config("the Xenops record")
-            if formats[0] == libxc.LAYER:
-                self.check_device_model(parts.device_model is not None)
-        self._writer = XenopsdWriter(sink, limits=reader.limits)
-        if not self._same:
-            self._writer.write(xenopsd.Xenops(text))
+        self._announced = False
+        self._device_model: Optional[Buffer] = parts.device_model
+        config = parts.config if self._own else self.need_config("Xenops record")
+        if origin.formats[0] == libxc.LAYER:
+            self.check_device_model(parts.device_model is not None)
+        self._writer = XenopsdWriter(sink, limits=self.limits)
+        if config is not None:
+            self._writer.write(xenopsd.Xenops(config))
 
-    def take(self, layer: str, record: Any) -> None:
-        if self._same:
-            self._take_own(layer, record)
-        elif isinstance(record, libxl.EmulatorContext):
-            # xenopsd takes every QEMU's record under this type, and refuses the other.
-            self._blobs = [xenopsd.Blob(xenopsd.QEMU_TRAD, record.blob)]
+    def take_outer(self, layer: str, record: Any) -> None:
+        if layer == libxl.LAYER and self._own:
+            self._take_own_libxl(record)
+        elif layer == xenopsd.LAYER and self._own:
+            self._take_own(record)
+        elif _device_model_of(record) is not None:
+            if self.parts.device_model is None:
+                self._device_model = in_memory(_device_model_of(record), self.limits.body_length)
         else:
             self.drop(layer, record)
 
     def begin_memory(self) -> Writer:
         if self._libxl is not None:
-            return self._libxl.libxc(self.reader.domain, self.reader.image)
-        if not self._same:
+            return self._libxl.libxc(self.origin.domain, self.origin.image)
+        if not self._announced:
             self._writer.write(xenopsd.MemoryImage(xenopsd.LIBXC))
-        return self._writer.libxc(self.reader.domain, self.reader.image)
+        return self._writer.libxc(self.origin.domain, self.origin.image)
 
     def finish(self) -> None:
-        if self._same:
-            return
-        if self.parts.device_model is not None:
-            self._blobs = [xenopsd.Blob(xenopsd.QEMU_TRAD, self.parts.device_model)]
-        self.check_device_model(bool(self._blobs))
-        for blob in self._blobs:
-            self._writer.write(blob)
-        self._writer.write(xenopsd.EndOfImage())
+        if not self._own:
+            self.check_device_model(self._device_model is not None)
+        self._write_device_model()
+        if not self._writer.ended:
+            self._writer.write(xenopsd.EndOfImage())
 
-    def _take_own(self, layer: str, record: Any) -> None:
-        if layer == libxl.LAYER:
-            if self._libxl is None:
-                self._libxl = self._writer.libxl(_libxl_header(self.reader))
-            self._libxl.write(record)
-            return
+    def _take_own(self, record: xenopsd.Record) -> None:
         if isinstance(record, xenopsd.Xenops) and self.parts.config is not None:
-            record = xenopsd.Xenops(self.parts.config)
-        elif isinstance(record, xenopsd.Blob) and record.type in _EMULATORS and self.parts.device_model is not None:
-            record = record._replace(data=self.parts.device_model)
+            return  # the one supplied has been written
+        if isinstance(record, xenopsd.MemoryImage):
+            self._announced = True
+            if self.origin.from_legacy:
+                record = xenopsd.MemoryImage(xenopsd.LIBXC)
+        elif isinstance(record, xenopsd.Blob) and record.type in _EMULATORS:
+            if record.type == xenopsd.QEMU_RECORD:
+                record = record._replace(type=xenopsd.QEMU_TRAD)
+            if self.parts.device_model is not None:
+                record = record._replace(data=self.parts.device_model)
+            self._device_model = None
+        elif isinstance(record, xenopsd.EndOfImage):
+            self._write_device_model()
         self._writer.write(record)
 
+    def _take_own_libxl(self, record: libxl.Record) -> None:
+        if self._libxl is None:
+            self._libxl = self._writer.libxl(_libxl_header(self.origin))
+        self._libxl.write(record)
 
-def _libxl_header(reader: Any) -> libxl.Header:
+    def _write_device_model(self) -> None:
+        if self._device_model is not None:
+            # xenopsd keeps the record of any QEMU under this type, and can't restore the other.
+            self._writer.write(xenopsd.Blob(xenopsd.QEMU_TRAD, self._device_model))
+            self._device_model = None
+
+
+TARGETS: Dict[str, Type[Target]] = {libxc.LAYER: LibxcTarget, libxl.LAYER: LibxlTarget, xl.LAYER: XlTarget,
+                                    libvirt.LAYER: LibvirtTarget, xenopsd.LAYER: XenopsdTarget}
+
+
+def _libxl_header(origin: Origin) -> libxl.Header:
     """The header of the source's own libxl layer, or a new one."""
-    headers = [layer.header for layer in getattr(reader, "readers", ()) if isinstance(layer, LibxlReader)]
-    return headers[0] if headers and headers[0] is not None else libxl.Header()
+    if isinstance(origin.reader, NestedReader):
+        for reader in origin.reader.readers:
+            if isinstance(reader, LibxlReader) and reader.header is not None:
+                return reader.header
+    return libxl.Header(libxl.VERSION, libxl.FROM_LEGACY) if origin.from_legacy else libxl.Header()
 
 
-_TARGETS: Dict[str, Any] = {libxc.LAYER: _Libxc, libxl.LAYER: _Libxl, xl.LAYER: _Xl, libvirt.LAYER: _Libvirt,
-                            xenopsd.LAYER: _Xenopsd}
+def _xl_header(config: bytes) -> xl.SaveHeader:
+    """The header for a configuration as JSON, or as the text of a config file."""
+    if not config.lstrip().startswith(b"{"):
+        return xl.SaveHeader(xl.LIBXL_STREAM, config)
+    return xl.SaveHeader(xl.LIBXL_STREAM | xl.JSON_CONFIG, config.rstrip(b"\0") + b"\0")
+
+
+def _libvirt_header(xml: bytes) -> libvirt.SaveHeader:
+    return libvirt.SaveHeader(xml.rstrip(b"\0") + b"\0")
+
+
+def _device_model_of(record: Any) -> Any:
+    """QEMU's record in a record of any layer but libxc's; None if there is none."""
+    if isinstance(record, (libxl.EmulatorContext, legacy.DeviceModel)):
+        return record.blob
+    return record.data if isinstance(record, xenopsd.Blob) and record.type in _EMULATORS else None
+
+
+def _emulator_id(record: Union[xenopsd.Blob, legacy.DeviceModel]) -> int:
+    """libxl's id of the device model. A legacy stream doesn't say which it is."""
+    return _EMULATORS[record.type] if isinstance(record, xenopsd.Blob) else 0
+
+
+def _is_empty(record: legacy.Toolstack) -> bool:
+    return len(record.blob) <= _EMPTY_PHYSMAP_SIZE
+
+
+def _physmap(record: legacy.Toolstack, origin: Origin) -> Optional[libxl.EmulatorXenstoreData]:
+    """The physmap entries that a legacy libxl keeps for QEMU, as the xenstore keys that libxl keeps them in now,
+    relative to the device model's directory. Raises CorruptStream and UnsupportedStream."""
+    if not len(record.blob):
+        return None
+    try:
+        entries = legacy.parse_physmap(record.blob, legacy_reader(origin.reader).head.width)
+    except StreamError as error:
+        error.offset = _TOOLSTACK_HEAD + (error.offset or 0)
+        raise
+    pairs: List[Tuple[bytes, bytes]] = []
+    for entry in entries:
+        folder = "physmap/{:x}/".format(entry.phys_offset).encode()
+        pairs.append((folder + b"start_addr", "{:x}".format(entry.start_addr).encode()))
+        pairs.append((folder + b"size", "{:x}".format(entry.size).encode()))
+        if entry.name:
+            pairs.append((folder + b"name", entry.name))
+    return libxl.EmulatorXenstoreData.of(pairs, 0, 0) if pairs else None

@@ -1,55 +1,37 @@
-"""What a container says of its domain, and its device model's record, each as a file of its own."""
-from typing import Any, Callable, Dict, Optional
+"""Parts of a container, each as a file of its own: the domain's configuration, the device model's record."""
+from typing import Any, Callable, Dict, Optional, Type, Union
 
-from xstream.containers.opening import open_stream
+from xstream.containers.opening import AnyReader
 from xstream.errors import LimitExceeded, MissingPart
-from xstream.stream.sink import open_sink
 from xstream.stream.source import PendingPages
 from xstream.wire import legacy, libvirt, libxl, xend, xenopsd, xl
+from xstream.wire.frames import Buffer
 
 CONFIG, DEVICE_MODEL = "config", "device-model"
 #: The types of QEMU's record in a suspend image of xenopsd.
 QEMU_TYPES = (xenopsd.QEMU_TRAD, xenopsd.QEMU_XEN, xenopsd.QEMU_RECORD)
-_CONFIGS: Dict[Any, str] = {xl.SaveHeader: "config", libvirt.SaveHeader: "xml", xend.SaveHeader: "config",
-                            xenopsd.Xenops: "text"}
-_ABSENT = {CONFIG: "a domain's configuration", DEVICE_MODEL: "a device model's record"}
+#: The field that holds the configuration.
+_CONFIGS: Dict[Type[Any], str] = {xl.SaveHeader: "config", libvirt.SaveHeader: "xml", xend.SaveHeader: "config",
+                                  xenopsd.Xenops: "text"}
 
 
-def unwrap(source: Any, sink: Any, what: str, *, progress: Callable[[int], Any] = lambda offset: None,
-           **options: Any) -> int:
-    """Write one part of a container to ``sink``, as ``rewrap`` takes it in Parts; its bytes are returned.
-
-    - ``"config"``: xl's or xend's configuration, libvirt's XML, the Xenops record; without the NUL behind it;
-    - ``"device-model"``: QEMU's record; of a stream with checkpoints that of the last complete one.
-
-    ``source`` and ``options`` are those of xstream.open, but checkpoints need not be announced; ``sink`` is anything
-    that :func:`~xstream.stream.sink.open_sink` takes. Raises MissingPart where there is none, StreamError's kin and
-    OSError.
+def find_config(reader: AnyReader, progress: Callable[[int], object]) -> bytes:
+    """The domain's configuration without its trailing NUL: of xl or xend the config, of libvirt the XML, of xenopsd the
+    Xenops record. Reads no further than that. Raises MissingPart if there is none, StreamError or a subclass, OSError.
     """
-    if what not in _ABSENT:
-        raise ValueError("no such part: {!r}; known are {}".format(what, ", ".join(_ABSENT)))
-    options.setdefault("checkpointed", True)
-    with open_stream(source, **options) as reader:
-        part = (_config if what == CONFIG else _device_model)(reader, progress)
-        if part is None:
-            raise MissingPart("there isn't {} in the source".format(_ABSENT[what]))
-        open_sink(sink).write([part])
-        return len(part)
-
-
-def _config(reader: Any, progress: Callable[[int], Any]) -> Optional[bytes]:
-    """The config, which stands before the memory."""
     for record in reader:
         progress(reader.source.offset)
         field = _CONFIGS.get(type(record))
-        if field is not None:
-            return bytes(getattr(record, field)).rstrip(b"\0") or None
+        if field is not None and len(getattr(record, field)):
+            return bytes(getattr(record, field)).rstrip(b"\0")
         if reader.layer not in (xl.LAYER, libvirt.LAYER, xend.LAYER, xenopsd.LAYER):
-            return None
-    return None
+            break
+    raise MissingPart("the source contains no domain configuration")
 
 
-def _device_model(reader: Any, progress: Callable[[int], Any]) -> Optional[bytes]:
+def find_device_model(reader: AnyReader, progress: Callable[[int], object]) -> bytes:
+    """QEMU's record: of a stream with checkpoints that of the last complete one. Reads the whole stream. Raises
+    MissingPart if there is none, StreamError or a subclass, OSError."""
     found: Optional[bytes] = None
     complete: Optional[bytes] = None
     checkpoints = 0
@@ -58,23 +40,28 @@ def _device_model(reader: Any, progress: Callable[[int], Any]) -> Optional[bytes
             continue
         record = reader.next_record()
         if record is None:
-            return complete if checkpoints else found
+            break
         progress(reader.source.offset)
         blob = _blob(record)
         if blob is not None:
             found = in_memory(blob, reader.limits.body_length)
         if reader.checkpoints > checkpoints:
             checkpoints, complete = reader.checkpoints, found
+    found = complete if checkpoints else found
+    if found is None:
+        raise MissingPart("the source contains no device model record")
+    return found
 
 
-def _blob(record: Any) -> Optional[Any]:
+def _blob(record: Any) -> Any:
     if isinstance(record, (libxl.EmulatorContext, legacy.DeviceModel)):
         return record.blob
     return record.data if isinstance(record, xenopsd.Blob) and record.type in QEMU_TYPES else None
 
 
-def in_memory(data: Any, most: int) -> bytes:
-    """A device model's record of xenopsd's, read if it still is in the source. Raises LimitExceeded beyond ``most``."""
+def in_memory(data: Union[Buffer, PendingPages], most: int) -> bytes:
+    """A blob of a suspend image as bytes, read if it is still in the source. Raises LimitExceeded if it has more than
+    ``most`` bytes."""
     if len(data) > most:
         raise LimitExceeded("device model's record longer than the limit", layer=xenopsd.LAYER, field="length",
                             expected="at most {}".format(most), got=len(data))

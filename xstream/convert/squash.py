@@ -1,122 +1,84 @@
-"""A stream's final state: each page once, with its last contents, and of the other records those that count."""
-from typing import Any, Callable, Dict, Iterator, Optional, Tuple
+"""The final state of a stream as a plain stream: each PFN once, and of the other records those that count."""
+from typing import Any, Callable, Iterator, Tuple
 
-from xstream.convert.converted_memory import KeptMemory
+from xstream.containers.opening import AnyReader
+from xstream.convert.legacy import Item, StateTranslator, legacy_reader
+from xstream.convert.memory import MemoryCopy
 from xstream.convert.parts import in_memory
-from xstream.errors import LimitExceeded
-from xstream.guest.load import Loader
-from xstream.stream.writer import Writer
-from xstream.wire import libxc, libxl, xenopsd
+from xstream.guest.load import SPOOLED, Loader
+from xstream.stream.state import StateRecords
+from xstream.wire import legacy, libxc, libxl, xenopsd
 
-#: Records that stand for where the stream is; others take their places.
+#: Records that mark a position in the stream. A plain stream has its own.
 _MARKS = (libxc.Verify, libxc.Checkpoint, libxc.End, libxl.CheckpointEnd, libxl.CheckpointState, libxl.End,
           xenopsd.EndOfImage)
-#: What tells records of one type apart of which there are several.
-_KEYS = ("type", "vcpu_id", "start_pfn", "emulator_id", "emulator_index")
-#: What ends each layer, innermost first.
+#: Records of a libxc stream that must precede memory.
+_BEFORE_MEMORY = (libxc.PVInfo, libxc.CpuidPolicy, libxc.MsrPolicy, libxc.StaticDataEnd, libxc.P2MFrames)
+#: What ends the part of each layer that follows memory, innermost layer first.
 _ENDS = ((libxc.LAYER, libxc.End()), (libxl.LAYER, libxl.End()), (xenopsd.LAYER, xenopsd.EndOfImage()))
 
-#: Records kept at once; a guest has a few per vcpu.
-_MOST_RECORDS = 65536
 
-_Noted = Dict[Any, Tuple[str, Any]]
+class Squash:
+    """Reads a stream of any format to its end; ``items`` then returns a plain stream of its final state: of a stream
+    with checkpoints that of the last complete one.
 
-
-class SquashedReader:
-    """A reader, of whatever format, that is read to its end once; then ``records()`` gives those of a plain stream.
-
-    Of a stream with checkpoints it is the last complete one. Everything else is the reader's own. ``close()`` frees
-    the temporary file that holds the memory, and leaves the reader open.
+    ``close`` deletes the temporary file that holds the memory. The reader stays open.
     """
 
-    checkpointed = False
-
-    def __init__(self, reader: Any) -> None:
+    def __init__(self, reader: AnyReader) -> None:
         self._reader = reader
-        self._kept = KeptMemory(reader.limits)
-        self._before: _Noted = {}  # the first memory
-        self._behind: _Noted = {}  # memory, of the checkpoint that isn't complete yet
-        self._complete: Optional[_Noted] = None
+        self._legacy = any(layer.format == legacy.LAYER for layer in reader.layers)
+        if self._legacy:
+            self._translator = StateTranslator(legacy_reader(reader))
+        self._memory = MemoryCopy(reader.limits)
+        self._before = StateRecords(reader.limits)
+        self._after = StateRecords(reader.limits)
+        self._next = StateRecords(reader.limits)  # of the checkpoint that is being read
         self._checkpoints = 0
-        self._in_memory = False
-        self._bytes = 0
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._reader, name)
 
     def close(self) -> None:
-        self._kept.close()
+        """Delete the temporary file."""
+        self._memory.close()
 
-    def load(self, progress: Callable[[int], Any]) -> None:
-        """Read everything. Raises StreamError's kin and OSError."""
-        Loader(self, self._kept.memory).run(progress)  # type: ignore[arg-type]
-        if self._complete is None:
-            self._take_over()
+    def load(self, progress: Callable[[int], object]) -> None:
+        """Read everything; ``progress`` is called with the absolute offset reached. Raises StreamError or a subclass,
+        and OSError."""
+        Loader(self._reader, self._memory.memory, on_record=self._note).run(progress)
+        if not self._checkpoints:
+            self._complete()
 
-    def records(self, formats: Tuple[str, ...]) -> Iterator[Tuple[str, Any]]:
-        """(layer, record) in the order of a plain stream of these formats."""
-        assert self._complete is not None
-        yield from self._before.values()
-        for batch in self._kept.batches():
+    def items(self, formats: Tuple[str, ...]) -> Iterator[Item]:
+        """(layer, record) in the order of a plain stream with the layers ``formats``."""
+        for record, layer in self._before.items():
+            yield layer, record
+        for batch in self._memory.batches():
             yield libxc.LAYER, batch
+        after = list(self._after.items())
+        yield from ((layer, record) for record, layer in after if layer == legacy.LAYER)
         for layer, end in _ENDS:
-            yield from (noted for noted in self._complete.values() if noted[0] == layer)
-            if layer in formats:
+            yield from ((layer, record) for record, of_layer in after if of_layer == layer)
+            if layer in formats or layer == libxc.LAYER:
                 yield layer, end
 
-    def next_run(self) -> Any:
-        """The reader's, for the Loader."""
-        run = self._reader.next_run()
-        self._in_memory = self._in_memory or run is not None
-        return run
-
-    def next_record(self) -> Any:
-        """The reader's, for the Loader."""
-        record = self._reader.next_record()
-        if isinstance(record, libxc.PageData):
-            self._in_memory = True
-        elif record is not None and not isinstance(record, _MARKS):
-            self._note(record)
+    def _note(self, record: Any) -> None:
+        if record is not None and not isinstance(record, _MARKS + SPOOLED):
+            if self._legacy and self._reader.layer == legacy.LAYER:
+                for layer, translated in self._translator.translate(record):
+                    self._add(layer, translated)
+            else:
+                self._add(self._reader.layer, record)
         if self._reader.checkpoints > self._checkpoints:
             self._checkpoints = self._reader.checkpoints
-            self._take_over()
-        return record
+            self._complete()
 
-    def _note(self, record: Any) -> None:
+    def _add(self, layer: str, record: Any) -> None:
         if isinstance(record, xenopsd.Blob):
             record = record._replace(data=in_memory(record.data, self._reader.limits.body_length))
-        key = (type(record),) + tuple(getattr(record, name, None) for name in _KEYS)
-        noted = self._behind if self._in_memory else self._before
-        if key in noted:
-            self._bytes -= _size(noted[key][1])
-        noted[key] = self._reader.layer, record
-        self._bytes += _size(record)
-        if len(noted) > _MOST_RECORDS or self._bytes > self._reader.limits.record_length:
-            raise LimitExceeded("records beside memory larger than the limit", layer=self._reader.layer,
-                                offset=self._reader.offset, record=self._reader.index,
-                                expected="at most {} bytes".format(self._reader.limits.record_length))
+        begun = self._reader.memory.index >= 0
+        (self._next if begun else self._before).add(record, layer)
 
-    def _take_over(self) -> None:
-        """What stands behind memory counts now. A p2m that has grown is wanted before memory."""
-        frames = {key: noted for key, noted in self._behind.items() if isinstance(noted[1], libxc.P2MFrames)}
-        self._before.update(frames)
-        self._bytes -= sum(_size(noted[1]) for noted in (self._complete or {}).values())
-        self._complete = {key: noted for key, noted in self._behind.items() if key not in frames}
-        self._behind = {}
-
-
-def _size(record: Any) -> int:
-    """Bytes of a record's blobs."""
-    return sum(len(value) for value in record if isinstance(value, (bytes, bytearray, memoryview)))
-
-
-def write_squashed(reader: SquashedReader, target: Any, formats: Tuple[str, ...]) -> None:
-    """Give a target of rewrapping what it wants, in order."""
-    memory: Optional[Writer] = None
-    for layer, record in reader.records(formats):
-        if layer != libxc.LAYER:
-            target.take(layer, record)
-            continue
-        if memory is None:
-            memory = target.begin_memory()
-        target.write_memory(memory, record)
+    def _complete(self) -> None:
+        """What has been noted counts now."""
+        for record, layer in self._next.items():
+            (self._before if isinstance(record, _BEFORE_MEMORY) else self._after).add(record, layer)
+        self._next = StateRecords(self._reader.limits)

@@ -110,10 +110,12 @@ class Loader:
     behind a complete checkpoint takes effect with the next one.
     """
 
-    def __init__(self, reader: AnyReader, memory: GuestMemory) -> None:
+    def __init__(self, reader: AnyReader, memory: GuestMemory, *,
+                 on_record: Callable[[Any], object] = lambda record: None) -> None:
         self.reader = reader
         self.memory = memory
         self.loaded = Loaded()
+        self._on_record = on_record
         self._spool: Optional[Spool] = None
         self._deltas = DeltaDecoder(memory, reader.limits)
         self._unmapped = _Unmapped()
@@ -159,6 +161,7 @@ class Loader:
             self._unmapped.add(record)
         elif reader.checkpoints > self.loaded.checkpoints:
             self._checkpoint()
+        self._on_record(record)
         return record is not None
 
     def _apply(self, record: Any) -> None:

@@ -21,7 +21,7 @@ from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Tuple, Type,
 
 from xstream.errors import LimitExceeded
 from xstream.limits import Limits
-from xstream.wire import libvirt, libxc, libxl, xend, xenopsd, xl
+from xstream.wire import legacy, libvirt, libxc, libxl, xend, xenopsd, xl
 
 _PARAM = struct.Struct("<QQ")
 #: Charged against the limit for each record, parameter or key, beside its bytes: about what Python needs to hold it.
@@ -34,6 +34,7 @@ REPLACES: Dict[Type[Any], Tuple[str, ...]] = {
     libxc.VcpuBasic: ("vcpu_id",), libxc.VcpuExtended: ("vcpu_id",), libxc.VcpuXsave: ("vcpu_id",),
     libxc.VcpuMsrs: ("vcpu_id",),
     libxl.LibxcContext: (), libxl.EmulatorContext: ("emulator_id", "emulator_index"),
+    legacy.Toolstack: (), legacy.DeviceModel: (), legacy.Tmem: (), legacy.TmemExtra: (),
     xl.SaveHeader: (), libvirt.SaveHeader: (), xend.SaveHeader: (), xenopsd.Xenops: (), xenopsd.MemoryImage: (),
 }
 #: Records that are merged entry by entry into one, and the fields that tell several of the same class apart.

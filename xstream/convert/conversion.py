@@ -1,0 +1,301 @@
+"""Conversion: legacy streams to the current format, guests from one container to another, parts of a container."""
+import contextlib
+import os
+import shutil
+import stat
+from typing import Any, Callable, Dict, Iterator, NamedTuple, Optional, Tuple
+
+from xstream.containers.opening import AnyReader, open_stream
+from xstream.containers.reader import NestedReader
+from xstream.convert.containers import TARGETS, Origin, Parts, Target
+from xstream.convert.legacy import Again, Items, LegacyConversion, domain_header, legacy_reader
+from xstream.convert.parts import CONFIG, DEVICE_MODEL, find_config, find_device_model
+from xstream.convert.squash import Squash
+from xstream.errors import StreamError, TruncatedStream
+from xstream.kernels import transfer
+from xstream.limits import Limits
+from xstream.stream.legacy_reader import LegacyReader
+from xstream.stream.output import is_stream, output
+from xstream.stream.sink import Sink, SyncedSink, open_sink
+from xstream.stream.source import BufferSource, DescriptorSource
+from xstream.wire import legacy, libxc
+
+Progress = Callable[[int], object]
+
+
+class Converted(NamedTuple):
+    """What a conversion did.
+
+    - ``source``: the formats read, outermost first; ``target``: what was written;
+    - ``guest``: the kind of guest, as in ``info``; None if only a part of the container was read;
+    - ``pages``: guest pages written, including those sent again and those sent for comparison;
+    - ``checkpoints``: complete checkpoints read;
+    - ``bytes_read``: the offset reached in the (decompressed) source; ``bytes_written``;
+    - ``dropped``: layer and name of the records that have no equivalent in the target, each once.
+    """
+
+    source: Tuple[str, ...]
+    target: str
+    guest: Optional[str]
+    pages: int
+    checkpoints: int
+    bytes_read: int
+    bytes_written: int
+    dropped: Tuple[str, ...]
+
+
+class Request(NamedTuple):
+    """The arguments of ``convert``, as every writer in the table below gets them."""
+
+    source: Any
+    sink: Any
+    to: Optional[str]
+    parts: Parts
+    squash: bool
+    last_checkpoint: bool
+    checkpointed: bool
+    format: Optional[str]
+    width: Optional[int]
+    guest: Optional[str]
+    limits: Limits
+    strict: bool
+    progress: Progress
+
+    def open(self, source: Any) -> AnyReader:
+        """A reader for ``source``, which is this request's or stands for it."""
+        return open_stream(source, format=self.format, limits=self.limits, strict=self.strict, width=self.width,
+                           guest=self.guest, checkpointed=self.checkpointed or self.squash or self.last_checkpoint)
+
+
+def convert(source: Any, sink: Any, *, to: Optional[str] = None, config: Optional[bytes] = None,
+            device_model: Optional[bytes] = None, no_device_model: bool = False, squash: bool = False,
+            last_checkpoint: bool = False, checkpointed: bool = False, format: Optional[str] = None,
+            width: Optional[int] = None, guest: Optional[str] = None, limits: Limits = Limits(), strict: bool = False,
+            progress: Progress = lambda offset: None) -> Converted:
+    """Write what ``source`` contains to ``sink`` in the format ``to``.
+
+    ``to`` is one of:
+
+    - None: the container that the source has, in its current form: a legacy stream in it becomes a current one, a
+      header that announces another stream than the one that follows is corrected. A source that is in the current
+      format already is checked and copied, to the same bytes. A bare legacy stream, and one of xend, which has no
+      current container, becomes "libxc";
+    - "libxc": the memory stream alone;
+    - "libxl", "xl", "libvirt", "xenopsd": the memory stream in that container;
+    - "config": the domain's configuration alone, "device-model": QEMU's record alone, as ``config`` and
+      ``device_model`` take them.
+
+    ``source`` is anything that :func:`xstream.open` takes. ``sink`` is a path (the file appears when it is complete,
+    mode 0600, and replaces what was there; "-" is stdout) or anything that :func:`~xstream.stream.sink.open_sink`
+    takes.
+
+    - ``config``: for "xl" the domain's configuration as JSON or as the text of a config file, for "libvirt" its XML,
+      for "xenopsd" the Xenops record. It replaces the source's;
+    - ``device_model``: QEMU's record, replaces the source's; ``no_device_model``: an HVM guest has none, as it is PVH;
+    - ``squash``: write each PFN once, with its final contents, as a plain stream, from a temporary file;
+    - ``last_checkpoint``: of a stream with checkpoints (Remus, COLO) write the last complete one as a plain stream;
+    - ``checkpointed``: the source has checkpoints, and they are to be kept. A legacy stream says itself whether it has
+      any, but only after the first: read from a pipe, page deltas against the first checkpoint need this option, or
+      ``last_checkpoint`` or ``squash``, so that a copy of the memory is kept in a temporary file;
+    - ``format``, ``width``, ``guest``, ``limits``, ``strict``: as :func:`xstream.open` has them;
+    - ``progress``: called with the source's offset, once per batch.
+
+    Page data moves from descriptor to descriptor inside the kernel where possible. Memory use is bounded whatever the
+    size of the guest.
+
+    Raises MissingPart, naming it, for a part that the container needs but neither the source nor the caller has;
+    UnsupportedStream for checkpoints that the container can't hold; another StreamError for what is wrong with the
+    source, IncompleteStream if it isn't whole; shutil.SameFileError if source and sink are the same file; other
+    OSErrors; ValueError for an unknown ``to``. After an error, a file is not left at a sink's path, and a stream
+    written to a descriptor has no END.
+    """
+    if to is not None and to not in WRITERS:
+        raise ValueError("unknown target {!r}; known are {}".format(to, ", ".join(WRITERS)))
+    check_not_same_file(source, sink)
+    request = Request(source, sink, to, Parts(config, device_model, no_device_model), squash, last_checkpoint,
+                      checkpointed, format, width, guest, limits, strict, progress)
+    return write_container(request) if to is None else WRITERS[to](request)
+
+
+def write_container(request: Request) -> Converted:
+    """Write a memory stream, alone or in a container."""
+    with _opened(request) as (reader, again):
+        formats = tuple(layer.format for layer in reader.layers)
+        to = request.to or (formats[0] if formats[0] in TARGETS else libxc.LAYER)
+        from_legacy = legacy.LAYER in formats
+        squash = request.squash or (request.last_checkpoint and not from_legacy)
+        origin = _origin(reader, formats, plain=squash or request.last_checkpoint)
+        items: Items
+        if squash:
+            items = _squashed(reader, formats, request.progress)
+        elif from_legacy:
+            items = LegacyConversion(reader, again, last_checkpoint=request.last_checkpoint,
+                                     keep=request.checkpointed).items()
+        else:
+            items = _copied(reader)
+        with _sink(request.sink) as sink:
+            target = TARGETS[to](sink, request.parts, origin)
+            _transfer(items, target, request.progress)
+            target.finish()
+            return Converted(formats, to, reader.identity.guest, target.pages, reader.checkpoints,
+                             reader.source.offset, sink.offset, tuple(target.dropped))
+
+
+def _origin(reader: AnyReader, formats: Tuple[str, ...], *, plain: bool) -> Origin:
+    """What targets are told of the stream to write; ``plain``: it has no checkpoints."""
+    if isinstance(reader, LegacyReader) or isinstance(reader.memory, LegacyReader):
+        domain, image, checkpointed = domain_header(legacy_reader(reader).head), libxc.ImageHeader(), True
+    else:
+        domain, image, checkpointed = reader.domain, reader.image, reader.checkpointed
+    return Origin(reader, formats, domain, image, checkpointed and not plain)
+
+
+def write_part(request: Request) -> Converted:
+    """Write one part of a container."""
+    assert request.to is not None
+    with request._replace(checkpointed=True).open(request.source) as reader:
+        part = _PARTS[request.to](reader, request.progress)
+        with _sink(request.sink) as sink:
+            sink.write([part])
+        return Converted(tuple(layer.format for layer in reader.layers), request.to, None, 0, reader.checkpoints,
+                         reader.source.offset, len(part), ())
+
+
+_PARTS: Dict[str, Callable[[AnyReader, Progress], bytes]] = {CONFIG: find_config, DEVICE_MODEL: find_device_model}
+#: What ``convert`` can write, by name.
+WRITERS: Dict[str, Callable[[Request], Converted]] = {
+    **dict.fromkeys(TARGETS, write_container), **dict.fromkeys(_PARTS, write_part),
+}
+
+
+def check_not_same_file(source: Any, sink: Any) -> None:
+    """Raise shutil.SameFileError if both are the same regular file or block device, by whatever path or descriptor."""
+    ours, theirs = _stat(source), _stat(sink)
+    if ours is not None and theirs is not None and os.path.samestat(ours, theirs) and (
+            stat.S_ISREG(ours.st_mode) or stat.S_ISBLK(ours.st_mode)):
+        raise shutil.SameFileError("source and output are the same file{}".format(
+            ": {}".format(os.fspath(source)) if isinstance(source, (str, os.PathLike)) else ""))
+
+
+def _stat(file: Any) -> Optional[os.stat_result]:
+    """What is known of a path, a descriptor or an object with one; None for anything else."""
+    if hasattr(file, "fileno"):
+        try:
+            file = file.fileno()
+        except (OSError, ValueError):
+            return None
+    if not isinstance(file, (str, int, os.PathLike)) or file == "-":
+        return None
+    try:
+        return os.stat(file)
+    except OSError:
+        return None
+
+
+def _transfer(items: Items, target: Target, progress: Progress) -> None:
+    """Give a target all items."""
+    reader = target.origin.reader
+    try:
+        with contextlib.closing(items):
+            for layer, record in items:
+                target.take(layer, record)
+                progress(reader.source.offset)
+    except TruncatedStream:
+        # Whatever follows the last complete checkpoint is void, truncated pages included.
+        if not reader.checkpoints:
+            raise
+    except StreamError as error:
+        if error.layer is None:
+            error.located(layer=reader.layer, record=reader.index, base=reader.offset)
+        raise
+
+
+def _copied(reader: AnyReader) -> Items:
+    """The records of a reader, in runs where it has them."""
+    while True:
+        run = reader.next_run()
+        record: Any = reader.next_record() if run is None else run
+        if record is None:
+            return
+        yield reader.layer, record
+
+
+def _squashed(reader: AnyReader, formats: Tuple[str, ...], progress: Progress) -> Items:
+    with contextlib.closing(Squash(reader)) as squash:
+        squash.load(progress)
+        yield from squash.items(formats)
+
+
+@contextlib.contextmanager
+def _opened(request: Request) -> Iterator[Tuple[AnyReader, Optional[Again]]]:
+    """The reader of the source, read up to where memory begins; and for a legacy stream what opens it once more from
+    its beginning, if that is possible.
+
+    A regular file with a legacy stream is read by descriptor, so that pages move inside the kernel. Other files are
+    mapped, which finds many small batches at once.
+    """
+    source = request.source
+    if isinstance(source, int):
+        transfer.widen_pipe(source)
+    with request.open(source) as reader:
+        if isinstance(reader, NestedReader):
+            reader.look_ahead()
+        legacy_inside = any(layer.format == legacy.LAYER for layer in reader.layers)
+        in_memory = isinstance(reader.source, BufferSource) and not _is_file(source)
+        if not legacy_inside or not (in_memory or _is_file(source)):
+            yield reader, None
+            return
+        if in_memory:
+            yield reader, lambda: request.open(source)
+            return
+    with _descriptor(source) as fd:
+        begin = os.lseek(fd, 0, os.SEEK_CUR)
+        with request.open(DescriptorSource(fd)) as reader:
+            if isinstance(reader, NestedReader):
+                reader.look_ahead()
+            yield reader, lambda: _opened_again(request, fd, begin)
+
+
+@contextlib.contextmanager
+def _opened_again(request: Request, fd: int, begin: int) -> Iterator[AnyReader]:
+    """A reader of the file from ``begin`` on; afterwards the file's position is restored."""
+    here = os.lseek(fd, 0, os.SEEK_CUR)
+    os.lseek(fd, begin, os.SEEK_SET)
+    try:
+        with request.open(DescriptorSource(fd)) as reader:
+            yield reader
+    finally:
+        os.lseek(fd, here, os.SEEK_SET)
+
+
+def _is_file(source: Any) -> bool:
+    """Whether a source is a regular file, by path or descriptor."""
+    return isinstance(source, (str, int, os.PathLike)) and stat.S_ISREG(os.stat(source).st_mode)
+
+
+@contextlib.contextmanager
+def _descriptor(source: Any) -> Iterator[int]:
+    """A descriptor of a path, closed afterwards; or the descriptor that was given."""
+    if isinstance(source, int):
+        yield source
+        return
+    fd = os.open(os.fspath(source), os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def _sink(sink: Any) -> Iterator[Sink]:
+    if not isinstance(sink, (str, os.PathLike)):
+        yield _widened(sink)
+        return
+    with output(os.fspath(sink)) as fd:
+        yield _widened(fd) if is_stream(os.fspath(sink)) else SyncedSink(fd)
+
+
+def _widened(sink: Any) -> Sink:
+    if isinstance(sink, int):
+        transfer.widen_pipe(sink)
+    return open_sink(sink)
