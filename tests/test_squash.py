@@ -1,10 +1,12 @@
 """The final state of a stream as a plain one, and the parts of a container as files."""
 import io
+import struct
 
 import containers
 import pytest
 import samples
 from containers import JSON_CONFIG, QEMU, XENOPS
+from superpages import superpages
 from test_cli import run
 
 import xstream
@@ -156,3 +158,75 @@ def test_the_last_checkpoint_on_the_command_line(tmp_path):
 def test_xens_verifier_takes_what_is_made(xen_tools, xl_stream):
     accepted, said = xen_tools.verify_stream_v2(squashed(str(xl_stream.path), "xl"), "xl")
     assert accepted, said
+
+
+def test_2_mib_pages_stay_whole():
+    """Batches that start anywhere, and PFNs in any order: squashed, each 2 MiB page comes in one record."""
+    sent = [range(7, 700), range(2048, 2560), range(700, 2048), range(2600, 3600), range(10240, 10752)]
+    stream = (samples.headers() + samples.policies() + samples.static_data_end()
+              + b"".join(samples.batch([samples.word(pfn) for pfn in part], [samples.page(1)] * len(part))
+                         for part in sent)
+              + samples.tsc_info() + samples.hvm_context() + samples.hvm_params() + samples.end())
+    made = squashed(stream, "libxc")
+    assert superpages(made) == superpages(made, one_record=True) == 6
+    with xstream.open(made) as reader:
+        batches = [record.pfns.tolist() for record in reader if isinstance(record, xstream.PageData)]
+    assert sum(batches, []) == sorted(pfn for part in sent for pfn in part)
+    assert all(len({pfn // 1024 for pfn in batch}) == 1 for batch in batches)
+
+
+def test_2_mib_pages_of_sparse_memory_stay_whole():
+    """Also where a look-up of 1024 populated PFNs ends within one."""
+    pfns = [*range(0, 40 * 1024, 64), *range(40 * 1024 + 100, 41 * 1024), *range(50 * 1024, 52 * 1024)]
+    stream = (samples.headers() + samples.policies() + samples.static_data_end()
+              + b"".join(samples.batch([samples.word(pfn) for pfn in pfns[at:at + 1000]],
+                                       [samples.page(1)] * len(pfns[at:at + 1000])) for at in range(0, len(pfns), 1000))
+              + samples.tsc_info() + samples.hvm_context() + samples.hvm_params() + samples.end())
+    made = squashed(stream, "libxc")
+    assert superpages(made) == superpages(made, one_record=True) == 5
+    assert memory(made) == memory(stream)
+
+
+def test_hvm_params_add_up():
+    """Each parameter is set as its record arrives; the last value of each counts. So it is in the squashed stream, once
+    from the parameters of one record, once from those of both."""
+    def params(*pairs):
+        return samples.record(0x0A, struct.pack("<II", len(pairs), 0) + b"".join(struct.pack("<QQ", *p) for p in pairs))
+    stream = (samples.headers() + samples.policies() + samples.static_data_end()
+              + samples.batch([samples.word(0)], [samples.page(1)]) + params((12, 1), (15, 2), (17, 3))
+              + samples.tsc_info() + params((5, 4), (6, 5), (1, 6), (15, 7)) + samples.hvm_context() + samples.end())
+    for options in ({"squash": True}, {"last_checkpoint": True}):
+        out = io.BytesIO()
+        assert xstream.convert(stream, out, to="libxc", **options).dropped == ()
+        with xstream.open(out.getvalue()) as reader:
+            found = [pair for record in reader if isinstance(record, xstream.HvmParams) for pair in record.params]
+        assert dict(found) == {12: 1, 15: 7, 17: 3, 5: 4, 6: 5, 1: 6} and len(found) == 6
+
+
+def test_xenstore_data_and_optional_records_add_up():
+    optional = containers.record(0x80000005, b"one") + containers.record(0x80000005, b"two")
+    stream = containers.libxl(samples.hvm(tail=samples.record(0x80000001, b"x") + samples.record(0x80000001, b"y")
+                                          + samples.tsc_info() + samples.hvm_context() + samples.hvm_params()
+                                          + samples.end()),
+                              containers.xenstore(b"a", b"1", b"b", b"2") + optional + containers.emulator()
+                              + containers.xenstore(b"b", b"3", b"c", b"4"))
+    with xstream.open(squashed(stream, "libxl")) as reader:
+        records = list(reader)
+    pairs = [pair for record in records if type(record).__name__ == "EmulatorXenstoreData" for pair in record.pairs]
+    assert dict(pairs) == {b"a": b"1", b"b": b"3", b"c": b"4"} and len(pairs) == 3
+    assert [bytes(record.body) for record in records if type(record).__name__ == "Unknown"] == [
+        b"x", b"y", b"one", b"two"]
+
+
+def test_a_legacy_streams_parameters_stay_complete():
+    """A converted stream has two HVM_PARAMS records; squashed, none of its parameters is lost."""
+    import legacy_samples
+    for options in ({}, {"squash": True}, {"last_checkpoint": True}):
+        out = io.BytesIO()
+        xstream.convert(legacy_samples.hvm(), out, **options)
+        once, twice = io.BytesIO(), out.getvalue()
+        xstream.convert(twice, once, squash=True)
+        for made in (twice, once.getvalue()):
+            with xstream.open(made) as reader:
+                found = [pair for record in reader if isinstance(record, xstream.HvmParams) for pair in record.params]
+            assert len(dict(found)) == len(found) == len(legacy_samples.PARAMS) + 3

@@ -9,6 +9,7 @@ import pytest
 import samples
 from hypothesis import given
 from hypothesis import strategies as st
+from superpages import superpages
 from ways import records_of
 
 import xstream
@@ -103,6 +104,17 @@ def test_batches_from_arrays(count):
     assert numpy.concatenate([batch.pfns for batch in batches]).tolist() == pfns.tolist()
     assert numpy.concatenate([batch.types for batch in batches]).tolist() == types.tolist()
     assert numpy.concatenate([batch.pages for batch in batches]).tobytes() == pages.tobytes()
+
+
+def test_batches_of_ascending_pfns_keep_2_mib_pages_whole():
+    pfns = [*range(5, 1001), *range(1536, 2048), *range(2050, 4200), 9000, 9001, *range(20480, 20992)]
+    out = io.BytesIO()
+    writer(out).write_pages(numpy.array(pfns, numpy.uint64), bytes(len(pfns)), bytes(4096 * len(pfns)))
+    out.write(samples.end())
+    batches = [record.pfns.tolist() for record in Reader(out.getvalue()) if isinstance(record, PageData)]
+    assert sum(batches, []) == pfns
+    assert all(len({pfn // 1024 for pfn in batch}) == 1 for batch in batches)
+    assert superpages(out.getvalue()) == superpages(out.getvalue(), one_record=True) == 5
 
 
 def through(kind):

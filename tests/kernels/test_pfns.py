@@ -150,7 +150,24 @@ def test_runs_of_neighbours(kernel):
     assert starts[:3].tolist() == [0, 3, 4] and lengths[:3].tolist() == [3, 1, 2]
 
 
+@given(pfns=st.lists(st.one_of(st.integers(0, 40), st.sampled_from([2 ** 64 - 1, 2 ** 52])), min_size=1, max_size=60),
+       start=st.integers(0, 59), order=st.integers(0, 6), ascending=st.booleans())
+def test_batch_end(pfns, start, order, ascending):
+    pfns = sorted(set(pfns)) if ascending else pfns
+    assert start % len(pfns) < both("batch_end", uint64(*pfns), start % len(pfns), order) <= len(pfns)
+
+
+@BOTH
+def test_batches_end_at_aligned_blocks(kernel):
+    assert [kernel.batch_end(uint64(1, 2, 5, 8, 9, 10, 11, 12), start, 2) for start in (0, 2, 3)] == [2, 3, 7]
+    assert kernel.batch_end(uint64(1, 9, 5, 7, 12), 0, 2) == 4  # not ascending
+
+
 @pytest.mark.parametrize("call", [
+    lambda: built.batch_end(uint64(1, 2), 2, 0),
+    lambda: built.batch_end(uint64(1, 2), -1, 0),
+    lambda: built.batch_end(uint64(1, 2), 0, 63),
+    lambda: built.batch_end(uint64(), 0, 0),
     lambda: built.unpack(bytes(8), uint64(0, 0), bytearray(1)),
     lambda: built.unpack(bytes(8), uint64(0), bytearray(2)),
     lambda: built.unpack(bytes(7), uint64(), bytearray(0)),

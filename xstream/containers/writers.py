@@ -15,13 +15,13 @@ from xstream.errors import LimitExceeded, OrderError, StreamError
 from xstream.limits import Limits
 from xstream.stream.sink import Sink, open_sink
 from xstream.stream.source import PendingPages
-from xstream.stream.writer import Writer, padding_of
+from xstream.stream.writer import Around, Writer, padding_of
 from xstream.wire import colo, libvirt, libxl, xenopsd, xl
 from xstream.wire.frames import FRAME, Buffer
 from xstream.wire.libxc import DomainHeader, ImageHeader
 
 
-class _ContainerWriter:
+class _ContainerWriter(Around):
     """What container writers have in common.
 
     ``sink`` is anything that :func:`~xstream.stream.sink.open_sink` takes. Raises what a reader would raise for the

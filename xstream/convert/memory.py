@@ -1,5 +1,4 @@
 """The memory of a guest on its way through a conversion: deltas decoded, checkpoints held back, each page once."""
-import bisect
 import re
 import tempfile
 from array import array
@@ -12,7 +11,7 @@ from xstream.kernels import pfns as pfn_kernel
 from xstream.limits import Limits
 from xstream.stream.legacy_reader import LegacyReader
 from xstream.stream.source import PendingPages
-from xstream.stream.writer import BATCH_PFNS
+from xstream.stream.writer import BATCH_PFNS, batch_bounds
 from xstream.wire import legacy
 from xstream.wire.frames import Buffer
 from xstream.wire.libxc import PAGE_SIZE, PageData
@@ -112,7 +111,7 @@ class MemoryCopy:
         while start is not None:
             pfns = self.memory.populated_pfns(start, BATCH_PFNS)
             start = None
-            for block in _blocks(pfns):
+            for block in (pfns[begin:end] for begin, end in batch_bounds(pfns)):
                 if len(pfns) == BATCH_PFNS > len(block) and block[-1] == pfns[-1]:
                     start = block[0]  # there may be more of this block than was asked for
                 else:
@@ -221,15 +220,6 @@ class LegacyMemory:
                 record = record._replace(data=record.data.read())
             self.copy.memory.apply(record)
         yield record
-
-
-def _blocks(pfns: memoryview) -> Iterator[memoryview]:
-    """Ascending PFNs in parts that lie between two multiples of 1024."""
-    start = 0
-    while start < len(pfns):
-        end = bisect.bisect_left(pfns, (pfns[start] | BATCH_PFNS - 1) + 1, start)
-        yield pfns[start:end]
-        start = end
 
 
 def _select(words: Buffer, bitmap: Any, wanted: bool, mark: bool) -> Any:

@@ -96,3 +96,10 @@ def pfns_to_bitmap(pfns: Any, bitmap: Any) -> None:
 
 def runs(pfns: Any, starts: Any, lengths: Any) -> int:
     """Runs of ascending neighbours: index in ``pfns`` of each one's first, and its length; how many."""
+
+def batch_end(pfns: Any, start: int, order: int) -> int:
+    """Index after the last of ``pfns`` that belongs into the batch that begins at ``start``.
+
+    If the next ``1 << order`` PFNs ascend, the batch ends before the first that isn't in the same aligned block of
+    ``1 << order`` PFNs; otherwise it takes all of them. Raises ValueError for a start past the end.
+    """

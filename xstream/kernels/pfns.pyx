@@ -410,3 +410,19 @@ def runs(const uint64_t[::1] pfns not None, uint64_t[::1] starts not None, uint6
                 lengths[found] = 1
                 found += 1
     return found
+
+
+def batch_end(const uint64_t[::1] pfns not None, Py_ssize_t start, int order):
+    cdef Py_ssize_t i, crossing, end, count = pfns.shape[0]
+    if not 0 <= start < count or not 0 <= order < 63:
+        raise ValueError("start {} of {} PFNs, order {}".format(start, count, order))
+    end = start + min(count - start, <Py_ssize_t>1 << order)
+    crossing = end
+    with nogil:
+        for i in range(start + 1, end):
+            if pfns[i] <= pfns[i - 1]:
+                crossing = end
+                break
+            if crossing == end and pfns[i] >> order != pfns[start] >> order:
+                crossing = i
+    return crossing

@@ -1,5 +1,5 @@
-"""libxc streams: records into a sink."""
-from typing import Any
+"""Writes libxc streams, record by record."""
+from typing import Any, Iterator, Optional, Tuple
 
 from xstream.errors import CorruptStream, LimitExceeded, StreamError
 from xstream.kernels import batches as batch_kernel
@@ -13,24 +13,37 @@ from xstream.wire import libxc
 from xstream.wire.frames import FRAME, Buffer, padded
 from xstream.wire.libxc import PAGE_SIZE, DomainHeader, ImageHeader, PageData, Record
 
-#: PFNs in a batch, as Xen has it (MAX_BATCH_SIZE in tools/libs/guest/xg_sr_common.h).
+#: PFNs in a batch: as many as Xen sends (MAX_BATCH_SIZE in tools/libs/guest/xg_sr_common.h).
 BATCH_PFNS = 1024
+_BATCH_ORDER = 10  # log2 of it
+
+
+class Around:
+    """What the writer of a memory stream needs of the writer of the container around it."""
+
+    def check_turn(self) -> None:
+        """Raise OrderError if the memory stream must not be written now."""
+        raise NotImplementedError
 
 
 class Writer:
     """Writes a libxc stream, version 2 or 3, record by record.
 
-    ``sink`` is anything that :func:`~xstream.stream.sink.open_sink` takes: a descriptor is written by writev, page data
-    uncopied. The headers go out with construction. Raises what a Reader would raise for the same stream (OrderError,
-    CorruptStream, LimitExceeded, UnsupportedStream), before a byte of the record has gone; and OSError from the sink.
+    - ``sink``: anything that :func:`~xstream.stream.sink.open_sink` takes. To a descriptor, page data goes by writev
+      without being copied;
+    - ``domain``, ``image``: the headers, written at once;
+    - ``checkpointed``: whether the stream may have checkpoints;
+    - ``around``: the writer of the container, which is asked before each record whether the memory stream may be
+      written now.
 
-    ``around``: the writer of the layer around, which is asked before each record whether it is this one's turn.
+    Every method raises what a Reader would raise for the resulting stream (OrderError, CorruptStream, LimitExceeded,
+    UnsupportedStream) before it writes any byte of the record; and OSError from the sink.
     """
 
     layer = libxc.LAYER
 
     def __init__(self, sink: Any, domain: DomainHeader, image: ImageHeader = ImageHeader(), *,
-                 checkpointed: bool = False, limits: Limits = Limits(), around: Any = None) -> None:
+                 checkpointed: bool = False, limits: Limits = Limits(), around: "Optional[Around]" = None) -> None:
         self.sink: Sink = open_sink(sink)
         self.index = -1
         self.limits = limits
@@ -49,8 +62,8 @@ class Writer:
         return self.ordering.ended
 
     def write(self, record: Record) -> None:
-        """Write one record. PageData goes out as it is, however many PFNs it has; its data may be any buffer of whole
-        pages, or another reader's PendingPages, which is passed on piece by piece."""
+        """Write one record. A PageData is written as one record, however many PFNs it has. Its data is any buffer of
+        whole pages, or another reader's PendingPages, which move to the sink piece by piece."""
         self._check_turn()
         record_type = libxc.type_of(record)
         try:
@@ -60,29 +73,33 @@ class Writer:
                 self._write_body(record_type, record)
         except StreamError as error:
             if error.layer is not None:
-                raise  # the source of the pages has said where
+                raise  # raised by the source of the pages, with its own position
             raise error.located(layer=self.layer, base=self.sink.offset + 8, record=self.index + 1,
                                 record_type=libxc.type_name(record_type))
         self.index += 1
 
-    def write_pages(self, pfns: Any, types: Any, pages: Any) -> None:
-        """Write PFNs in batches of at most 1024.
+    def write_pages(self, pfns: Buffer, types: Buffer, pages: Buffer) -> None:
+        """Write PFNs in batches of at most 1024, in the order given.
+
+        While PFNs ascend, a batch ends where they cross a multiple of 1024: from Xen 4.21 on, a restore rebuilds a
+        2 MiB page only from 512 PFNs that come in one PAGE_DATA record (populate_pfns() in
+        tools/libs/guest/xg_sr_restore.c).
 
         - ``pfns``: uint64 (n,); ``types``: uint8 (n,), page types as in ``PageData.types``;
-        - ``pages``: the pages of those whose type carries data, in order, as any buffer of that many pages; or a
-          GuestMemory, out of which they are sent by PFN.
+        - ``pages``: the pages of those PFNs whose type carries data, in order, as one buffer; or a GuestMemory, from
+          which they are taken by PFN.
 
-        Nothing is copied on the way to a descriptor. Raises ValueError for arrays that don't fit together.
+        Pages are not copied on their way to a descriptor. Raises ValueError for arrays that don't fit together.
         """
         words = memoryview(bytearray(8 * len(pfns)))
         pfn_kernel.pack(pfns, types, words)
-        memory = pages.buffer if hasattr(pages, "buffer") else None
+        memory = getattr(pages, "buffer", None)
         data = memoryview(b"") if memory is not None else memoryview(pages).cast("B")
         carrying = pfn_kernel.count_data(words)
         if memory is None and len(data) != carrying * PAGE_SIZE:
             raise ValueError("{} pages for {} PFNs that carry data".format(len(data) / PAGE_SIZE, carrying))
-        for start in range(0, len(words), 8 * BATCH_PFNS):
-            batch = words[start:start + 8 * BATCH_PFNS]
+        for start, end in batch_bounds(pfns):
+            batch = words[8 * start:8 * end]
             if memory is not None:
                 at = memoryview(bytearray(8 * pfn_kernel.count_data(batch))).cast("Q")
                 pfn_kernel.data_pfns(batch, at)
@@ -93,8 +110,8 @@ class Writer:
                 data = data[size:]
 
     def write_run(self, run: PageRun) -> None:
-        """Write the records of another reader's PageRun as they stand. Raises CorruptStream where they wouldn't be
-        good ones here."""
+        """Write the records of another reader's PageRun unchanged. Raises CorruptStream if they aren't valid in this
+        stream."""
         self._check_turn()
         words = memoryview(bytearray(len(run.words)))
         extents = memoryview(bytearray(16 * run.records)).cast("Q")
@@ -103,7 +120,7 @@ class Writer:
             records = batch_kernel.scan(run.data, libxc.PAGE_DATA, self.limits.record_length, self.ordering.pfn_end,
                                         False, words, extents)[0]
         if records != run.records:
-            raise CorruptStream("batch that can't stand here", layer=self.layer, offset=self.sink.offset,
+            raise CorruptStream("batch that isn't valid here", layer=self.layer, offset=self.sink.offset,
                                 record=self.index + 1 + records, record_type="PAGE_DATA")
         self.sink.write([run.data])
         self.ordering.page_data()
@@ -162,12 +179,21 @@ class Writer:
         self.ordering.page_data()
 
 
+def batch_bounds(pfns: Buffer) -> Iterator[Tuple[int, int]]:
+    """(start, end) of the batches in which ``pfns`` (uint64) are written, as ``write_pages`` describes."""
+    start = 0
+    while start < len(pfns):
+        end = pfn_kernel.batch_end(pfns, start, _BATCH_ORDER)
+        yield start, end
+        start = end
+
+
 def _length(record: PageData, pages: int) -> int:
     return 8 + len(record.words) + pages * PAGE_SIZE
 
 
 def padding_of(record: Any, length: int) -> Buffer:
-    """What stands behind a body: what was read there, or zeros."""
+    """The padding to write after a body of ``length`` bytes: what was read there, or zeros. Raises CorruptStream."""
     if len(record.padding) in (0, padded(length) - length):
         return record.padding or bytes(padded(length) - length)
     raise CorruptStream("padding that doesn't fit its record", offset=length, field="padding",
