@@ -290,15 +290,20 @@ def test_remus(way, to):
 
 
 def test_deltas_against_the_first_checkpoint():
-    """From a file it is read again; from a pipe it must have been told before."""
+    """A file is read again. A pipe can't be: an option must say that the stream has checkpoints."""
     form = b"\x01CHNG" + b"\xff" * 8 + b"\x87"
     stream = samples.remus(8, [batch(8, [word(0)]) + samples.compressed(8, form)], compress=True)
     for way, options in (("descriptor", {}), ("pipe", {"checkpointed": True}), ("descriptor", {"squash": True}),
-                         ("pipe", {"squash": True})):
+                         ("pipe", {"squash": True}), ("pipe", {"last_checkpoint": True}),
+                         ("descriptor", {"last_checkpoint": True})):
         memory, _ = loaded(converted(stream, way, **options), checkpointed=True)
         assert memory.pages.tobytes() == memory_of({0: b"CHNG" + page(10)[4:], 1: page(11)}, 2)
-    with pytest.raises(xstream.CorruptStream, match="hasn't been sent"):
+    with pytest.raises(xstream.CorruptStream, match="hasn't been sent.*--checkpointed"):
         converted(stream, "pipe")
+    status, _, said = run("convert", "-", "-", stdin=stream)
+    assert status == 1 and "--checkpointed" in said
+    status, out, _ = run("convert", "-", "-", "--last-checkpoint", stdin=stream)
+    assert status == 0 and xstream.verify(out).checkpoints == 0
 
 
 def test_remus_pv_takes_back_at_each_checkpoint():

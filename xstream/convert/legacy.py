@@ -18,6 +18,8 @@ CONVERTER_VERSION = 1
 _GUEST_TYPES = {legacy.PV: libxc.GUEST_PV, legacy.HVM: libxc.GUEST_HVM}
 #: The HVM parameters of an HVM tail, in order: ioreq, bufioreq and store PFN.
 _TAIL_PARAMS = (5, 6, 1)
+_ADVICE = (": a compressed Remus stream that can't be read twice, as from a pipe, needs --checkpointed or "
+           "--last-checkpoint (checkpointed=True, last_checkpoint=True)")
 
 #: The name of a record's layer, and the record.
 Item = Tuple[str, Any]
@@ -216,11 +218,14 @@ class LegacyConversion:
                 yield layer, record
 
     def _begin_compression(self) -> None:
+        advice = ""
         if self._memory.copy is None:
             self._memory.copy = MemoryCopy(self._limits)
             if self._again is not None:
                 self._look_ahead(self._memory.copy.copy_first_checkpoint)
-        self._memory.begin_compression()
+            else:
+                advice = _ADVICE
+        self._memory.begin_compression(advice=advice)
 
     def _end_checkpoint(self, record: libxc.Checkpoint) -> Iterator[Item]:
         for batch in self._memory.end_checkpoint():

@@ -175,10 +175,11 @@ class LegacyMemory:
             self._sent.add(record.words)
         self._spool.add(record)
 
-    def begin_compression(self) -> None:
-        """Decode page deltas, against ``copy``, from the next checkpoint on."""
+    def begin_compression(self, *, advice: str = "") -> None:
+        """Decode page deltas, against ``copy``, from the next checkpoint on. ``advice`` is added to the error about a
+        delta for a page that ``copy`` doesn't have."""
         assert self.copy is not None
-        self._deltas = DeltaDecoder(self.copy.memory, self._limits)
+        self._deltas = DeltaDecoder(self.copy.memory, self._limits, advice=advice)
 
     def end_checkpoint(self) -> Iterator[PageData]:
         """The batches held back for a checkpoint that is complete now. Raises CorruptStream if pages are missing."""

@@ -45,8 +45,9 @@ class DeltaDecoder:
     is asked for. Batches wait for their pages; ``limits.batch_pfns`` bounds how many PFNs do.
     """
 
-    def __init__(self, memory: GuestMemory, limits: Limits = Limits()) -> None:
+    def __init__(self, memory: GuestMemory, limits: Limits = Limits(), *, advice: str = "") -> None:
         self._memory = memory
+        self._advice = advice
         self._limits = limits
         self._waiting: Deque[Buffer] = deque()
         self._waiting_words = 0
@@ -111,7 +112,8 @@ class DeltaDecoder:
             memoryview(self._data)[self._at:], memoryview(batch.copies)[batch.done * PAGE_SIZE:], batch.indices[:left],
             batch.held[batch.done:])
         if status in _FAULTS:
-            raise CorruptStream(_FAULTS[status], field="compressed pages",
+            advice = self._advice if status == deltas.NOT_HELD else ""
+            raise CorruptStream(_FAULTS[status] + advice, field="compressed pages",
                                 expected="the words of a page, 1024 in all",
                                 got="PFN {:#x}, byte {} of the checkpoint's compressed pages".format(
                                     batch.pfns[batch.done + done], self._before + self._at + max(bad, taken)))
