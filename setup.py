@@ -48,7 +48,7 @@ def kernels() -> List[Extension]:
             define_macros=[("Py_LIMITED_API", "0x030b0000")] if ABI3 else [],
             extra_compile_args=["-Werror=implicit-function-declaration"] + ([] if debug else ["-O3", "-g0"]),
             extra_link_args=[] if debug else ["-Wl,--strip-all"],
-            depends=[str(header) for header in sorted(KERNELS.glob("*.h"))],
+            depends=[str(path) for pattern in ("*.h", "*.pxd") for path in sorted(KERNELS.glob(pattern))],
             py_limited_api=ABI3,
         )
         for path in sorted(KERNELS.glob("*.pyx"))

@@ -2,11 +2,11 @@
 """Runs of framed page batches: many small records at the cost of one call.
 
 A batch is a frame (type u32, length u32) whose body is count u32, reserved u32, count PFN words and a page for each
-word that carries data. The scan vouches for the good ones it passes and stops in front of anything else; it says
-nothing about what is wrong there.
+word that carries data. The scan passes good batches and stops at anything else; it doesn't say what is wrong there.
 """
-from libc.stdint cimport uint32_t, uint64_t
-from libc.string cimport memcpy
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+from xstream.kernels.words cimport PAGE, carries_data, first_outside, is_reserved_type, load32, load64, pfn_of, store64
 
 cdef extern from "pagecopy.h" nogil:
     ctypedef struct copies_held "xs_copies":
@@ -14,103 +14,128 @@ cdef extern from "pagecopy.h" nogil:
     void copy_page "xs_copy_page"(copies_held *copies, unsigned char *to, const unsigned char *source)
     void finish_copies "xs_finish_copies"(copies_held *copies)
 
-
-cdef inline bint carries_data(uint64_t word) noexcept nogil:
-    cdef uint64_t page_type = word >> 60
-    return page_type < 5 or 8 < page_type < 13
+cdef enum:
+    HEAD_BYTES = 16  # of a frame and its body, up to the first word
 
 
-cdef inline bint word_is_good(uint64_t word, uint64_t pfn_end, bint strict) noexcept nogil:
-    cdef uint64_t page_type = word >> 60
-    if 4 < page_type < 9 or ((word << 12) >> 12) >= pfn_end:
+cdef struct Rules:
+    # What makes a batch good: see batches.pyi.
+    uint32_t frame_type
+    uint32_t length_limit
+    uint64_t pfn_end
+    bint strict
+
+
+cdef inline bint word_is_good(uint64_t word, const Rules *rules) noexcept nogil:
+    if is_reserved_type(word) or pfn_of(word) >= rules.pfn_end:
         return False
-    return not (strict and ((word >> 52) & 0xff))
+    return not (rules.strict and ((word >> 52) & 0xff))
 
 
-cdef Py_ssize_t scan_batch(const unsigned char *batch, Py_ssize_t available, uint32_t frame_type, uint32_t length_limit,
-                           uint64_t pfn_end, bint strict, Py_ssize_t room, uint64_t *pages) noexcept nogil:
-    """Words in the batch that stands here, or 0 where none does that is whole and good and has at most `room` words."""
-    cdef uint32_t head[4]
-    cdef uint64_t word
+cdef Py_ssize_t scan_batch(const uint8_t *batch, Py_ssize_t available, const Rules *rules, uint8_t *words,
+                           Py_ssize_t room, uint64_t *pages) noexcept nogil:
+    """Copy the words of the batch at `batch`; how many. 0 unless it is whole and good and has at most `room` words.
+
+    Each word is loaded once, and what is copied is what was checked.
+    """
+    cdef uint64_t length, count, word
     cdef Py_ssize_t i
-    if available < 16:
+    if available < HEAD_BYTES:
         return 0
-    memcpy(head, batch, 16)
-    if head[0] != frame_type or head[1] > length_limit or head[2] == 0 or (strict and head[3]):
+    length = load32(batch, 1)
+    count = load32(batch, 2)
+    if load32(batch, 0) != rules.frame_type or length > rules.length_limit or (rules.strict and load32(batch, 3)):
         return 0
-    if head[2] > room or <Py_ssize_t>head[1] + 8 > available or 8 + 8 * <uint64_t>head[2] > head[1]:
+    if count == 0 or count > <uint64_t>room or length + 8 > <uint64_t>available or 8 + 8 * count > length:
         return 0
     pages[0] = 0
-    for i in range(head[2]):
-        memcpy(&word, batch + 16 + 8 * i, 8)
-        if not word_is_good(word, pfn_end, strict):
+    for i in range(<Py_ssize_t>count):
+        word = load64(batch + HEAD_BYTES, i)
+        if not word_is_good(word, rules):
             return 0
         pages[0] += carries_data(word)
-    return head[2] if head[1] == 8 + 8 * <uint64_t>head[2] + 4096 * pages[0] else 0
+        store64(words, i, word)
+    return <Py_ssize_t>count if length == 8 + 8 * count + PAGE * pages[0] else 0
 
 
-def scan(const unsigned char[::1] data not None, uint32_t frame_type, uint32_t length_limit, uint64_t pfn_end,
-         bint strict, unsigned char[::1] words not None, uint64_t[::1] extents not None):
+def scan(const uint8_t[::1] data not None, uint32_t frame_type, uint32_t length_limit, uint64_t pfn_end, bint strict,
+         uint8_t[::1] words not None, uint64_t[::1] extents not None):
     cdef Py_ssize_t end = data.shape[0], position = 0, used = 0, records = 0, found
     cdef Py_ssize_t room = words.shape[0] // 8, most = extents.shape[0] // 2
     cdef uint64_t pages = 0, total = 0
+    cdef Rules rules = Rules(frame_type, length_limit, pfn_end, strict)
     with nogil:
         while records < most and position < end:
-            found = scan_batch(&data[position], end - position, frame_type, length_limit, pfn_end, strict, room - used,
-                               &pages)
+            found = scan_batch(&data[position], end - position, &rules, &words[8 * used], room - used, &pages)
             if found == 0:
                 break
-            memcpy(&words[8 * used], &data[position + 16], 8 * found)
-            position += 16 + 8 * found
-            extents[2 * records] = position
-            extents[2 * records + 1] = pages
-            position += 4096 * pages
+            position += HEAD_BYTES + 8 * found
+            store64(&extents[0], 2 * records, position)
+            store64(&extents[0], 2 * records + 1, pages)
+            position += PAGE * pages
             used += found
             total += pages
             records += 1
     return records, position, used, total
 
 
-def scatter(unsigned char[::1] memory not None, const uint64_t[::1] pfns not None,
-            const unsigned char[::1] data not None, const uint64_t[::1] extents not None):
-    cdef Py_ssize_t bad
-    if extents.shape[0] % 2:
-        raise ValueError("extents come in pairs of offset and pages")
-    with nogil:
-        bad = check_extents(extents, data.shape[0], pfns, memory.shape[0] // 4096)
-        if bad < 0:
-            copy_extents(memory, pfns, data, extents)
-    if bad >= 0:
-        raise IndexError("extent or PFN {} lies outside its buffer".format(bad))
+cdef inline bint extent_fits(uint64_t offset, uint64_t pages, uint64_t size) noexcept nogil:
+    return offset <= size and pages <= (size - offset) // PAGE
 
 
-cdef Py_ssize_t check_extents(const uint64_t[::1] extents, Py_ssize_t size, const uint64_t[::1] pfns,
-                              Py_ssize_t guest_pages) noexcept nogil:
+cdef Py_ssize_t bad_extent(const uint64_t[::1] extents, uint64_t size, uint64_t count) noexcept nogil:
+    """Index of the first extent outside the data, or with more pages than there are PFNs left; or -1."""
     cdef Py_ssize_t i
-    cdef uint64_t total = 0, room
+    cdef uint64_t pages
     for i in range(extents.shape[0] // 2):
-        if extents[2 * i] > <uint64_t>size:
+        pages = load64(&extents[0], 2 * i + 1)
+        if pages > count or not extent_fits(load64(&extents[0], 2 * i), pages, size):
             return i
-        room = (<uint64_t>size - extents[2 * i]) // 4096
-        if extents[2 * i + 1] > room:
-            return i
-        total += extents[2 * i + 1]
-        if total > <uint64_t>pfns.shape[0]:
-            return i
-    for i in range(pfns.shape[0]):
-        if pfns[i] >= <uint64_t>guest_pages:
-            return i
+        count -= pages
     return -1
 
 
-cdef void copy_extents(unsigned char[::1] memory, const uint64_t[::1] pfns, const unsigned char[::1] data,
-                       const uint64_t[::1] extents) noexcept nogil:
-    cdef Py_ssize_t i, at = 0
-    cdef uint64_t page
+cdef Py_ssize_t copy_extents(uint8_t[::1] memory, const uint64_t[::1] pfns, const uint8_t[::1] data,
+                             const uint64_t[::1] extents) noexcept nogil:
+    """Copy; the index of the first PFN that lies outside the memory, or -1.
+
+    PFNs and extents have been checked, but they may have changed since.
+    """
+    cdef Py_ssize_t i, at = 0, outside = -1
+    cdef uint64_t offset, pages, page, pfn
     cdef copies_held copies
     copies.held = 0
     for i in range(extents.shape[0] // 2):
-        for page in range(extents[2 * i + 1]):
-            copy_page(&copies, &memory[4096 * pfns[at]], &data[extents[2 * i] + 4096 * page])
+        offset = load64(&extents[0], 2 * i)
+        pages = load64(&extents[0], 2 * i + 1)
+        if pages > <uint64_t>(pfns.shape[0] - at) or not extent_fits(offset, pages, data.shape[0]):
+            outside = at
+            break
+        for page in range(pages):
+            pfn = load64(&pfns[0], at)
+            if pfn >= <uint64_t>(memory.shape[0] // PAGE):
+                outside = at
+                break
+            copy_page(&copies, &memory[PAGE * pfn], &data[offset + PAGE * page])
             at += 1
+        if outside >= 0:
+            break
     finish_copies(&copies)
+    return outside
+
+
+def scatter(uint8_t[::1] memory not None, const uint64_t[::1] pfns not None, const uint8_t[::1] data not None,
+            const uint64_t[::1] extents not None):
+    cdef Py_ssize_t bad
+    if extents.shape[0] % 2:
+        raise ValueError("extents are pairs of offset and pages, not {} numbers".format(extents.shape[0]))
+    with nogil:
+        bad = bad_extent(extents, data.shape[0], pfns.shape[0])
+    if bad >= 0:
+        raise IndexError("extent {} lies outside the data, or has more pages than there are PFNs".format(bad))
+    with nogil:
+        bad = first_outside(&pfns[0], pfns.shape[0], memory.shape[0] // PAGE)
+        if bad < 0:
+            bad = copy_extents(memory, pfns, data, extents)
+    if bad >= 0:
+        raise IndexError("PFN at index {} is past the {} pages of the memory".format(bad, memory.shape[0] // PAGE))

@@ -2,6 +2,8 @@
 """CRC32C (Castagnoli) of buffers and of pages."""
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
+from xstream.kernels.words cimport PAGE, store32
+
 cdef extern from "crc32c.h" nogil:
     ctypedef uint32_t (*crc_function "xs_crc_function")(uint32_t crc, const uint8_t *data, size_t length) noexcept
     uint32_t crc_generic "xs_crc_generic"(uint32_t crc, const uint8_t *data, size_t length) noexcept
@@ -11,9 +13,6 @@ cdef extern from "crc32c.h" nogil:
 
 cdef extern from "cpu.h" nogil:
     bint has_sse42 "xs_cpu_has_sse42"()
-
-cdef enum:
-    PAGE = 4096
 
 crc_setup()
 cdef crc_function crc_update = crc_sse42 if has_sse42() else crc_generic
@@ -46,7 +45,7 @@ def crc32c_pages(const uint8_t[::1] pages not None, uint32_t[::1] out not None):
         raise ValueError("{} bytes of pages for {} checksums".format(pages.shape[0], out.shape[0]))
     with nogil:
         for i in range(out.shape[0]):
-            out[i] = ~crc_update(0xffffffff, &pages[i * PAGE], PAGE)
+            store32(&out[0], i, ~crc_update(0xffffffff, &pages[i * PAGE], PAGE))
 
 
 def crc32c_combine(uint32_t a, uint32_t b, uint64_t length_b):

@@ -8,7 +8,7 @@
 #include <emmintrin.h>
 #endif
 
-/* Which of 64 words of 4 bytes differ: bit n for word n. SSE2, which every x86-64 has, keeps up with memory here. */
+/* Which of 64 words of 4 bytes differ: bit n for word n. SSE2, which every x86-64 CPU has, is as fast as memory. */
 static inline uint64_t xstream_changed_words(const unsigned char *a, const unsigned char *b)
 {
     uint64_t changed = 0;
@@ -36,7 +36,7 @@ static inline uint64_t xstream_changed_words(const unsigned char *a, const unsig
     return changed;
 }
 
-/* Zero bits under the lowest set bit of a value that isn't 0. */
+/* Index of the lowest set bit; the value must not be 0. */
 static inline int xstream_lowest_bit(uint64_t value)
 {
     return __builtin_ctzll(value);

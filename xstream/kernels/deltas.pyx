@@ -1,14 +1,16 @@
 # cython: boundscheck=False, wraparound=False, cdivision=True, auto_pickle=False
-"""Page deltas of legacy checkpoints: pages in the words that changed since the receiver was last sent them.
+"""Page deltas of legacy checkpoints: the words of a page that changed since it was last sent.
 
-The form of a page is: 0x00, unchanged; 0x80 and the page, whole; or markers until they have passed over all its 1024
-words of 4 bytes. A marker has the number of words in bits 6-0; with bit 7 clear that many words follow and replace
-those of the page, with bit 7 set as many are left as they are.
+A page has one of three forms: 0x00, unchanged; 0x80 and the whole page; or markers that together cover its 1024 words
+of 4 bytes. A marker has a number of words in bits 6-0. If bit 7 is clear, that many words follow and replace those of
+the page; if it is set, that many words stay unchanged.
 """
 cimport cython
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memmove
+
+from xstream.kernels.words cimport PAGE, first_outside, load8, load64
 
 from xstream.kernels import buffers as _buffers
 
@@ -17,7 +19,6 @@ cdef extern from "deltas.h" nogil:
     int lowest_bit "xstream_lowest_bit" (uint64_t value)
 
 cdef enum:
-    PAGE_BYTES = 4096
     PAGE_WORDS = 1024
     PAGE_GROUPS = 16  # of 64 words
     WHOLE_PAGE = 0x80
@@ -31,6 +32,7 @@ cdef enum Status:
     EMPTY_MARKER
     OVERRUN
     UNKNOWN_PAGE
+    PFN_OUTSIDE
 
 OK = GOOD
 NEED_MORE = CUT
@@ -48,29 +50,15 @@ cdef struct Run:
 
 
 cdef struct Form:
-    # The form of one page, taken apart: applying it reads no marker again, whoever may have changed the data since.
+    # The parsed form of one page. Applying it doesn't read the markers again, so it is safe if the data changes.
     int runs
     uint64_t size
     uint64_t bad
     Run run[PAGE_WORDS]
 
 
-cdef inline uint64_t load(const uint64_t *items, Py_ssize_t index) noexcept nogil:
-    cdef uint64_t value
-    memcpy(&value, <const unsigned char *>items + 8 * index, 8)
-    return value
-
-
-cdef Py_ssize_t first_past(const uint64_t *pfns, Py_ssize_t count, uint64_t end) noexcept nogil:
-    cdef Py_ssize_t i
-    for i in range(count):
-        if load(pfns, i) >= end:
-            return i
-    return -1
-
-
 cdef inline void copy_run(unsigned char *to, const unsigned char *source, uint32_t size) noexcept nogil:
-    # Most runs are of a word or two: those are worth a move without a call.
+    # Most runs have one or two words; copying those inline avoids a call.
     if size == 4:
         memcpy(to, source, 4)
     elif size == 8:
@@ -87,7 +75,7 @@ cdef Status parse_deltas(const unsigned char *data, uint64_t available, Form *fo
     while word < PAGE_WORDS:
         if at == available:
             return CUT
-        marker = data[at]
+        marker = load8(data, at)
         words = marker & MOST_WORDS
         form.bad = at
         if words == 0:
@@ -110,17 +98,17 @@ cdef Status parse_page(const unsigned char *data, uint64_t available, Form *form
     cdef unsigned char first
     if available == 0:
         return CUT
-    first = data[0]
+    first = load8(data, 0)
     if first == 0:
         form.runs = 0
         form.size = 1
         return GOOD
     if first != WHOLE_PAGE:
-        # A marker that was read twice could be another the second time: harmless, parse_deltas checks its own.
+        # parse_deltas loads this marker again; if it has changed by then, parse_deltas checks what it loads.
         return parse_deltas(data, available, form)
     if available < WHOLE_BYTES:
         return CUT
-    form.run[0] = Run(0, PAGE_BYTES, 1)
+    form.run[0] = Run(0, PAGE, 1)
     form.runs = 1
     form.size = WHOLE_BYTES
     return GOOD
@@ -133,29 +121,33 @@ cdef void apply_page(const unsigned char *data, const Form *form, unsigned char 
 
 
 cdef bint covers(const Form *form) noexcept nogil:
-    """Whether the form gives every word of the page."""
+    """Whether the form has every word of the page."""
     cdef int i
-    cdef uint32_t given = 0
+    cdef uint32_t size = 0
     for i in range(form.runs):
-        given += form.run[i].size
-    return given == PAGE_BYTES
+        size += form.run[i].size
+    return size == PAGE
 
 
-cdef Status decode_pages(const unsigned char *data, uint64_t size, unsigned char *memory, const uint64_t *pfns,
-                         const unsigned char *held, Py_ssize_t count, Py_ssize_t *done, uint64_t *taken,
-                         uint64_t *bad) noexcept nogil:
+cdef Status decode_pages(const unsigned char *data, uint64_t size, unsigned char *memory, uint64_t end,
+                         const uint64_t *pfns, const unsigned char *held, Py_ssize_t count, Py_ssize_t *done,
+                         uint64_t *taken, uint64_t *bad) noexcept nogil:
     cdef Form form
     cdef Status status = GOOD
-    cdef uint64_t at = 0
+    cdef uint64_t at = 0, pfn
     cdef Py_ssize_t i = 0
     while i < count:
         form.bad = 0
+        pfn = load64(pfns, i)
+        if pfn >= end:  # it has changed since it was checked
+            status = PFN_OUTSIDE
+            break
         status = parse_page(data + at, size - at, &form)
-        if status == GOOD and held != NULL and not held[i] and not covers(&form):
+        if status == GOOD and held != NULL and not load8(held, i) and not covers(&form):
             status, form.bad = UNKNOWN_PAGE, 0
         if status != GOOD:
             break
-        apply_page(data + at, &form, memory + PAGE_BYTES * load(pfns, i))
+        apply_page(data + at, &form, memory + PAGE * pfn)
         at += form.size
         i += 1
     done[0] = i
@@ -171,7 +163,7 @@ def decode(data, memory, pfns, held=None):
     cdef Py_ssize_t past, done = 0, count = numbers.shape[0]
     cdef const unsigned char[::1] known
     cdef const unsigned char *flags = NULL
-    cdef uint64_t taken = 0, bad = 0, end = guest.shape[0] // PAGE_BYTES
+    cdef uint64_t taken = 0, bad = 0, end = guest.shape[0] // PAGE
     cdef Status status = GOOD
     if count == 0:
         return 0, 0, OK, -1
@@ -179,17 +171,19 @@ def decode(data, memory, pfns, held=None):
         known = _buffers.octets("held", held, size=count)
         flags = &known[0]
     with nogil:
-        past = first_past(&numbers[0], count, end)
+        past = first_outside(&numbers[0], count, end)
         if past < 0:
-            status = decode_pages(&octets[0], octets.shape[0], &guest[0], &numbers[0], flags, count, &done, &taken,
+            status = decode_pages(&octets[0], octets.shape[0], &guest[0], end, &numbers[0], flags, count, &done, &taken,
                                   &bad)
+    if status == PFN_OUTSIDE:
+        past = done
     if past >= 0:
-        raise IndexError("pfns[{}] is {}, past the memory's {} pages".format(past, load(&numbers[0], past), end))
+        raise IndexError("pfns[{}] is {}, past the memory's {} pages".format(past, load64(&numbers[0], past), end))
     return done, taken, <int>status, <Py_ssize_t>bad if status > CUT else -1
 
 
 cdef int end_of_run(const uint64_t *changed, int word) noexcept nogil:
-    """The first word after this one that isn't changed as this one is or isn't."""
+    """Index of the next word whose changed state differs, or PAGE_WORDS."""
     cdef uint64_t flip = 0 - ((changed[word >> 6] >> (word & 63)) & 1), other
     cdef int group = word >> 6
     other = (changed[group] ^ flip) >> (word & 63) << (word & 63)
@@ -203,14 +197,17 @@ cdef int end_of_run(const uint64_t *changed, int word) noexcept nogil:
 
 cdef Py_ssize_t encode_whole(unsigned char *held, const unsigned char *page, unsigned char *out) noexcept nogil:
     out[0] = WHOLE_PAGE
-    memmove(out + 1, page, PAGE_BYTES)
+    memmove(out + 1, page, PAGE)
     if held != NULL:
-        memmove(held, out + 1, PAGE_BYTES)
+        memmove(held, out + 1, PAGE)
     return WHOLE_BYTES
 
 
 cdef Py_ssize_t encode_page(unsigned char *held, const unsigned char *page, unsigned char *out) noexcept nogil:
-    """Bytes written, at most WHOLE_BYTES. What is held takes what was written, and not the page, which may change."""
+    """Write the form of a page, WHOLE_BYTES at most; returns its size.
+
+    `held` is updated from what was written and not from the page, which may change meanwhile.
+    """
     cdef uint64_t changed[PAGE_GROUPS]
     cdef uint64_t any_changed = 0
     cdef Py_ssize_t used = 0
@@ -254,22 +251,22 @@ def _room(name, out, Py_ssize_t count):
 
 def encode(held, pages, out):
     cdef const unsigned char[::1] fresh = _buffers.pages("pages", pages)
-    cdef Py_ssize_t i, used = 0, count = fresh.shape[0] // PAGE_BYTES
+    cdef Py_ssize_t i, used = 0, count = fresh.shape[0] // PAGE
     cdef unsigned char[::1] copies = _buffers.octets("held", held, size=fresh.shape[0], writable=True)
     cdef unsigned char[::1] room = _room("out", out, count)
     with nogil:
         for i in range(count):
-            used += encode_page(&copies[PAGE_BYTES * i], &fresh[PAGE_BYTES * i], &room[used])
+            used += encode_page(&copies[PAGE * i], &fresh[PAGE * i], &room[used])
     return used
 
 
 @cython.final
 cdef class Cache:
-    # Slots form a ring from the latest sent to the longest not sent, through a slot of no page between the two.
+    # The slots form a ring, most recently sent first. A slot without a page marks where it begins and ends.
     cdef uint64_t pfn_end
     cdef uint32_t slots
     cdef uint32_t *slot_of      # slot of each PFN plus 1, or 0
-    cdef uint32_t *older        # the ring, both ways
+    cdef uint32_t *older        # the ring, in both directions
     cdef uint32_t *newer
     cdef uint32_t *owner        # PFN of each slot
     cdef unsigned char *copies
@@ -286,7 +283,7 @@ cdef class Cache:
         self.older = <uint32_t *>malloc((<size_t>self.slots + 1) * sizeof(uint32_t))
         self.newer = <uint32_t *>malloc((<size_t>self.slots + 1) * sizeof(uint32_t))
         self.owner = <uint32_t *>calloc(self.slots, sizeof(uint32_t))
-        self.copies = <unsigned char *>malloc(<size_t>self.slots * PAGE_BYTES)
+        self.copies = <unsigned char *>malloc(<size_t>self.slots * PAGE)
         if not (self.slot_of and self.older and self.newer and self.owner and self.copies):
             raise MemoryError("no memory for a cache of {} pages".format(slots))
         self._close_ring()
@@ -307,7 +304,7 @@ cdef class Cache:
         self.newer[0] = self.slots
 
     cdef void _move(self, uint32_t slot, uint32_t after) noexcept nogil:
-        """Put a slot behind another, which isn't itself, in the ring: on the older side of it."""
+        """Move a slot to just after another slot in the ring, on its older side."""
         self.older[self.newer[slot]] = self.older[slot]
         self.newer[self.older[slot]] = self.newer[slot]
         self.older[slot] = self.older[after]
@@ -316,9 +313,9 @@ cdef class Cache:
         self.older[after] = slot
 
     cdef uint32_t _take(self, uint32_t pfn) noexcept nogil:
-        """The longest unsent slot, for a PFN that has none."""
+        """Give the least recently sent slot to a PFN that has none; returns the slot."""
         cdef uint32_t slot = self.newer[self.slots]
-        # A free slot's owner has another slot by now, or none.
+        # If the slot was freed, its former owner has another slot or none.
         if self.slot_of[self.owner[slot]] == slot + 1:
             self.slot_of[self.owner[slot]] = 0
         self.owner[slot] = pfn
@@ -326,7 +323,7 @@ cdef class Cache:
         return slot
 
     cdef void _drop(self, uint32_t pfn) noexcept nogil:
-        """Free the slot of a PFN, if it has one, for the next that needs one."""
+        """Free the slot of a PFN, if it has one; it is the next to be taken."""
         cdef uint32_t slot
         if self.slot_of[pfn]:
             slot = self.slot_of[pfn] - 1
@@ -345,12 +342,13 @@ cdef class Cache:
         slot = self.slot_of[pfn] - 1 if known else self._take(pfn)
         if self.older[self.slots] != slot:
             self._move(slot, self.slots)
-        held = self.copies + <size_t>slot * PAGE_BYTES
+        held = self.copies + <size_t>slot * PAGE
         return encode_page(held, page, out) if known else encode_whole(held, page, out)
 
     def encode(self, pfns, types, pages, out):
         cdef const unsigned char[::1] fresh = _buffers.pages("pages", pages)
-        cdef Py_ssize_t i, past, used = 0, count = fresh.shape[0] // PAGE_BYTES
+        cdef Py_ssize_t i, past, used = 0, count = fresh.shape[0] // PAGE
+        cdef uint64_t pfn
         cdef const uint64_t[::1] numbers = _buffers.array("pfns", pfns, "uint64", length=count)
         cdef const unsigned char[::1] kinds = _buffers.array("types", types, "uint8", length=count)
         cdef unsigned char[::1] room = _room("out", out, count)
@@ -360,12 +358,14 @@ cdef class Cache:
             raise RuntimeError("the cache is in use by another thread")
         self.busy = True
         with nogil:
-            past = first_past(&numbers[0], count, self.pfn_end)
-            if past < 0:
-                for i in range(count):
-                    used += self._encode_page(<uint32_t>load(&numbers[0], i), kinds[i], &fresh[PAGE_BYTES * i],
-                                              &room[used])
+            past = first_outside(&numbers[0], count, self.pfn_end)
+            for i in range(count if past < 0 else 0):
+                pfn = load64(&numbers[0], i)
+                if pfn >= self.pfn_end:  # it has changed since it was checked
+                    past = i
+                    break
+                used += self._encode_page(<uint32_t>pfn, load8(&kinds[0], i), &fresh[PAGE * i], &room[used])
         self.busy = False
         if past >= 0:
-            raise IndexError("pfns[{}] is {}, past the cache's {}".format(past, load(&numbers[0], past), self.pfn_end))
+            raise IndexError("pfns[{}] is {}, past the cache's {}".format(past, load64(&numbers[0], past), self.pfn_end))
         return used

@@ -1,11 +1,13 @@
 # cython: boundscheck=False, wraparound=False, cdivision=True, auto_pickle=False
-"""Pages of guest memory: copy, compare, look for zeros, and move them between memory and descriptors."""
+"""Copy and compare pages of guest memory, find zero pages, and move pages between memory and descriptors."""
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.exc cimport PyErr_CheckSignals, PyErr_SetFromErrno
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
+
+from xstream.kernels.words cimport PAGE, Run, first_outside, load64, run_at, run_fits, store64
 
 cdef extern from "<sys/uio.h>" nogil:
     struct iovec:
@@ -41,12 +43,11 @@ cdef extern from "zero.h" nogil:
 cdef extern from "cpu.h" nogil:
     bint has_avx2 "xs_cpu_has_avx2"()
 
-PAGE_SIZE = 4096
+PAGE_SIZE = PAGE
 
 cdef enum:
-    PAGE = 4096
     PIECES = 1024  # IOV_MAX on Linux
-    MOST = 0x7ffff000  # what Linux moves in one call
+    MOST = 0x7ffff000  # bytes that Linux moves in one call
 
 cdef enum Direction:
     WRITING
@@ -70,20 +71,18 @@ def use(str name not None):
     is_zero = is_zero_generic if name == "generic" else is_zero_avx2
 
 
-cdef Py_ssize_t first_outside(const uint64_t[::1] pfns, Py_ssize_t pages) noexcept nogil:
-    cdef Py_ssize_t i
-    for i in range(pfns.shape[0]):
-        if pfns[i] >= <uint64_t>pages:
-            return i
-    return -1
-
-
 cdef check_pfns(const uint64_t[::1] pfns, Py_ssize_t size):
     cdef Py_ssize_t bad
     with nogil:
-        bad = first_outside(pfns, size // PAGE)
+        bad = first_outside(&pfns[0], pfns.shape[0], size // PAGE)
+    refuse(pfns, bad, size)
+
+
+cdef refuse(const uint64_t[::1] pfns, Py_ssize_t bad, Py_ssize_t size):
+    """Raise IndexError for the PFN at index `bad`, unless that is -1."""
     if bad >= 0:
-        raise IndexError("PFN {:#x} (index {}) past the {} pages of the memory".format(pfns[bad], bad, size // PAGE))
+        raise IndexError("PFN {:#x} (index {}) past the {} pages of the memory".format(
+            load64(&pfns[0], bad), bad, size // PAGE))
 
 
 cdef check_size(const uint64_t[::1] pfns, Py_ssize_t size):
@@ -96,51 +95,77 @@ cdef check_apart(const uint8_t[::1] a, const uint8_t[::1] b):
         raise ValueError("pages lie within the memory that they are copied to or from")
 
 
-cdef inline Py_ssize_t run_at(const uint64_t[::1] pfns, Py_ssize_t i) noexcept nogil:
-    """How many PFNs from index i on are neighbours."""
-    cdef Py_ssize_t j = i + 1
-    while j < pfns.shape[0] and pfns[j] == pfns[j - 1] + 1:
-        j += 1
-    return j - i
+# The loops below check each PFN that they load, though all have been checked before anything is written: a caller's
+# array may be a mapped file, and change in between.
+
+
+cdef Py_ssize_t scatter_pages(uint8_t[::1] memory, const uint64_t[::1] pfns, const uint8_t[::1] pages) noexcept nogil:
+    """Copy; the index of the first PFN past the memory, or -1."""
+    cdef Py_ssize_t i, outside = -1
+    cdef uint64_t pfn
+    cdef copies_held copies
+    copies.held = 0
+    for i in range(pfns.shape[0]):
+        pfn = load64(&pfns[0], i)
+        if pfn >= <uint64_t>(memory.shape[0] // PAGE):
+            outside = i
+            break
+        copy_page(&copies, &memory[pfn * PAGE], &pages[i * PAGE])
+    finish_copies(&copies)
+    return outside
 
 
 def scatter(uint8_t[::1] memory not None, const uint64_t[::1] pfns not None, const uint8_t[::1] pages not None):
-    cdef Py_ssize_t i
-    cdef copies_held copies
+    cdef Py_ssize_t bad
     check_size(pfns, pages.shape[0])
     check_pfns(pfns, memory.shape[0])
     check_apart(memory, pages)
-    copies.held = 0
     with nogil:
-        for i in range(pfns.shape[0]):
-            copy_page(&copies, &memory[pfns[i] * PAGE], &pages[i * PAGE])
-        finish_copies(&copies)
+        bad = scatter_pages(memory, pfns, pages)
+    refuse(pfns, bad, memory.shape[0])
+
+
+cdef Py_ssize_t gather_pages(const uint8_t[::1] memory, const uint64_t[::1] pfns, uint8_t[::1] pages) noexcept nogil:
+    """Copy; the index of the first PFN past the memory, or -1."""
+    cdef Py_ssize_t i = 0
+    cdef Run run
+    while i < pfns.shape[0]:
+        run = run_at(&pfns[0], i, pfns.shape[0])
+        if not run_fits(run, memory.shape[0] // PAGE):
+            return i
+        memcpy(&pages[i * PAGE], &memory[run.first * PAGE], run.length * PAGE)
+        i += run.length
+    return -1
 
 
 def gather(const uint8_t[::1] memory not None, const uint64_t[::1] pfns not None, uint8_t[::1] pages not None):
-    cdef Py_ssize_t i = 0, run
+    cdef Py_ssize_t bad
     check_size(pfns, pages.shape[0])
     check_pfns(pfns, memory.shape[0])
     check_apart(memory, pages)
     with nogil:
-        while i < pfns.shape[0]:
-            run = run_at(pfns, i)
-            memcpy(&pages[i * PAGE], &memory[pfns[i] * PAGE], run * PAGE)
-            i += run
+        bad = gather_pages(memory, pfns, pages)
+    refuse(pfns, bad, memory.shape[0])
 
 
 def compare(const uint8_t[::1] memory not None, const uint64_t[::1] pfns not None, const uint8_t[::1] pages not None,
             uint64_t[::1] differing not None):
-    cdef Py_ssize_t i, found = 0
+    cdef Py_ssize_t i, bad = -1, found = 0
+    cdef uint64_t pfn
     check_size(pfns, pages.shape[0])
     check_pfns(pfns, memory.shape[0])
     if differing.shape[0] < pfns.shape[0]:
         raise ValueError("room for {} of {} PFNs".format(differing.shape[0], pfns.shape[0]))
     with nogil:
         for i in range(pfns.shape[0]):
-            if memcmp(&memory[pfns[i] * PAGE], &pages[i * PAGE], PAGE):
-                differing[found] = pfns[i]
+            pfn = load64(&pfns[0], i)
+            if pfn >= <uint64_t>(memory.shape[0] // PAGE):
+                bad = i
+                break
+            if memcmp(&memory[pfn * PAGE], &pages[i * PAGE], PAGE):
+                store64(&differing[0], found, pfn)
                 found += 1
+    refuse(pfns, bad, memory.shape[0])
     return found
 
 
@@ -151,26 +176,32 @@ def zero_pages(const uint8_t[::1] pages not None, uint64_t[::1] indices not None
     with nogil:
         for i in range(count):
             if is_zero(&pages[i * PAGE]):
-                indices[found] = i
+                store64(&indices[0], found, i)
                 found += 1
     return found
 
 
 def zero_pfns(const uint8_t[::1] memory not None, const uint64_t[::1] pfns not None, uint64_t[::1] out not None):
-    cdef Py_ssize_t i, found = 0
+    cdef Py_ssize_t i, bad = -1, found = 0
+    cdef uint64_t pfn
     check_pfns(pfns, memory.shape[0])
     if out.shape[0] < pfns.shape[0]:
         raise ValueError("room for {} of {} PFNs".format(out.shape[0], pfns.shape[0]))
     with nogil:
         for i in range(pfns.shape[0]):
-            if is_zero(&memory[pfns[i] * PAGE]):
-                out[found] = pfns[i]
+            pfn = load64(&pfns[0], i)
+            if pfn >= <uint64_t>(memory.shape[0] // PAGE):
+                bad = i
+                break
+            if is_zero(&memory[pfn * PAGE]):
+                store64(&out[0], found, pfn)
                 found += 1
+    refuse(pfns, bad, memory.shape[0])
     return found
 
 
 cdef class _Pieces:
-    """Pieces of memory to be moved in order, as many as there are, and how far that has come."""
+    """Pieces of memory to move, in order; keeps the buffers that they lie in."""
     cdef iovec *vec
     cdef Py_ssize_t count, room
     cdef Py_buffer *views
@@ -227,7 +258,7 @@ cdef wait_for(int fd, Direction direction):
 
 
 cdef Py_ssize_t move_all(int fd, _Pieces pieces, Direction direction) except -1:
-    """Move everything, or to the end of the input; how many bytes."""
+    """Move everything, or stop at the end of the input; returns the number of bytes."""
     cdef iovec *vec = pieces.vec
     cdef Py_ssize_t count = pieces.count, total = 0, moved
     while count:
@@ -264,52 +295,74 @@ def readv(int fd, buffers not None):
     return move_all(fd, hold_all(buffers, PyBUF_WRITABLE), READING)
 
 
-cdef void add_pages(_Pieces pieces, const uint8_t[::1] memory, const uint64_t[::1] pfns, Py_ssize_t skip) noexcept nogil:
-    """Pieces for the pages of the PFNs, neighbours as one, but for the first `skip` bytes."""
-    cdef Py_ssize_t i = skip // PAGE, run
+cdef Py_ssize_t add_pages(_Pieces pieces, const uint8_t[::1] memory, const uint64_t[::1] pfns,
+                          Py_ssize_t skip) noexcept nogil:
+    """Add pieces for the pages of the PFNs without their first `skip` bytes; the index of a PFN past the memory, or -1.
+
+    Consecutive PFNs become one piece.
+    """
+    cdef Py_ssize_t i = skip // PAGE
+    cdef Run run
     skip %= PAGE
     while i < pfns.shape[0]:
-        run = run_at(pfns, i)
-        pieces.add(<void *>&memory[pfns[i] * PAGE + skip], run * PAGE - skip)
+        run = run_at(&pfns[0], i, pfns.shape[0])
+        if not run_fits(run, memory.shape[0] // PAGE):
+            return i
+        pieces.add(<void *>&memory[run.first * PAGE + skip], run.length * PAGE - skip)
         skip = 0
-        i += run
+        i += run.length
+    return -1
 
 
 def write_pages(int fd, head not None, const uint8_t[::1] memory not None, const uint64_t[::1] pfns not None):
-    cdef _Pieces pieces = _Pieces(pfns.shape[0] + 1, 1)
+    cdef _Pieces pieces = _Pieces(pfns.shape[0], 0), first = _Pieces(1, 1)
+    cdef Py_ssize_t bad
     check_pfns(pfns, memory.shape[0])
-    pieces.hold(head, PyBUF_SIMPLE)
+    first.hold(head, PyBUF_SIMPLE)
     with nogil:
-        add_pages(pieces, memory, pfns, 0)
-    return move_all(fd, pieces, WRITING)
+        bad = add_pages(pieces, memory, pfns, 0)
+    refuse(pfns, bad, memory.shape[0])
+    # In calls of their own, so that the pages begin a new page of a pipe: the kernel copies whole pages much faster
+    # when they aren't shifted against the pipe's own pages. Other descriptors lose nothing by it.
+    return move_all(fd, first, WRITING) + move_all(fd, pieces, WRITING)
 
 
 def read_pages(int fd, uint8_t[::1] memory not None, const uint64_t[::1] pfns not None, Py_ssize_t skip=0):
-    cdef _Pieces pieces = _Pieces(pfns.shape[0] + 1, 0)
+    cdef _Pieces pieces = _Pieces(pfns.shape[0], 0)
+    cdef Py_ssize_t bad
     check_pfns(pfns, memory.shape[0])
     if not 0 <= skip <= pfns.shape[0] * PAGE:
         raise ValueError("skip {} of {} bytes".format(skip, pfns.shape[0] * PAGE))
     with nogil:
-        add_pages(pieces, memory, pfns, skip)
+        bad = add_pages(pieces, memory, pfns, skip)
+    refuse(pfns, bad, memory.shape[0])
     return move_all(fd, pieces, READING)
+
+
+cdef inline uint64_t file_pages() noexcept nogil:
+    """Pages that a file can have: offsets are signed 64-bit numbers."""
+    return <uint64_t>1 << 51
 
 
 cdef check_places(const uint64_t[::1] pfns):
     cdef Py_ssize_t bad
     with nogil:
-        bad = first_outside(pfns, <Py_ssize_t>1 << 51)
+        bad = first_outside(&pfns[0], pfns.shape[0], file_pages())
     if bad >= 0:
-        raise ValueError("PFN {:#x} (index {}) past the end of any file".format(pfns[bad], bad))
+        raise ValueError("PFN {:#x} (index {}) past the end of any file".format(load64(&pfns[0], bad), bad))
 
 
 def pwrite_pages(int fd, const uint64_t[::1] pfns not None, const uint8_t[::1] pages not None):
-    cdef Py_ssize_t i = 0, run
+    cdef Py_ssize_t i = 0
+    cdef Run run
     check_size(pfns, pages.shape[0])
     check_places(pfns)
     while i < pfns.shape[0]:
-        run = run_at(pfns, i)
-        pwrite_run(fd, pfns[i] * PAGE, pages[i * PAGE:(i + run) * PAGE])
-        i += run
+        run = run_at(&pfns[0], i, pfns.shape[0])
+        if not run_fits(run, file_pages()):
+            raise ValueError("the PFNs changed while their pages were being moved")
+        pwrite_run(fd, run.first * PAGE, pages[i * PAGE:(i + run.length) * PAGE])
+        i += run.length
 
 
 cdef pwrite_run(int fd, int64_t offset, const uint8_t[::1] pages):
@@ -326,13 +379,16 @@ cdef pwrite_run(int fd, int64_t offset, const uint8_t[::1] pages):
 
 
 def pread_pages(int fd, const uint64_t[::1] pfns not None, uint8_t[::1] pages not None):
-    cdef Py_ssize_t i = 0, run
+    cdef Py_ssize_t i = 0
+    cdef Run run
     check_size(pfns, pages.shape[0])
     check_places(pfns)
     while i < pfns.shape[0]:
-        run = run_at(pfns, i)
-        pread_run(fd, pfns[i] * PAGE, pages[i * PAGE:(i + run) * PAGE])
-        i += run
+        run = run_at(&pfns[0], i, pfns.shape[0])
+        if not run_fits(run, file_pages()):
+            raise ValueError("the PFNs changed while their pages were being moved")
+        pread_run(fd, run.first * PAGE, pages[i * PAGE:(i + run.length) * PAGE])
+        i += run.length
 
 
 cdef pread_run(int fd, int64_t offset, uint8_t[::1] pages):

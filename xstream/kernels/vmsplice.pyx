@@ -1,8 +1,10 @@
 # cython: boundscheck=False, wraparound=False, cdivision=True
-"""Pages into a pipe by reference."""
+"""Send pages into a pipe by reference."""
 from cpython.exc cimport PyErr_CheckSignals, PyErr_SetFromErrno
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport uint8_t, uint64_t
+
+from xstream.kernels.words cimport PAGE, Run, first_outside, load64, run_at, run_fits
 
 from xstream.kernels import buffers as _buffers
 
@@ -28,23 +30,24 @@ cdef extern from "<poll.h>" nogil:
     short POLLOUT
 
 cdef enum:
-    PAGE = 4096
-    PIECES = 64  # more than an ordinary pipe has room for, one page each
+    PIECES = 64  # in one call: more than an ordinary pipe has room for, one page each
 
 
 cdef Py_ssize_t fill(iovec *pieces, const uint8_t[::1] memory, const uint64_t[::1] pfns, Py_ssize_t done) noexcept nogil:
-    """Pieces for what follows the first `done` bytes, neighbours as one; how many."""
-    cdef Py_ssize_t i = done // PAGE, count = 0, run
+    """Pieces for what follows the first `done` bytes, consecutive PFNs as one; how many. -1 for a PFN past the memory.
+    """
+    cdef Py_ssize_t i = done // PAGE, count = 0
     cdef Py_ssize_t skip = done % PAGE
+    cdef Run run
     while i < pfns.shape[0] and count < PIECES:
-        run = 1
-        while i + run < pfns.shape[0] and pfns[i + run] == pfns[i + run - 1] + 1:
-            run += 1
-        pieces[count].iov_base = <void *>&memory[pfns[i] * PAGE + skip]
-        pieces[count].iov_len = run * PAGE - skip
+        run = run_at(&pfns[0], i, pfns.shape[0])
+        if not run_fits(run, memory.shape[0] // PAGE):  # it has changed since it was checked
+            return -1
+        pieces[count].iov_base = <void *>&memory[run.first * PAGE + skip]
+        pieces[count].iov_len = run.length * PAGE - skip
         skip = 0
         count += 1
-        i += run
+        i += run.length
     return count
 
 
@@ -57,19 +60,25 @@ cdef wait_for_room(int fd):
     PyErr_CheckSignals()
 
 
+cdef check_pfns(const uint64_t[::1] pfns, Py_ssize_t pages):
+    cdef Py_ssize_t bad = first_outside(&pfns[0], pfns.shape[0], pages)
+    if bad >= 0:
+        raise IndexError("PFN {:#x} (index {}) past the {} pages of the memory".format(
+            load64(&pfns[0], bad), bad, pages))
+
+
 def splice_pages(int fd, memory, pfns):
     cdef const uint8_t[::1] pages = _buffers.octets("memory", memory)
     cdef const uint64_t[::1] wanted = _buffers.array("pfns", pfns, "uint64")
     cdef iovec pieces[PIECES]
-    cdef Py_ssize_t i, count, moved, done = 0
-    for i in range(wanted.shape[0]):
-        if wanted[i] >= <uint64_t>(pages.shape[0] // PAGE):
-            raise IndexError("PFN {:#x} (index {}) past the {} pages of the memory".format(
-                wanted[i], i, pages.shape[0] // PAGE))
+    cdef Py_ssize_t count, moved, done = 0
+    check_pfns(wanted, pages.shape[0] // PAGE)
     while done < wanted.shape[0] * PAGE:
         with nogil:
             count = fill(pieces, pages, wanted, done)
-            moved = c_vmsplice(fd, pieces, count, 0)
+            moved = c_vmsplice(fd, pieces, count, 0) if count > 0 else 0
+        if count < 0:
+            raise IndexError("the PFNs changed while their pages were being sent")
         if moved >= 0:
             done += moved
         elif errno == EINTR:
