@@ -1,4 +1,4 @@
-"""Legacy libxc streams: records into a sink."""
+"""Writes legacy libxc streams (Xen 4.5 and earlier), record by record."""
 from typing import Any, Dict, List, Optional, Tuple, Type
 
 from xstream.errors import CorruptStream, OrderError, StreamError
@@ -31,31 +31,32 @@ _TAILS: Dict[str, Dict[str, Dict[Type[Any], str]]] = {
 }
 _BODY: Dict[Type[Any], str] = {
     **dict.fromkeys(_CHUNKS, "body"), legacy.Tmem: "tmem", legacy.TmemExtra: "tmem extra", legacy.EndOfBody: "tail"}
-#: State to what may come in it and the state that it leads to, for both kinds of guest alike.
+#: For both kinds of guest: by state, the records that may come and the states that they lead to.
 _COMMON: Dict[str, Dict[Type[Any], str]] = {
     "body": _BODY,
     "tmem": {legacy.TmemPool: "tmem", legacy.TmemPage: "tmem", legacy.TmemPagesEnd: "tmem", legacy.TmemEnd: "body"},
     "tmem extra": {legacy.TmemInvalid: "tmem extra", legacy.TmemEnd: "body"},
     "end": {libxc.Checkpoint: "body"},
 }
-#: The highest byte of a PFN word, with the page type in its upper half, to what the old code made of it: pages that
-#: belong to a run, page tables, which are written alone, and what has no page, and ends a run.
+#: By the highest byte of a PFN word, whose upper half is the page type, how the old code wrote the entry: "p" joins a
+#: run of pages, " t " is a page table, written alone, " " has no page and ends a run.
 _KINDS = [{0x0: "p", 0x8: "p", 0xD: " ", 0xE: " ", 0xF: " "}.get(byte >> 4, " t ") for byte in range(256)]
 
 
 class LegacyWriter:
     """Writes a legacy stream, as the toolstacks of Xen up to 4.5 did, record by record.
 
-    ``sink`` is anything that :func:`~xstream.stream.sink.open_sink` takes. ``p2m_size`` is one more than the guest's
-    highest PFN, ``width`` the bytes of the toolstack's unsigned long (4 or 8), ``guest`` "pv" or "hvm". The first field
-    goes out with construction; what follows, in order, is the caller's: records of :mod:`xstream.wire.legacy`, and
-    libxc's PageData. Behind an EnableCompression and its checkpoint, PageData is written compressed.
+    - ``sink``: anything that :func:`~xstream.stream.sink.open_sink` takes;
+    - ``p2m_size``: the guest's highest PFN plus one. It is the stream's first field and is written at once;
+    - ``width``: bytes of the toolstack's unsigned long, 4 or 8; ``guest``: "pv" or "hvm";
+    - ``gathered``: write each chunk by one writev. Otherwise use as many writes as the old code did: one for the count,
+      one for the PFN words, one for each run of pages that are not page tables, and one for each page table.
 
-    ``gathered``: each chunk goes out by one writev; else by as many writes as the old code made: one for the count, one
-    for the PFN words, one for each run of pages that are no page tables, and one for each page table.
+    The caller writes the rest in order: records of :mod:`xstream.wire.legacy`, and PageData. After the checkpoint that
+    follows an EnableCompression, PageData is written compressed.
 
-    Raises OrderError for a record that must not come now, CorruptStream for one that doesn't fit the stream, before a
-    byte of it has gone; TypeError for one of another format; and OSError from the sink.
+    Raises OrderError for a record that must not come now, and CorruptStream for one that doesn't fit the stream, before
+    it writes any byte of the record; TypeError for a record of another format; and OSError from the sink.
     """
 
     layer = legacy.LAYER
@@ -79,8 +80,8 @@ class LegacyWriter:
         legacy.parse_start(legacy.build(start, width)[0], width, guest)
         self.write(start)
 
-    def write(self, record: Any) -> None:
-        """Write one record. A PageData's data may be any buffer of whole pages, or another reader's PendingPages."""
+    def write(self, record: legacy.Record) -> None:
+        """Write one record. The data of a PageData is any buffer of whole pages, or another reader's PendingPages."""
         try:
             state = self._follow(record)
             if isinstance(record, PageData):
@@ -93,15 +94,15 @@ class LegacyWriter:
                 self._send(legacy.build(record, self._width))
         except StreamError as error:
             if error.layer is not None:
-                raise  # the source of the pages has said where
+                raise  # raised by the source of the pages, with its own position
             raise error.located(layer=self.layer, base=self.sink.offset, record=self.index + 1,
                                 record_type=legacy.NAMES.get(type(record)))
         self._state = state
         self.index += 1
         self._remember(record)
 
-    def _remember(self, record: Any) -> None:
-        """What a record says of those to come."""
+    def _remember(self, record: legacy.Record) -> None:
+        """Note what a record says about later ones."""
         if isinstance(record, legacy.ExtendedInfo):
             self._info = record
         elif isinstance(record, legacy.LastCheckpoint):
@@ -111,8 +112,8 @@ class LegacyWriter:
         elif isinstance(record, libxc.Checkpoint) and self._compress_next and self._cache is None:
             self._cache = deltas.Cache(self._p2m_size)
 
-    def write_pages(self, pfns: Any, types: Any, pages: Any) -> None:
-        """Write PFNs in batches of at most 1024; the arguments are those of Writer.write_pages."""
+    def write_pages(self, pfns: Buffer, types: Buffer, pages: Any) -> None:
+        """Write PFNs in batches of 1024. The arguments are those of ``Writer.write_pages``."""
         words = memoryview(bytearray(8 * len(pfns)))
         pfn_kernel.pack(pfns, types, words)
         memory = pages.buffer if hasattr(pages, "buffer") else None
@@ -131,8 +132,8 @@ class LegacyWriter:
             else:
                 self.write(PageData(batch, pages.read(_data_pfns(batch))))
 
-    def _follow(self, record: Any) -> str:
-        """The state that a record leads to. Raises OrderError where it must not come now."""
+    def _follow(self, record: legacy.Record) -> str:
+        """The state that a record leads to. Raises OrderError if it must not come now."""
         row = {**_COMMON.get(self._state, {}), **_TAILS[self._guest].get(self._state, {})}
         if type(record) not in legacy.NAMES:
             raise TypeError("not a record of a legacy stream: {}".format(type(record).__name__))
@@ -144,8 +145,8 @@ class LegacyWriter:
             return "vcpus"
         return row[type(record)]
 
-    def _check(self, record: Any) -> None:
-        """Raise CorruptStream for a part whose size isn't what those before it say."""
+    def _check(self, record: legacy.Record) -> None:
+        """Raise CorruptStream for a part whose size isn't the one that earlier records imply."""
         expected: Optional[int] = None
         if isinstance(record, legacy.P2MFrames):
             assert self._info is not None
@@ -156,7 +157,8 @@ class LegacyWriter:
             part = b"".join((record.basic, record.extended))
             expected = libxc.VCPU_BASIC_SIZES[self._info.guest_width] + 128 * self._info.extended
             if (record.xsave is None) != (self._info.xsave_size is None):
-                raise CorruptStream("vcpu with an xsave area where others have none, or without", field="xsave")
+                raise CorruptStream("vcpu whose xsave area, or lack of one, contradicts the extended info",
+                                    field="xsave")
         elif isinstance(record, legacy.SharedInfo):
             part, expected = record.page, legacy.SHARED_INFO_SIZE
         if expected is not None and len(part) != expected:
@@ -164,7 +166,7 @@ class LegacyWriter:
                                 got=len(part))
 
     def _head(self, words: Buffer) -> Tuple[bytes, bytearray]:
-        """A batch's count and its PFN words as this toolstack has them. Raises CorruptStream."""
+        """A batch's count and its PFN words in this toolstack's width. Raises CorruptStream."""
         count = len(words) // 8
         if not 0 < count <= legacy.MAX_BATCH:
             raise CorruptStream("batch of a wrong size", field="count",
@@ -213,8 +215,8 @@ class LegacyWriter:
     def _write_unmapped(self, record: legacy.UnmappedPfns) -> None:
         count = len(record.pfns) // 8
         if self._unmapped_left not in (None, count + record.left):
-            raise CorruptStream("part of the unmapped PFNs that isn't the next", field="left",
-                                expected="{} PFNs with those that follow".format(self._unmapped_left),
+            raise CorruptStream("part of the unmapped PFNs that doesn't continue the last one", field="left",
+                                expected="{} PFNs, counting those still to come".format(self._unmapped_left),
                                 got=count + record.left)
         pieces = [legacy.build_ulongs(record.pfns, self._width)]
         if self._unmapped_left is None:
@@ -238,7 +240,7 @@ def _data_pfns(words: Buffer) -> memoryview:
 
 
 def _old_runs(words: Buffer, data: memoryview) -> List[memoryview]:
-    """A batch's pages in the pieces in which the old code wrote them."""
+    """A batch's pages in the pieces that the old code wrote one by one."""
     pieces, at = [], 0
     for run in "".join(map(_KINDS.__getitem__, bytes(words[7::8]))).split():
         pieces.append(data[at * PAGE_SIZE:(at + len(run)) * PAGE_SIZE])

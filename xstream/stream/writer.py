@@ -78,7 +78,7 @@ class Writer:
                                 record_type=libxc.type_name(record_type))
         self.index += 1
 
-    def write_pages(self, pfns: Buffer, types: Buffer, pages: Buffer) -> None:
+    def write_pages(self, pfns: Buffer, types: Buffer, pages: Any) -> None:
         """Write PFNs in batches of at most 1024, in the order given.
 
         While PFNs ascend, a batch ends where they cross a multiple of 1024: from Xen 4.21 on, a restore rebuilds a
