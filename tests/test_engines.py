@@ -71,6 +71,9 @@ def same_contexts(target, source):
                 pfns = vcpu.Frames(m2p[mfns.start_info] if record.vcpu_id == 0 else mfns.start_info,
                                    tuple(m2p[mfn] for mfn in mfns.gdt), m2p[mfns.cr3], mfns.user and m2p[mfns.user])
                 records.append((record.vcpu_id, vcpu.with_frames(record.blob, guest.guest_width, pfns, in_stream=True)))
+            elif isinstance(record, xstream.HvmParams):
+                # Event channels belong to the host.
+                records.append([param for param in record.params if param[0] not in (2, 18)])
             elif not isinstance(record, xstream.SharedInfo):
                 records.append((type(record), *map(bytes_of, record)))
         return sorted(records, key=str)
@@ -171,15 +174,15 @@ def test_genuine_streams(v3_stream):
     for words, pages in target.contents():
         changed.update(memory.compare(PageData(words, pages)))
     # A restore writes to the start info and the p2m.
-    assert changed == {target.start_info_pfn, *target.p2m_pfns}
+    assert changed - {target._console_pfn()} == {target.start_info_pfn, *target.p2m_pfns}
     pinned = [kind for kind in bytes.fromhex(about["final_types"]) if 9 <= kind <= 12]
     assert sorted(target.pinned.values()) == sorted(pinned)
 
 
 # Hooks that fail
 
-SAVING = ["pfn_end", "page_types", "map_pages", "unmap_pages", "static_records", "state_records", "track_dirty",
-          "read_dirty", "suspend", "resume", "m2p", "shared_info"]
+SAVING = ["start_save", "pfn_end", "page_types", "map_pages", "unmap_pages", "static_records", "state_records",
+          "track_dirty", "read_dirty", "count_dirty", "suspend", "resume", "m2p", "shared_info"]
 RESTORING = ["map_pages", "unmap_pages", "start_restore", "load_static", "populate", "set_types", "load_state",
              "pin_tables", "complete"]
 
@@ -197,13 +200,13 @@ def test_a_hook_of_the_source_fails(make, hook):
             assert source.running
             if hook != "track_dirty":
                 with pytest.raises(OSError, match="aren't tracked"):
-                    source.read_dirty(bytearray(1000), False)
+                    source.read_dirty(bytearray(1000), False, False)
             # It can be saved again.
             target, _ = restored(stream_of(source, live=True), source)
             same(target, source)
         else:
             break
-    assert call > 1 or hook in ("resume", "pfn_end", "m2p", "shared_info")
+    assert call > 1 or hook in ("resume", "pfn_end", "m2p", "shared_info", "read_dirty")
 
 
 def test_the_guest_cannot_be_resumed():
@@ -265,8 +268,10 @@ def test_the_stream_is_cut(make):
         target = SimulatedGuest.empty(source.kind)
         with pytest.raises(StreamError) as caught:
             xstream.restore(data[:place], target)
-        assert isinstance(caught.value, TruncatedStream) or place < 8
-        assert caught.value.offset == (place if place else 0)
+        # Too short to be recognised: reported as no stream at all.
+        known = place >= 12
+        assert isinstance(caught.value, TruncatedStream if known else CorruptStream)
+        assert caught.value.offset == (place if known else 0)
         assert target.abandoned and not target.running
         source = make(pages=300)
         with pytest.raises(ConnectionResetError):

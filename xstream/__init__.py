@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from xstream.guest.load import load
     from xstream.guest.memory import GuestMemory
     from xstream.guest.policies import Decision, Round, downtime_policy, xen_policy
-    from xstream.guest.restore import Restored, restore
+    from xstream.guest.restore import LayerRecord, Restored, restore
     from xstream.guest.save import Saved, save
     from xstream.guest.simulated import SimulatedGuest
     from xstream.limits import Limits
@@ -76,13 +76,13 @@ if TYPE_CHECKING:
 __all__ = [
     "BackChannelWriter", "Cancelled", "Checkpoint", "CheckpointDirtyPfnList", "Completed", "Converted", "CorruptStream",
     "CpuidPolicy", "Decision", "DomainHeader", "End", "Guest", "GuestError", "GuestMemory", "HookError", "HvmContext",
-    "HvmParams", "ImageHeader", "LegacyReader", "LegacyWriter", "LibvirtWriter", "LibxlWriter", "LimitExceeded",
-    "Limits", "MemoryMismatch", "MissingPart", "MsrPolicy", "NeedMoreData", "NestedReader", "OrderError", "P2MFrames",
-    "PVInfo", "PageData", "Pages", "PushReader", "Reader", "Restored", "Round", "Saved", "SharedInfo",
-    "SimulatedGuest", "StaticDataEnd", "StreamError", "StrictViolation", "TruncatedStream", "TscInfo", "Unknown",
-    "UnsupportedStream", "VcpuBasic", "VcpuExtended", "VcpuMsrs", "VcpuXsave", "Verify", "Writer", "XenopsdWriter",
-    "XlWriter", "__version__", "compare_policies", "contents", "convert", "digest", "downtime_policy", "extract",
-    "info", "load", "open", "page_digests", "policy", "restore", "save", "verify", "xen_policy",
+    "HvmParams", "ImageHeader", "LayerRecord", "LegacyReader", "LegacyWriter", "LibvirtWriter", "LibxlWriter",
+    "LimitExceeded", "Limits", "MemoryMismatch", "MissingPart", "MsrPolicy", "NeedMoreData", "NestedReader",
+    "OrderError", "P2MFrames", "PVInfo", "PageData", "Pages", "PushReader", "Reader", "Restored", "Round", "Saved",
+    "SharedInfo", "SimulatedGuest", "StaticDataEnd", "StreamError", "StrictViolation", "TruncatedStream", "TscInfo",
+    "Unknown", "UnsupportedStream", "VcpuBasic", "VcpuExtended", "VcpuMsrs", "VcpuXsave", "Verify", "Writer",
+    "XenopsdWriter", "XlWriter", "__version__", "compare_policies", "contents", "convert", "digest", "downtime_policy",
+    "extract", "info", "load", "open", "page_digests", "policy", "restore", "save", "verify", "xen_policy",
 ]
 
 #: The module of each name: it is loaded when the name is first used.
@@ -93,7 +93,7 @@ _HOMES = {name: "xstream." + module for module, names in {
     "guest.load": "load",
     "guest.memory": "GuestMemory",
     "guest.policies": "Decision Round downtime_policy xen_policy",
-    "guest.restore": "Restored restore",
+    "guest.restore": "LayerRecord Restored restore",
     "guest.save": "Saved save",
     "guest.simulated": "SimulatedGuest",
     "limits": "Limits",

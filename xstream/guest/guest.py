@@ -1,34 +1,44 @@
-"""What save() and restore() ask of a machine: one class to derive from, and the errors of its hooks.
+"""The interface between the save and restore engines and a machine: the class to derive a backend from.
 
 The division of work is that of Xen's own code (struct xc_sr_save_ops and xc_sr_restore_ops in
-tools/libs/guest/xg_sr_common.h): the engines know the stream, its order, and how PFNs and frames are exchanged; a guest
-knows how to reach its memory and its processors.
+tools/libs/guest/xg_sr_common.h): the engines know the stream, its record order, and the translation between PFNs and
+frames; a backend knows how to reach its machine's memory and vcpus. docs/backends.md explains how to write one, and
+:mod:`xstream.testing` checks one.
 """
-from typing import Any, Callable, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, NamedTuple, Optional, Sequence, Tuple
 
 from xstream.wire.frames import Buffer
 from xstream.wire.libxc import GUEST_HVM, GUEST_PV, Record
 
+#: Domain header type of each kind of guest.
+GUEST_TYPES = {"hvm": GUEST_HVM, "pv": GUEST_PV}
+
 
 class Pages(NamedTuple):
-    """Pages that a guest has made reachable: page i is number ``at[i]`` of ``memory``.
+    """Guest pages that a backend has mapped: page i is page number ``at[i]`` of ``memory``.
 
-    - ``memory``: a buffer of whole pages; writable when it is for restoring;
-    - ``at``: uint64, an index for each page, in the order asked for.
-
-    A guest whose whole memory is mapped gives that and the frames; one that maps page by page gives its mapping and
-    0, 1, 2, ...
+    - ``memory``: a contiguous buffer of whole pages; writable when restoring;
+    - ``at``: uint64 array, one page number per requested frame, in the order requested. A backend that has mapped all
+      guest memory returns that and the frame numbers; one that maps each batch returns the mapping and 0, 1, 2, ...;
+    - ``missing``: uint8 array with one byte per requested frame, nonzero for a page that could not be mapped because
+      the guest gave it up since ``page_types``; empty when all are mapped. ``at`` has an entry for these too, which is
+      not used. Only allowed while the guest runs: the engine then sends the page again later;
+    - ``handle``: whatever the backend needs to release the mapping; the engine passes it back to ``unmap_pages``.
     """
 
     memory: Buffer
+    # Any object with the buffer protocol: Python has no type for that before 3.12.
     at: Any
+    missing: Any = b""
+    handle: Any = None
 
 
 class Completed(NamedTuple):
-    """What a toolstack wants to know of a restored guest.
+    """What a toolstack needs to know about a restored guest.
 
-    - ``store_frame``, ``console_frame``: frames of the xenstore and console rings, None where the stream names none;
-    - ``start_info_pfn``, ``p2m_pfns``: of a PV guest, where its start info and its p2m are; else None and empty.
+    - ``store_frame``, ``console_frame``: frames of the xenstore and console rings; None if the stream names none. The
+      backend seeds the grant table with them, and the toolstack introduces the guest to xenstored and xenconsoled;
+    - ``start_info_pfn``, ``p2m_pfns``: of a PV guest, the PFNs of its start info and its p2m; else None and empty.
     """
 
     store_frame: Optional[int] = None
@@ -38,11 +48,11 @@ class Completed(NamedTuple):
 
 
 class GuestError(Exception):
-    """The guest isn't what it should be, or didn't do what it was asked."""
+    """The guest is in a state that can't be saved or restored into, or a hook returned something invalid."""
 
 
 class HookError(GuestError):
-    """A guest's hook raised an exception, which is this one's ``__cause__``. ``hook`` is the hook's name."""
+    """A hook of the guest raised an exception, which is the ``__cause__``. ``hook`` is the hook's name."""
 
     def __init__(self, hook: str, cause: BaseException) -> None:
         super().__init__("the guest's {}() failed: {}".format(hook, cause or type(cause).__name__))
@@ -50,171 +60,204 @@ class HookError(GuestError):
 
 
 class Cancelled(GuestError):
-    """The caller wanted no more."""
+    """The caller's ``cancelled`` function or policy ended the operation."""
 
 
 class Guest:
-    """A machine to save or to restore into. Derive from it and define the hooks for what yours can do.
+    """A machine to save or to restore into. Derive from it and implement the hooks that your machine needs.
 
-    Numbers: a *PFN* is a page as the guest counts them, from 0, and as streams do. A *frame* is a page as the host
-    counts them: for an HVM guest the same number, for a PV guest the MFN. Arrays of either are uint64 buffers that
-    belong to the engine and are good during the call; numpy.frombuffer makes arrays of them. Hooks that fill an array
-    write to all of it.
+    Terms: a *PFN* is a page number in the guest's own numbering, from 0; streams and dirty bitmaps use PFNs. A *frame*
+    is a page number in the host's numbering: equal to the PFN for an HVM guest, the MFN for a PV guest.
 
-    Errors: whatever a hook raises stops the engine, which undoes what it has to and raises HookError from it.
+    Arguments: arrays of PFNs and frames are contiguous uint64 memoryviews owned by the engine. They are valid only
+    during the call (``numpy.frombuffer(frames, "<u8")`` makes an array without copying). A hook that fills an array
+    must write every element.
 
-    Calls come from one thread, one at a time, except where a caller of the engines does otherwise.
+    Errors: an exception from a hook stops the engine, which undoes what it has to and raises :class:`HookError` from
+    it. Hooks are called one at a time, from the thread that runs the engine (under :mod:`xstream.aio`, one worker
+    thread per operation). Hooks may block.
     """
 
-    #: "hvm" (PVH as well) or "pv".
+    #: "hvm" (for PVH as well) or "pv".
     kind = "hvm"
-    #: Bytes in a word of a PV guest: 8 or 4. Restoring sets it, by ``start_restore``.
+    #: Size of a word of a PV guest in bytes: 8 or 4. ``start_restore`` sets it when restoring.
     guest_width = 8
-    #: Of the Xen that the guest runs on, for the stream's header: (major, minor).
+    #: Version (major, minor) of the Xen that the guest runs on, for the stream's domain header.
     xen_version: Tuple[int, int] = (4, 17)
-    #: Saving: whether pages may be put into a pipe by reference (vmsplice). What the guest does to a page before the
-    #: pipe's reader has taken it is then what the reader gets; while the guest runs that does no harm, for the page
-    #: comes again. The engine waits for the pipe to be empty before it lets the guest run. Say True only if pages can't
-    #: be unmapped or reused while they are in the pipe, and the reader copies them out of it.
+    #: Saving: whether pages may be put into a pipe by reference (vmsplice) instead of being copied. Set it to True only
+    #: if ``map_pages`` returns ordinary process memory whose pages are not unmapped, freed or reused while they are in
+    #: the pipe, and the reader copies them out. Foreign mappings never qualify: vmsplice fails on them with EFAULT. A
+    #: running guest may write to such pages; they are then sent again. The engine waits for the pipe to drain before it
+    #: resumes the guest.
     spliceable = False
-    #: Saving a 32-bit PV guest: first frame of the m2p that Xen maps into it; without it, all ones.
+    #: Saving a 32-bit PV guest: first frame of the m2p that Xen maps into it (XENMEM_machphys_compat_mfn_list); all
+    #: ones if unknown.
     compat_m2p_mfn = 2 ** 64 - 1
-    #: Restoring a PV guest: event channels of its xenstore and console, and the frame of its shared info.
+    #: Restoring: event channel ports that the toolstack has allocated for the xenstore and console rings. A PV guest
+    #: finds them in its start info; for an HVM guest the engine adds them to HvmParams as parameters 2
+    #: (HVM_PARAM_STORE_EVTCHN) and 18 (HVM_PARAM_CONSOLE_EVTCHN). 0 means none.
     store_evtchn = 0
     console_evtchn = 0
+    #: Restoring a PV guest: frame of its shared info page.
     shared_info_frame = 0
 
-    # Memory, both ways
+    # Memory, saving and restoring
 
-    def map_pages(self, frames: Any) -> Pages:
-        """Make pages reachable, at most 1024 when saving, one at least. Called once a batch.
+    def map_pages(self, frames: memoryview) -> Pages:
+        """Map pages of the guest. Called once per batch with at least one frame; at most 1024 when saving.
 
-        The memory stays the guest's: saving, it is read while the guest may write to it; restoring, it is written. It
-        must stay good until ``unmap_pages``. Each frame is one that ``page_types`` said carries data, or that
-        ``populate`` gave, or (PV) that holds the guest's p2m.
+        The mapping stays the backend's and must stay valid until ``unmap_pages``. Saving, the engine reads it while the
+        guest may write to it; restoring, the engine writes to it. Each frame is one that ``page_types`` reported to
+        carry data, that ``populate`` returned, or (PV) that holds the guest's p2m.
         """
         raise NotImplementedError
 
     def unmap_pages(self, pages: Pages) -> None:
-        """The engine is done with what ``map_pages`` gave; called once for each. Default: nothing."""
+        """Release what ``map_pages`` returned. Called once for each successful ``map_pages``, even after a failure.
+        Default: nothing."""
+
+    def end(self) -> None:
+        """Release everything that belongs to this save or restore: m2p and shared info mappings, device handles.
+
+        Called exactly once, as the last hook, whether the operation succeeded or not; the guest may be saved or
+        restored again afterwards. An exception is reported as HookError after everything else is done, and changes
+        nothing: after a successful save the guest stays suspended, after a successful restore it is complete. Default:
+        nothing.
+        """
 
     # Saving
 
+    def start_save(self, pfn_end: int) -> None:
+        """A save begins. ``pfn_end`` is one more than the guest's highest PFN: for an HVM guest what the hook
+        ``pfn_end`` returned, for a PV guest what the engine found in its shared info. Dirty bitmaps have that many
+        bits. Called once, before ``static_records``. Default: nothing."""
+
     def pfn_end(self) -> int:
-        """HVM: one more than the highest PFN. Asked once; the stream can't have PFNs past it. Restoring under COLO:
-        once a checkpoint, of what has been restored."""
+        """HVM: one more than the highest PFN. Called once when saving; higher PFNs can't be sent later. Called once per
+        checkpoint when restoring under COLO."""
         raise NotImplementedError
 
-    def page_types(self, frames: Any, types: Any) -> None:
-        """Fill ``types`` (uint8) with the present types of frames: 0 NOTAB, 1-4 page tables (9-12 pinned), 13 BROKEN,
-        14 XALLOC (to be allocated, contents don't matter), 15 XTAB for what isn't there. Called once a batch. PV: a
-        frame may be one that isn't the guest's any more, or all ones; those are XTAB, too."""
+    def page_types(self, frames: memoryview, types: memoryview) -> None:
+        """Write the current type of each frame to ``types`` (uint8). Called once per batch.
+
+        0 NOTAB, 1-4 L1TAB to L4TAB, 9-12 the same pinned, 13 BROKEN, 14 XALLOC (allocated, contents irrelevant), 15
+        XTAB (no page). PV: a frame may be one that no longer belongs to the guest, or all ones; both are XTAB.
+        """
         raise NotImplementedError
 
     def static_records(self) -> Sequence[Record]:
-        """What stands ahead of memory: CpuidPolicy and MsrPolicy, in this order. Called once. Default: none."""
+        """CpuidPolicy and MsrPolicy, in this order, which precede memory in the stream. Called once. Default: none."""
         return ()
 
     def state_records(self) -> Sequence[Record]:
-        """What stands behind memory; called with the guest suspended, once, or once a checkpoint.
+        """The guest's state, which follows memory. Called with the guest suspended, once or once per checkpoint.
 
-        - HVM: TscInfo, HvmContext, HvmParams (without those that are 0);
-        - PV: TscInfo, SharedInfo, then for each vcpu that is online VcpuBasic, VcpuExtended, VcpuXsave, VcpuMsrs, each
-          left out where it would be empty. Frames in VcpuBasic are MFNs: the engine makes them PFNs.
+        - HVM: TscInfo, HvmContext, HvmParams. Of the parameters, those that libxenguest sends, without those that are
+          0: STORE_PFN 1, IOREQ_PFN 5, BUFIOREQ_PFN 6, PAGING_RING_PFN 27, MONITOR_RING_PFN 28, SHARING_RING_PFN 29,
+          VM86_TSS_SIZED 37, CONSOLE_PFN 17, ACPI_IOPORTS_LOCATION 19, VIRIDIAN 9, IDENT_PT 12, VM_GENERATION_ID_ADDR
+          34, IOREQ_SERVER_PFN 32, NR_IOREQ_SERVER_PAGES 33, X87_FIP_WIDTH 36, MCA_CAP 38 (write_hvm_params() in
+          tools/libs/guest/xg_sr_save_x86_hvm.c);
+        - PV: TscInfo, SharedInfo, then for each online vcpu VcpuBasic, VcpuExtended, VcpuXsave, VcpuMsrs, each left out
+          if it would be empty. VcpuBasic holds MFNs, as Xen returns them: the engine translates them.
         """
         raise NotImplementedError
 
     def track_dirty(self, on: bool) -> None:
-        """Begin, or end, to note which PFNs change. Live and checkpointed saves only; after a beginning always an end.
+        """Start or stop tracking which PFNs change. Live and checkpointed saves, and restores under COLO, only; each
+        start is followed by one stop. No PFN is dirty at the start.
 
-        Nothing is dirty at the beginning.
+        Xen tracks what vcpus write. An emulated device that writes by DMA (QEMU) does its own tracking, which the
+        backend has to switch as well (libxl's switch_qemu_logdirty callback; QMP xen-set-global-dirty-log): without it
+        those writes are silently lost.
         """
         raise NotImplementedError
 
-    def read_dirty(self, bitmap: Any, clean: bool) -> None:
-        """Fill ``bitmap`` (a bit for each PFN, bit 0 of byte 0 first; bits past the last stay zero) with the PFNs
-        written to, populated or given up since they were last cleaned; with ``clean`` none is dirty from then on, in
-        one step. Called with and without ``clean`` once a round."""
+    def read_dirty(self, bitmap: memoryview, clean: bool, final: bool) -> None:
+        """Fill ``bitmap`` (one bit per PFN, bit 0 of byte 0 first; bits past the last PFN are zero) with the PFNs
+        written to, populated or given up since they were last cleaned.
+
+        - ``clean``: also mark all PFNs clean, atomically with reading;
+        - ``final``: the guest is suspended, and the result must include pages that the hypervisor or a device model
+          may have written on the guest's behalf (Xen: XEN_DOMCTL_SHADOW_LOGDIRTY_FINAL).
+        """
         raise NotImplementedError
 
+    def count_dirty(self) -> Optional[int]:
+        """How many PFNs are dirty, without cleaning them; called after each live round, for the policy. Xen counts
+        without copying the bitmap (XEN_DOMCTL_SHADOW_OP_PEEK with a NULL bitmap). Default: None, and the engine calls
+        ``read_dirty(bitmap, False, False)`` instead."""
+        return None
+
     def suspend(self) -> None:
-        """Have the guest suspend itself, or stop it; on return it doesn't run and its memory stays as it is. Called
-        once, or once a checkpoint. If it raises, the guest is taken to be running."""
+        """Suspend the guest. On return its vcpus don't run and its memory doesn't change. Called once, or once per
+        checkpoint. If it raises, the engine assumes that the guest runs."""
         raise NotImplementedError
 
     def resume(self) -> None:
-        """Let a suspended guest go on: after a checkpoint, or since the save has failed."""
+        """Let a suspended guest run again: after a checkpoint, or because the save failed."""
         raise NotImplementedError
 
-    def m2p(self) -> Any:
-        """PV: the host's m2p, uint64, PFN of each MFN. Called once; the view is looked at until the end, and should
-        show what the table is at that time."""
+    def m2p(self) -> Buffer:
+        """PV: the host's m2p, a uint64 buffer with the PFN of each MFN. Called once; the engine reads the buffer until
+        the save ends, and expects it to show the table's current contents."""
         raise NotImplementedError
 
     def shared_info(self) -> Buffer:
-        """PV: the shared info page as it is now, 4096 bytes, a view or a copy. Called at the beginning and once a
+        """PV: the current shared info page, 4096 bytes, a view or a copy. Called at the start and once per live
         round."""
         raise NotImplementedError
 
     # Restoring
 
     def start_restore(self, guest_width: int) -> None:
-        """A stream of this guest's kind has begun; ``guest_width`` is 8 or 4 for a PV guest, 0 for HVM. Called once,
-        first. Default: takes over the width."""
+        """A stream of this guest's kind begins; ``guest_width`` is 8 or 4 for a PV guest, 0 for HVM. Called once, as
+        the first hook. Default: sets ``guest_width``."""
         self.guest_width = guest_width or self.guest_width
 
     def load_static(self, records: Sequence[Record]) -> None:
-        """Take the CPU policies that came, each at most once; what is missing is for the toolstack to make up. Called
-        once, before anything is populated. Default: nothing."""
+        """Apply the CPU policies: a CpuidPolicy and an MsrPolicy, each present at most once. Called once, before
+        anything is populated.
 
-    def populate(self, pfns: Any, frames: Any) -> None:
-        """Give the guest memory for ``pfns``, zeroed, and say in ``frames`` which frames it got (HVM: the PFNs). Called
-        with each PFN once, before the first page is written to it."""
-        raise NotImplementedError
+        The toolstack has to provide what is missing: libxl expects its static_data_done callback in any case, with bit
+        0 set for a missing CPUID policy and bit 1 for a missing MSR policy. XEN_DOMCTL_set_cpu_policy wants all of its
+        err_* fields set to all ones. Default: nothing.
+        """
 
-    def set_types(self, words: Any) -> None:
-        """A batch's PFN words (8 bytes each: type in bits 63-60, PFN in 51-0) have come, whose pages are written next.
-        The last type counts. Default: nothing; Xen only wants to know in the end, by ``pin_tables``."""
+    def populate(self, pfns: memoryview, frames: memoryview) -> None:
+        """Allocate memory for ``pfns`` and write the frames to ``frames`` (HVM: the PFNs themselves). Called once for
+        each PFN, before a page is written to it, with all PFNs of a batch that need it: enough to allocate 2 MiB pages.
 
-    def load_state(self, records: Sequence[Record]) -> None:
-        """Take the state, the last of each record that came, with memory in place. Called once, and under COLO once a
-        checkpoint.
-
-        - HVM: TscInfo, HvmParams, HvmContext;
-        - PV: TscInfo; SharedInfo, to be taken over whole but for its wallclock; for each vcpu VcpuBasic with MFNs,
-          VcpuExtended, VcpuXsave, VcpuMsrs.
+        The contents of the new pages don't matter to the engine; don't expose another guest's data.
         """
         raise NotImplementedError
 
-    def pin_tables(self, frames: Any, types: Any) -> None:
-        """PV: pin the page tables in ``frames``; ``types`` (uint8) are 9 to 12. Called once, if there are any, after
-        ``load_state``. Default: nothing."""
+    def set_types(self, words: memoryview) -> None:
+        """A batch of PFN words (8 bytes each: type in bits 63-60, PFN in 51-0) has arrived; its pages are written next.
+        The last type of each PFN is the one that counts. Default: nothing, because Xen needs the types only for
+        pinning, which ``pin_tables`` does."""
+
+    def load_state(self, records: Sequence[Record]) -> None:
+        """Apply the guest's state, in this order, with all memory in place. Called once, or once per checkpoint under
+        COLO.
+
+        - HVM: TscInfo, HvmParams, HvmContext. HvmParams combines all parameters of the stream and contains
+          ``store_evtchn`` and ``console_evtchn``;
+        - PV: TscInfo; SharedInfo, with what a restore takes over from it: copy it except for the wallclock (12 bytes at
+          0x900, or 16 at 0xC00 for a 64-bit guest); for each vcpu VcpuBasic with MFNs, VcpuExtended, VcpuXsave,
+          VcpuMsrs.
+        """
+        raise NotImplementedError
+
+    def pin_tables(self, frames: memoryview, types: memoryview) -> None:
+        """PV: pin the page tables in ``frames``; ``types`` (uint8) are 9 to 12. Called after ``load_state``, at most
+        1024 at a time. Default: nothing."""
 
     def complete(self, result: Completed) -> None:
-        """The guest is whole and may run. Called last, and under COLO once a checkpoint. Default: nothing."""
+        """The guest is complete and may run. Called once, or once per checkpoint under COLO.
+
+        The backend seeds the grant table here: entry 0 grants the console's domain access to ``console_frame``, entry 1
+        the xenstore's domain to ``store_frame``. Default: nothing.
+        """
 
     def abandon(self) -> None:
-        """The restore has failed: the guest isn't whole and must never run. Called once; default: nothing."""
-
-
-#: Domain header type of each kind of guest.
-GUEST_TYPES = {"hvm": GUEST_HVM, "pv": GUEST_PV}
-
-
-class Hooks:
-    """A guest's hooks under their names, so that what they raise comes out as HookError."""
-
-    def __init__(self, guest: Guest) -> None:
-        self._guest = guest
-
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        hook = getattr(self._guest, name)
-
-        def call(*arguments: Any) -> Any:
-            try:
-                return hook(*arguments)
-            except Exception as error:
-                raise HookError(name, error) from error
-
-        setattr(self, name, call)
-        return call
+        """The restore failed: the guest is incomplete and must never run. Called at most once. Default: nothing."""

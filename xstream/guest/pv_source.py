@@ -7,8 +7,10 @@ from array import array
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from xstream.errors import StreamError
-from xstream.guest.guest import Guest, GuestError, Hooks
+from xstream.guest.guest import Guest, GuestError
+from xstream.guest.hooks import Hooks
 from xstream.guest.memory import uint64
+from xstream.guest.tables import LEVELS
 from xstream.kernels import p2m as p2m_kernel
 from xstream.kernels import pages as page_kernel
 from xstream.stream.writer import BATCH_PFNS
@@ -16,7 +18,6 @@ from xstream.wire import shared_info as shared_info_wire
 from xstream.wire import vcpu as vcpu_wire
 from xstream.wire.libxc import PAGE_SIZE, P2MFrames, PVInfo, Record, VcpuBasic
 
-LEVELS = {8: 4, 4: 3}
 _INVALID = p2m_kernel.INVALID
 _FRAME_MASK = (1 << 52) - (1 << 12)
 #: Virtual addresses that are the hypervisor's own, first and last, by guest width.
@@ -111,9 +112,8 @@ class SourceP2M:
         view = memoryview(out)
         for start in range(0, len(mfns), BATCH_PFNS):
             some = memoryview(array("Q", mfns[start:start + BATCH_PFNS]))
-            pages = self._hooks.map_pages(some)
-            page_kernel.gather(pages.memory, pages.at, view[start * PAGE_SIZE:(start + len(some)) * PAGE_SIZE])
-            self._hooks.unmap_pages(pages)
+            with self._hooks.mapped(some) as pages:
+                page_kernel.gather(pages.memory, pages.at, view[start * PAGE_SIZE:(start + len(some)) * PAGE_SIZE])
         return out
 
     def _read_p2m(self) -> memoryview:

@@ -4,17 +4,18 @@ Source: tools/libs/guest/xg_sr_restore_x86_pv.c.
 """
 import re
 from array import array
-from typing import Callable, Iterator, Tuple
+from typing import Any, Callable, Iterator, Tuple
 
 from xstream.errors import CorruptStream, StreamError
-from xstream.guest.guest import Completed, Guest, Hooks
+from xstream.guest.guest import Completed, Guest
+from xstream.guest.hooks import Hooks
 from xstream.guest.memory import uint64
-from xstream.guest.tables import any_tables, checked_tables, data_types
+from xstream.guest.tables import LEVELS, any_tables, checked_tables, data_types
 from xstream.guest.target import TargetMemory
 from xstream.kernels import p2m as p2m_kernel
 from xstream.kernels import pagetables
-from xstream.stream.reader import Reader
 from xstream.stream.writer import BATCH_PFNS
+from xstream.wire import console
 from xstream.wire import shared_info as shared_info_wire
 from xstream.wire import start_info as start_info_wire
 from xstream.wire import vcpu as vcpu_wire
@@ -31,39 +32,41 @@ class TargetPV:
     Raises CorruptStream for numbers in the stream that don't fit each other, located but for the record.
     """
 
-    def __init__(self, guest: Guest, hooks: Hooks, memory: TargetMemory, reader: Reader) -> None:
+    def __init__(self, guest: Guest, hooks: Hooks, memory: TargetMemory) -> None:
         assert memory.p2m is not None
         self._p2m = memory.p2m
         self._guest = guest
         self._hooks = hooks
         self._memory = memory
-        self._reader = reader
         self._leaves = array("Q")
+        self._pfn_end = 0
+        self._width = 0
 
-    @property
-    def _width(self) -> int:
-        return self._reader.ordering.guest_width
+    def begin(self, guest_width: int) -> None:
+        """The guest's width is known: 8 or 4."""
+        self._width = guest_width
 
     def add_frames(self, record: P2MFrames) -> None:
         """Note where the guest's p2m is; a later record replaces or continues an earlier one."""
         first = record.start_pfn // (PAGE_SIZE // self._width)
         frames = array("Q", bytes(record.frames))
         self._leaves[first:first + len(frames)] = frames
+        self._pfn_end = max(self._pfn_end, record.end_pfn + 1)
 
-    def localised(self, record: PageData) -> PageData:
-        """The batch with MFNs in its page tables; what they refer to is populated first."""
-        record = checked_tables(self._reader, record)
+    def localised(self, reader: Any, record: PageData) -> PageData:
+        """The batch with MFNs in its page tables; what they refer to is populated first. ``reader`` is the stream's."""
+        record = checked_tables(reader, record)
         types = data_types(record.words)
         if not any_tables(types):
             return record
         wanted = uint64(BATCH_PFNS)
         count = BATCH_PFNS
-        state = self._memory.state[:self._reader.pfn_end]
+        state = self._memory.state[:self._pfn_end]
         while count == BATCH_PFNS:
             count = pagetables.referenced(record.data, types, state, wanted)
             self._memory.populate(wanted[:count])
         data = bytearray(len(record.data))
-        page, entry, reason = pagetables.localise(record.data, types, self._p2m[:self._reader.pfn_end], data)
+        page, entry, reason = pagetables.localise(record.data, types, self._p2m[:self._pfn_end], data)
         if reason != pagetables.OK:
             raise CorruptStream("page table entry without a frame", field="page table entry",
                                 got="entry {} of page {} of the batch".format(entry, page))
@@ -76,7 +79,7 @@ class TargetPV:
         except StreamError as error:
             error.offset = None
             raise error
-        levels = self._reader.pt_levels
+        levels = LEVELS[self._width]
 
         def top_table(pfn: int, field: str) -> int:
             return self._frame_of(pfn, field, lambda kind: kind in (levels, levels | 8))
@@ -104,16 +107,24 @@ class TargetPV:
         page = self._memory.read(where)
         info = start_info_wire.parse(page, self._width)
         store = self._frame_of(info.store, "store_mfn")
-        console = self._frame_of(info.console, "console.domU.mfn")
+        console_frame = self._frame_of(info.console, "console.domU.mfn")
         guest = self._guest
-        new = start_info_wire.StartInfo(self._reader.pfn_end, guest.shared_info_frame * PAGE_SIZE, 0, store,
-                                        guest.store_evtchn, console, guest.console_evtchn)
+        new = start_info_wire.StartInfo(self._pfn_end, guest.shared_info_frame * PAGE_SIZE, 0, store,
+                                        guest.store_evtchn, console_frame, guest.console_evtchn)
         page[start_info_wire.MAGIC_SIZE:start_info_wire.size(self._width)] = start_info_wire.build(new, self._width)
         self._memory.write(where, page)
-        return Completed(store, console, pfn, tuple(self._leaves))
+        self._disconnect_console(info.console)
+        return Completed(store, console_frame, pfn, tuple(self._leaves))
+
+    def _disconnect_console(self, pfn: int) -> None:
+        """As Xen does since 4.21; what the guest has written to its console stays."""
+        where = memoryview(array("Q", [pfn]))
+        page = self._memory.read(where)
+        console.set_disconnected(page)
+        self._memory.write(where, page)
 
     def _pin_tables(self) -> None:
-        state = self._memory.state[:self._reader.pfn_end]
+        state = self._memory.state[:self._pfn_end]
         for start in range(0, len(state), 1 << 20):
             pinned = [(start + at, kind) for at, kind in _pinned(state[start:start + (1 << 20)])]
             for first in range(0, len(pinned), BATCH_PFNS):
@@ -123,7 +134,7 @@ class TargetPV:
 
     def _write_p2m(self) -> None:
         """The guest's own p2m: where its PFNs are now."""
-        end, entries = self._reader.pfn_end, PAGE_SIZE // self._width
+        end, entries = self._pfn_end, PAGE_SIZE // self._width
         for pfn in set(self._leaves):
             self._frame_of(pfn, "p2m frame", _is_data)
         for first in range(0, len(self._leaves), BATCH_PFNS):
@@ -142,9 +153,9 @@ class TargetPV:
             self._memory.write(where, content)
 
     def _frame_of(self, pfn: int, field: str, fits: Callable[[int], bool] = lambda kind: True) -> int:
-        if pfn >= self._reader.pfn_end or not self._memory.is_populated(pfn):
+        if pfn >= self._pfn_end or not self._memory.is_populated(pfn):
             raise CorruptStream("a PFN that the guest doesn't have", field=field,
-                                expected="a populated PFN under {:#x}".format(self._reader.pfn_end), got=hex(pfn))
+                                expected="a populated PFN under {:#x}".format(self._pfn_end), got=hex(pfn))
         kind = self._memory.type_of(pfn)
         if not fits(kind):
             raise CorruptStream("a PFN of the wrong type", field=field, got="PFN {:#x} of type {}".format(pfn, kind))

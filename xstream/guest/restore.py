@@ -4,23 +4,27 @@ Source of the order and the rules: tools/libs/guest/xg_sr_restore.c, xg_sr_resto
 """
 import contextlib
 from array import array
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple, Union
 
-from xstream.errors import MemoryMismatch, StreamError, TruncatedStream
-from xstream.guest.guest import GUEST_TYPES, Cancelled, Completed, Guest, GuestError, HookError, Hooks
+from xstream.containers.opening import AnyReader, open_stream
+from xstream.errors import LimitExceeded, MemoryMismatch, StreamError, TruncatedStream, UnsupportedStream
+from xstream.guest.guest import GUEST_TYPES, Cancelled, Completed, Guest, GuestError, HookError
+from xstream.guest.hooks import Hooks
 from xstream.guest.load import Spool
 from xstream.guest.memory import data_pfns, uint64
 from xstream.guest.pv_target import TargetPV
 from xstream.guest.target import TargetMemory
 from xstream.kernels import pfns as pfn_kernel
 from xstream.limits import Limits
+from xstream.stream.legacy_reader import LegacyReader
 from xstream.stream.reader import PageRun, Reader
+from xstream.stream.records import RecordReader
 from xstream.stream.sink import Sink, open_sink
-from xstream.stream.source import NeedMoreData
-from xstream.wire import hvm_params, libxc
+from xstream.stream.source import NeedMoreData, PendingPages
+from xstream.stream.state import Kept, StateRecords
+from xstream.wire import console, hvm_params, libvirt, libxc, libxl, xend, xenopsd, xl
 from xstream.wire.frames import FRAME
 from xstream.wire.libxc import (
-    PAGE_SIZE,
     Checkpoint,
     CheckpointDirtyPfnList,
     CpuidPolicy,
@@ -40,26 +44,49 @@ from xstream.wire.libxc import (
     VcpuXsave,
 )
 
-#: PFNs that a failed comparison names.
+#: Most PFNs that a failed comparison names.
 _NAMED_PFNS = 1024
 _STATIC = (CpuidPolicy, MsrPolicy)
-_STATE = (TscInfo, SharedInfo, HvmContext, HvmParams, VcpuBasic, VcpuExtended, VcpuXsave, VcpuMsrs)
 _PER_VCPU = (VcpuBasic, VcpuExtended, VcpuXsave, VcpuMsrs)
+#: The guest's state, which goes to ``load_state``; every other record that is kept goes into the report.
+_STATE = (P2MFrames, TscInfo, SharedInfo, HvmContext, HvmParams) + _PER_VCPU
+#: Records that only mark a place in the stream.
+_MARKS = (libxc.Verify, libxc.End, Checkpoint, libxl.LibxcContext, libxl.CheckpointEnd, libxl.CheckpointState,
+          libxl.End, xenopsd.MemoryImage, xenopsd.EndOfImage)
 
 _PARAMS = {name: index for index, name in hvm_params.NAMES.items()}
-#: Pages that are emptied, for what was in them was for the old host.
+#: Pages that are cleared: their contents were meant for the old host.
 _CLEARED_PAGES = [_PARAMS[name] for name in ("STORE_PFN", "IOREQ_PFN", "BUFIOREQ_PFN", "CONSOLE_PFN")]
+_CONSOLE_PFN = _PARAMS["CONSOLE_PFN"]
 #: Only ever meant for the toolstack.
 _DROPPED_PARAM = _PARAMS["PAE_ENABLED"]
+
+#: A record of a layer around the memory stream, or an optional record of the memory stream itself.
+OtherRecord = Union[xl.SaveHeader, libvirt.SaveHeader, xenopsd.Record, libxl.Record, libxc.Unknown]
+
+
+class LayerRecord(NamedTuple):
+    """A record that is neither the guest's memory nor its state, and the name of the layer that it belongs to: "xl",
+    "libxl", "libvirt", "xenopsd", "libxc"."""
+
+    layer: str
+    record: OtherRecord
+
+
+_Bytes = bytes  # within Restored that name is a field
 
 
 class Restored(NamedTuple):
     """What a restore did.
 
-    - ``pages``: written, those written again included; ``bytes``: of the stream;
+    - ``pages``: pages written, repetitions included; ``bytes``: length of the stream;
     - ``differing``: PFNs, 1024 at most, whose page sent for comparison (VERIFY) isn't what was restored;
-    - ``checkpoints``: how many were taken over; ``failover``: where the stream broke off behind one, the error;
-    - ``completed``: what the guest was told in the end.
+    - ``checkpoints``: how many took effect; ``failover``: the error that ended a checkpointed stream after one of them,
+      or None. Merely ending there is normal and no error;
+    - ``completed``: what the guest's ``complete`` was called with;
+    - ``records``: what the stream holds beside the guest, for the toolstack: headers with the configuration, the device
+      model's records, optional records. In the order of the stream, copies; in a checkpointed stream as of the last
+      complete checkpoint.
     """
 
     pages: int
@@ -68,12 +95,44 @@ class Restored(NamedTuple):
     checkpoints: int
     failover: Optional[Exception]
     completed: Completed
+    records: Tuple[LayerRecord, ...] = ()
+
+    @property
+    def config(self) -> Optional[_Bytes]:
+        """The domain's configuration without trailing NULs: xl's, libvirt's XML, or xenopsd's Xenops record; None if
+        the stream has none."""
+        for _, record in self.records:
+            field = _CONFIGS.get(type(record))
+            if field is not None:
+                return bytes(getattr(record, field)).rstrip(b"\0") or None
+        return None
+
+    @property
+    def device_model(self) -> Optional[_Bytes]:
+        """The device model's (QEMU's) record; None if the stream has none."""
+        for _, record in reversed(self.records):
+            if isinstance(record, libxl.EmulatorContext):
+                return bytes(record.blob)
+            if isinstance(record, xenopsd.Blob) and record.type in _QEMU:
+                return bytes(record.data)
+        return None
+
+    @property
+    def xenstore_data(self) -> Tuple[Tuple[_Bytes, _Bytes], ...]:
+        """(key, value) of the device model's xenstore entries; keys are relative to the device model's directory."""
+        return tuple(pair for _, record in self.records if isinstance(record, libxl.EmulatorXenstoreData)
+                     for pair in record.pairs)
 
 
-class _Placed(NamedTuple):
-    """A record and where it stands."""
+_CONFIGS: Dict[Any, str] = {xl.SaveHeader: "config", libvirt.SaveHeader: "xml", xend.SaveHeader: "config",
+                            xenopsd.Xenops: "text"}
+_QEMU = (xenopsd.QEMU_TRAD, xenopsd.QEMU_XEN, xenopsd.QEMU_RECORD)
 
-    record: Any
+
+class _Place(NamedTuple):
+    """Where a record stands."""
+
+    layer: str
     number: int
     offset: int
 
@@ -81,148 +140,179 @@ class _Placed(NamedTuple):
 class Restorer:
     """One restore into one guest. See :func:`restore` for the arguments.
 
-    ``step()`` takes one record, or a run of batches; a caller who feeds a source calls it until it raises NeedMoreData.
-    ``restored`` is there at the end.
+    ``step()`` handles one record, or a run of batches. With a fed source it raises NeedMoreData until enough has been
+    fed; call it again then. ``restored`` is set at the end.
     """
 
-    def __init__(self, source: Any, guest: Guest, *, limits: Limits = Limits(), checkpointed: bool = False,
-                 strict: bool = False, checkpoint: Callable[[int], bool] = lambda number: True,
-                 back_channel: Any = None, progress: Callable[[int], Any] = lambda offset: None,
+    def __init__(self, source: Any, guest: Guest, *, format: Optional[str] = None, limits: Limits = Limits(),
+                 strict: bool = False, checkpointed: bool = False,
+                 checkpoint: Callable[[int], bool] = lambda number: True, back_channel: Any = None,
+                 progress: Callable[[int], Any] = lambda offset: None,
                  cancelled: Callable[[], bool] = lambda: False) -> None:
         if back_channel is not None and guest.kind != "hvm":
             raise ValueError("a back channel is for HVM guests")
         self.restored: Optional[Restored] = None
-        self.reader = source if isinstance(source, Reader) else Reader(
-            source, limits=limits, strict=strict, checkpointed=checkpointed or back_channel is not None)
+        given: Any = source if isinstance(source, RecordReader) else None
+        self._given = given
+        self._limits: Limits = limits if given is None else given.limits
+        self._source, self._format, self._strict = source, format, strict
+        self._checkpointed = checkpointed or back_channel is not None
+        self._opened: Optional[AnyReader] = None
         self._guest = guest
         self._hooks = Hooks(guest)
-        self._memory = TargetMemory(self._hooks, guest.kind == "pv", self.reader.limits.guest_pfns)
-        self._pv = TargetPV(guest, self._hooks, self._memory, self.reader) if guest.kind == "pv" else None
+        self._memory = TargetMemory(self._hooks, guest.kind == "pv", self._limits.guest_pfns)
+        self._pv = TargetPV(guest, self._hooks, self._memory) if guest.kind == "pv" else None
         self._go_on = checkpoint
         self._back_channel: Optional[Sink] = None if back_channel is None else open_sink(back_channel)
         self._progress = progress
         self._cancelled = cancelled
         self._begun = self._memory_begun = self._static_ended = False
         self._static: Dict[Any, Record] = {}
-        self._state: Dict[Any, _Placed] = {}     # what the guest is to have
-        self._incoming: Dict[Any, _Placed] = {}  # what it is to have from the next checkpoint on
-        self._spool: Optional[Spool] = None      # behind the first checkpoint: batches of the next
-        self._held: List[_Placed] = []           # and its other records
+        self._state = StateRecords(self._limits)     # of the guest, as of the last checkpoint
+        self._incoming = StateRecords(self._limits)  # since then
+        self._spool: Optional[Spool] = None          # memory since then; from the first checkpoint on
         self._checkpoints = self._pages = 0
         self._differing: List[int] = []
-        self._p2m_frames: Optional[_Placed] = None
         self._failover: Optional[Exception] = None
         self._completed = Completed()
 
+    @property
+    def _reader(self) -> AnyReader:
+        assert self._opened is not None
+        return self._opened
+
     def step(self) -> bool:
-        """Take what comes next; False once the guest is complete. Where it fails, the guest is abandoned."""
+        """Handle what comes next; False once the guest is complete. After a failure the guest has been abandoned."""
         if self.restored is not None:
             return False
         try:
-            return self._step()
+            more = self._step()
         except NeedMoreData:
             raise
         except BaseException:
             self.close()
             with contextlib.suppress(HookError):
                 self._hooks.abandon()
+            with contextlib.suppress(HookError):
+                self._hooks.end()
             raise
+        if not more:
+            self._hooks.end()
+        return more
 
     def close(self) -> None:
-        """Let go of what the restore itself opened."""
-        self.reader.close()
+        """Close what the restore itself opened."""
+        if self._opened is not None and self._given is None:
+            self._opened.close()
         if self._spool is not None:
             self._spool.close()
 
     def _step(self) -> bool:
         if self._cancelled():
             raise Cancelled("cancelled by the caller")
-        self._begin()
+        if not self._begun:
+            self._begin()
         run = self._next_run()
         if run is not None:
             self._take_run(run)
         else:
             record = self._next_record()
-            if record is None:
+            if record is None or not self._take(record):
                 self._end()
                 return False
-            if not self._take(_Placed(record, self.reader.index, self.reader.offset)):
-                self._end()
-                return False
-        self._progress(self.reader.source.offset)
+        self._progress(self._reader.source.offset)
         return True
 
     def _begin(self) -> None:
-        """Once: is it this kind of guest's stream?"""
-        if self._begun:
-            return
-        if self.reader.domain.type != GUEST_TYPES[self._guest.kind]:
-            raise GuestError("the stream of an {} guest can't be restored into one of kind {!r}".format(
-                libxc.GUEST_NAMES[self.reader.domain.type], self._guest.kind))
+        """Once: open the source, and check that it holds this kind of guest."""
+        if self._opened is None:
+            self._opened = self._given or open_stream(
+                self._source, format=self._format, limits=self._limits, strict=self._strict,
+                checkpointed=self._checkpointed)
+        self._check(self._opened)
         self._begun = True
         if self._pv is None:
             self._hooks.start_restore(0)
 
-    def _next_run(self) -> Optional[PageRun]:
-        if self._pv or self._spool is not None or self.reader.verifying:
-            return None
-        return self.reader.next_run()
+    def _check(self, reader: Any) -> None:
+        memory: Any = reader.memory
+        if isinstance(memory, LegacyReader):
+            raise UnsupportedStream("a legacy stream (Xen 4.5 or earlier) can't be restored directly: convert it first",
+                                    layer=memory.layer, offset=memory.start)
+        if self._back_channel is not None and not isinstance(reader, Reader):
+            raise UnsupportedStream("COLO within a container isn't supported", layer=reader.layer, offset=0)
+        if reader.domain.type != GUEST_TYPES[self._guest.kind]:
+            raise GuestError("the stream of an {} guest can't be restored into one of kind {!r}".format(
+                libxc.GUEST_NAMES[reader.domain.type], self._guest.kind))
 
-    def _next_record(self) -> Optional[Record]:
-        """The next record; None at the end, and where the stream breaks off behind a checkpoint. Behind a checkpoint,
-        batches are put aside."""
+    def _next_run(self) -> Optional[PageRun]:
+        if self._pv or self._spool is not None or self._reader.verifying:
+            return None
+        return self._reader.next_run()
+
+    def _next_record(self) -> Any:
+        """The next record; None at the end, and where the stream breaks off after a checkpoint. After a checkpoint,
+        batches are set aside."""
         try:
-            record = self.reader.next_record()
+            record = self._reader.next_record()
             if self._spool is not None and isinstance(record, PageData):
                 self._spool.add(record)
             return record
-        except (StreamError, OSError) as error:
+        except TruncatedStream:
             if self._spool is None:
                 raise
+        except (StreamError, OSError) as error:
+            if self._spool is None or isinstance(error, LimitExceeded):
+                raise
             self._failover = error
-            return None
+        return None
 
-    def _take(self, placed: _Placed) -> bool:
-        """Do what a record asks for; whether there is to be more."""
-        record = placed.record
-        if isinstance(record, Checkpoint):
-            return self._checkpoint()
-        if self._spool is None:
-            self._apply(placed)
-        elif not isinstance(record, PageData):
-            self._held.append(placed)
-        return True
-
-    def _apply(self, placed: _Placed) -> None:
-        record = placed.record
+    def _take(self, record: Any) -> bool:
+        """Handle a record; whether the restore goes on after it."""
+        reader = self._reader
+        place = _Place(reader.layer, reader.index, reader.offset)
         try:
             if isinstance(record, PageData):
-                self._page_data(record)
-            elif isinstance(record, PVInfo):
+                if self._spool is None:
+                    self._page_data(record)
+            elif isinstance(record, PVInfo) and self._pv:
+                self._pv.begin(record.guest_width)
                 self._hooks.start_restore(record.guest_width)
-            elif isinstance(record, P2MFrames) and self._pv:
-                self._before_memory()
-                self._pv.add_frames(record)
-                self._p2m_frames = placed
             elif isinstance(record, StaticDataEnd):
                 self._static_ended = True
-            elif isinstance(record, _STATIC) and not self._static_ended:
-                self._static[type(record)] = record
-            elif isinstance(record, _STATE) and not _is_empty(record):
-                self._incoming[type(record), getattr(record, "vcpu_id", 0)] = placed
+            elif isinstance(record, _STATIC):
+                if not self._static_ended:
+                    self._static[type(record)] = record
+            elif isinstance(record, P2MFrames) and self._spool is None:
+                self._add_p2m_frames(Kept(record, place))
+            elif not isinstance(record, _MARKS):
+                self._incoming.add(self._in_memory(record), place)
         except StreamError as error:
-            raise self._located(error, placed)
+            raise _located(error, record, place)
+        if reader.checkpoints > self._checkpoints:
+            return self._checkpoint(place)
+        return True
 
-    def _located(self, error: StreamError, placed: _Placed) -> StreamError:
-        return error.located(layer=self.reader.layer, record=placed.number,
-                             record_type=libxc.type_name(libxc.type_of(placed.record)),
-                             base=0 if isinstance(error, TruncatedStream) else placed.offset)
+    def _in_memory(self, record: Any) -> Any:
+        """A record whose data doesn't depend on the source any more."""
+        if isinstance(record, xenopsd.Blob) and isinstance(record.data, PendingPages):
+            if len(record.data) > self._limits.body_length:
+                raise LimitExceeded("device model's record longer than the limit", field="length",
+                                    expected="at most {}".format(self._limits.body_length), got=len(record.data))
+            return record._replace(data=record.data.read())
+        return record
 
     def _before_memory(self) -> None:
-        """Once: all that is static is known."""
+        """Once: all static records have come."""
         if not self._memory_begun:
             self._memory_begun = self._static_ended = True
             self._hooks.load_static([self._static[kind] for kind in _STATIC if kind in self._static])
+
+    def _add_p2m_frames(self, kept: Kept) -> None:
+        self._before_memory()
+        if self._pv:
+            self._pv.add_frames(kept.record)
+        self._state.add(*kept)
 
     def _take_run(self, run: PageRun) -> None:
         self._before_memory()
@@ -232,12 +322,12 @@ class Restorer:
 
     def _page_data(self, record: PageData) -> None:
         self._before_memory()
-        if self.reader.verifying:
-            self._compare(self._pv.localised(record) if self._pv else record)
+        if self._reader.verifying:
+            self._compare(self._pv.localised(self._reader, record) if self._pv else record)
             return
         self._memory.enter(record.words)
         if self._pv:
-            record = self._pv.localised(record)
+            record = self._pv.localised(self._reader, record)
         pfns = data_pfns(record.words)
         self._memory.write(pfns, record.data)
         self._pages += len(pfns)
@@ -245,26 +335,32 @@ class Restorer:
     def _compare(self, record: PageData) -> None:
         differing = self._memory.differing(record.words, record.data)
         self._differing += differing[:_NAMED_PFNS - len(self._differing)]
-        if differing and self.reader.strict:
+        if differing and self._reader.strict:
             raise MemoryMismatch("{} pages differ from those sent before".format(len(differing)), pfns=differing,
                                  field="page", got="PFNs " + ", ".join(hex(pfn) for pfn in differing[:16]))
 
-    def _checkpoint(self) -> bool:
-        """All since the last checkpoint takes effect; whether there is to be more."""
-        held, self._held = self._held, []
-        for placed in held:
-            self._apply(placed)
+    def _checkpoint(self, place: _Place) -> bool:
+        """Everything since the last checkpoint takes effect; whether the restore goes on after it."""
+        for kept in self._incoming.items():
+            if isinstance(kept.record, P2MFrames):
+                self._add_p2m_frames(kept)
         if self._spool is None:
             self._spool = Spool()
         else:
             for record in self._spool.drain():
-                self._apply(_Placed(record, self.reader.index, self.reader.offset))
-        self._state.update(self._incoming)
-        self._incoming = {}
+                self._blaming(Kept(record, place), self._page_data, record)
+        self._complete_state()
         self._checkpoints += 1
         if self._back_channel is None:
             return self._go_on(self._checkpoints)
         return self._run_secondary(self._back_channel)
+
+    def _complete_state(self) -> None:
+        """What has come since the last checkpoint belongs to the guest's state now."""
+        for kept in self._incoming.items():
+            if not isinstance(kept.record, P2MFrames):
+                self._blaming(kept, self._state.add, *kept)
+        self._incoming = StateRecords(self._limits)
 
     def _run_secondary(self, back_channel: Sink) -> bool:
         """COLO: let the guest run until the next checkpoint, and tell the primary what it changed."""
@@ -276,7 +372,7 @@ class Restorer:
             return False
         self._hooks.suspend()
         bitmap = bytearray(-(-self._hooks.pfn_end() // 8))
-        self._hooks.read_dirty(bitmap, True)
+        self._hooks.read_dirty(memoryview(bitmap), True, True)
         self._hooks.track_dirty(False)
         pfns = uint64(pfn_kernel.count_bits(bitmap))
         pfn_kernel.bitmap_to_pfns(bitmap, 0, pfns)
@@ -285,14 +381,14 @@ class Restorer:
         return True
 
     def _end(self) -> None:
-        """Nothing more comes: the guest becomes what the stream, or its last checkpoint, says."""
+        """The stream is over: the guest becomes what the stream, or its last checkpoint, says."""
         if self._spool is None:
-            self._state.update(self._incoming)
+            self._complete_state()
         if self._back_channel is None:
-            # Under COLO it is complete, and runs.
+            # Under COLO it is complete already, and runs.
             self._finish()
-        self.restored = Restored(self._pages, self.reader.source.offset, tuple(self._differing), self._checkpoints,
-                                 self._failover, self._completed)
+        self.restored = Restored(self._pages, self._reader.source.offset, tuple(self._differing), self._checkpoints,
+                                 self._failover, self._completed, tuple(_reported(self._state)))
         self.close()
 
     def _finish(self) -> None:
@@ -300,79 +396,104 @@ class Restorer:
         try:
             self._completed = self._finish_pv(self._pv) if self._pv else self._finish_hvm()
         except ValueError as error:
-            # The guest has been given a frame that a 32-bit guest can't name.
+            # A 32-bit guest can't refer to a frame that the backend has given it.
             raise GuestError(str(error))
         self._hooks.complete(self._completed)
 
     def _finish_hvm(self) -> Completed:
-        records = self._records(TscInfo)
-        params: Dict[int, int] = {}
-        for record in self._records(HvmParams):
-            params.update(record.params)
-            params.pop(_DROPPED_PARAM, None)
+        records: List[Any] = self._state.of(TscInfo)
+        params = self._params()
+        if params:
             records.append(HvmParams.of(list(params.items())))
         for index in _CLEARED_PAGES:
             if self._memory.is_populated(params.get(index, len(self._memory.state))):
-                self._memory.write(memoryview(array("Q", [params[index]])), bytes(PAGE_SIZE))
-        self._hooks.load_state(records + self._records(HvmContext))
-        return Completed(params.get(_PARAMS["STORE_PFN"]), params.get(_PARAMS["CONSOLE_PFN"]))
+                page = console.cleared() if index == _CONSOLE_PFN else bytes(libxc.PAGE_SIZE)
+                self._memory.write(memoryview(array("Q", [params[index]])), page)
+        self._hooks.load_state(records + self._state.of(HvmContext))
+        return Completed(params.get(_PARAMS["STORE_PFN"]), params.get(_CONSOLE_PFN))
+
+    def _params(self) -> Dict[int, int]:
+        """The parameters to set, by index: the stream's, and this host's event channels."""
+        params: Dict[int, int] = {}
+        for record in self._state.of(HvmParams):
+            params.update(record.params)
+        params.pop(_DROPPED_PARAM, None)
+        for name, port in (("STORE_EVTCHN", self._guest.store_evtchn), ("CONSOLE_EVTCHN", self._guest.console_evtchn)):
+            params.pop(_PARAMS[name], None)
+            if port:
+                params[_PARAMS[name]] = port
+        return params
 
     def _finish_pv(self, pv: TargetPV) -> Completed:
-        records: List[Any] = self._records(TscInfo)
-        records += [pv.restored_info(record) for record in self._records(SharedInfo)]
-        vcpus = sorted({vcpu for kind, vcpu in self._state if kind in _PER_VCPU})
-        for vcpu in vcpus:
-            for kind in _PER_VCPU:
-                placed = self._state.get((kind, vcpu))
-                if placed is not None:
-                    records.append(self._blaming(placed, pv.localised_vcpu, placed.record)
-                                   if kind is VcpuBasic else placed.record)
-        vcpu0 = self._state[VcpuBasic, 0]
-        completed: Completed = self._blaming(vcpu0, pv.write_start_info, vcpu0.record)
+        records: List[Any] = self._state.of(TscInfo)
+        records += [pv.restored_info(record) for record in self._state.of(SharedInfo)]
+        vcpus = sorted((kept for kept in self._state.items() if isinstance(kept.record, _PER_VCPU)),
+                       key=lambda kept: (kept.record.vcpu_id, _PER_VCPU.index(type(kept.record))))
+        for kept in vcpus:
+            records.append(self._blaming(kept, pv.localised_vcpu, kept.record)
+                           if isinstance(kept.record, VcpuBasic) else kept.record)
+        completed: Completed = self._blaming(vcpus[0], pv.write_start_info, vcpus[0].record)
         self._hooks.load_state(records)
-        assert self._p2m_frames is not None
-        self._blaming(self._p2m_frames, pv.finish)
+        p2m_frames = [kept for kept in self._state.items() if isinstance(kept.record, P2MFrames)]
+        self._blaming(p2m_frames[-1], pv.finish)
         return completed
 
-    def _blaming(self, placed: _Placed, do: Callable[..., Any], *arguments: Any) -> Any:
-        """What ``do`` gives; what it finds wrong is a record's fault."""
+    def _blaming(self, kept: Kept, do: Callable[..., Any], *arguments: Any) -> Any:
+        """The result of ``do``; an error it finds is located at the record."""
         try:
             return do(*arguments)
         except StreamError as error:
-            raise self._located(error, placed)
-
-    def _records(self, kind: Any) -> List[Any]:
-        """The last record of a kind that comes once."""
-        placed = self._state.get((kind, 0))
-        return [] if placed is None else [placed.record]
+            raise _located(error, *kept)
 
 
-def _is_empty(record: Any) -> bool:
-    """Whether a record of state is one without contents, which Xen 4.6 to 4.8 sent: it is passed over."""
-    if isinstance(record, HvmParams):
-        return not len(record.entries)
-    return isinstance(record, (HvmContext, *_PER_VCPU)) and not len(record.blob)
+def _located(error: StreamError, record: Any, place: _Place) -> StreamError:
+    """The error with the place of the record that it is about."""
+    if error.layer is not None:
+        return error
+    module = _WIRE.get(place.layer)
+    return error.located(layer=place.layer, record=place.number,
+                         record_type=module.type_name(module.type_of(record)) if module else None,
+                         base=0 if isinstance(error, TruncatedStream) else place.offset)
 
 
-def restore(source: Any, guest: Guest, **options: Any) -> Restored:
-    """Restore a libxc stream, version 2 or 3, into a guest of its kind.
+_WIRE: Dict[str, Any] = {libxc.LAYER: libxc, libxl.LAYER: libxl, xenopsd.LAYER: xenopsd}
 
-    ``source`` is anything that :func:`~xstream.stream.source.open_source` takes, or a Reader. Page data goes straight
-    from there to the guest's memory.
 
-    - ``limits``, ``strict``: as the Reader's; with ``strict``, pages that differ behind VERIFY are a MemoryMismatch;
-    - ``checkpointed``: the stream has checkpoints (Remus): what comes behind one takes effect with the next. Where it
-      ends or breaks off, the guest is completed from the last one;
-    - ``checkpoint``: called when a checkpoint has been taken over, with its number, which begins with 1; False ends the
-      restore there;
-    - ``back_channel``: COLO: where the guest's dirty PFNs are sent, as any sink. The guest is complete and runs while
-      ``checkpoint`` is called, and is suspended then;
-    - ``progress``: called with the offset reached, once a batch; ``cancelled``: asked once a batch.
+def _reported(state: StateRecords) -> Iterator[LayerRecord]:
+    """What isn't the guest's state. Views become copies: the source may be closed."""
+    for record, place in state.items():
+        if not isinstance(record, _STATE):
+            yield LayerRecord(place.layer, record._replace(**{
+                name: bytes(value) for name, value in record._asdict().items() if isinstance(value, memoryview)}))
 
-    Raises StreamError's kin; HookError and other GuestErrors; OSError from the source; and what the caller's functions
-    raise. Then the guest's ``abandon`` has been called, and it must not run.
+
+def restore(source: Any, guest: Guest, *, format: Optional[str] = None, limits: Limits = Limits(),
+            strict: bool = False, checkpointed: bool = False,
+            checkpoint: Callable[[int], bool] = lambda number: True, back_channel: Any = None,
+            progress: Callable[[int], Any] = lambda offset: None,
+            cancelled: Callable[[], bool] = lambda: False) -> Restored:
+    """Restore a guest from a libxc stream, version 2 or 3, or from a container of one (libxl, xl, libvirt, xenopsd).
+
+    ``source`` is anything that :func:`xstream.open` takes, or a reader. Pages go straight from there to the guest's
+    memory. What surrounds the memory stream is in the report, so that a toolstack needs no second pass. A legacy
+    stream has to be converted first (:func:`xstream.convert`).
+
+    - ``format``: the format, instead of recognising it;
+    - ``limits``, ``strict``: as for a reader; with ``strict``, pages that differ after VERIFY are a MemoryMismatch;
+    - ``checkpointed``: the stream has checkpoints (Remus). What follows one takes effect with the next. Where the
+      stream ends or breaks off, the guest is completed from the last one;
+    - ``checkpoint``: called after each checkpoint with its number, from 1; False ends the restore there;
+    - ``back_channel``: COLO: where to send the PFNs that the guest changed, as any sink. The guest is complete and runs
+      while ``checkpoint`` is called, and is suspended afterwards;
+    - ``progress``: called once per batch with the offset reached; ``cancelled``: called once per batch, True stops.
+
+    The caller keeps what it opened: a descriptor, file object or reader passed in stays open.
+
+    Raises StreamError or a subclass; HookError and other GuestErrors; OSError from the source; and what the caller's
+    functions raise. Then the guest's ``abandon`` has been called, and it must not run.
     """
-    restorer = Restorer(source, guest, **options)
+    restorer = Restorer(source, guest, format=format, limits=limits, strict=strict, checkpointed=checkpointed,
+                        checkpoint=checkpoint, back_channel=back_channel, progress=progress, cancelled=cancelled)
     while restorer.step():
         pass
     assert restorer.restored is not None

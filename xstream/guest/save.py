@@ -9,11 +9,13 @@ from array import array
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 from xstream.errors import CorruptStream, LimitExceeded, StreamError
-from xstream.guest.guest import GUEST_TYPES, Cancelled, Guest, GuestError, HookError, Hooks, Pages
+from xstream.guest.guest import GUEST_TYPES, Cancelled, Guest, GuestError, HookError, Pages
+from xstream.guest.hooks import Hooks
 from xstream.guest.memory import data_pfns, uint64
 from xstream.guest.policies import Decision, Policy, Round, xen_policy
 from xstream.guest.pv_source import SourceP2M
 from xstream.guest.tables import any_tables, data_types
+from xstream.kernels import p2m as p2m_kernel
 from xstream.kernels import pages as page_kernel
 from xstream.kernels import pagetables
 from xstream.kernels import pfns as pfn_kernel
@@ -105,8 +107,13 @@ class Saver:
         try:
             yield from self._stream()
         except BaseException:
-            self._roll_back()
+            try:
+                self._roll_back()
+            finally:
+                with contextlib.suppress(HookError):
+                    self._hooks.end()
             raise
+        self._hooks.end()
         self.saved = Saved(tuple(self._rounds), self._sink.offset, self._downtime, self._checkpoints)
 
     def _stream(self) -> Iterator[None]:
@@ -134,6 +141,7 @@ class Saver:
             raise GuestError("a guest of {:#x} PFNs, over the limit of {:#x}".format(
                 self._pfn_end, self._limits.guest_pfns))
         self._deferred, self._scratch_bits = (bytearray(-(-self._pfn_end // 8)) for _ in range(2))
+        self._hooks.start_save(self._pfn_end)
         static = self._hooks.static_records()
         domain = DomainHeader(GUEST_TYPES[self._guest.kind], 12, 0, *self._guest.xen_version)
         self._writer = Writer(self._sink, domain, checkpointed=self._checkpoint is not None, limits=self._limits)
@@ -207,13 +215,23 @@ class Saver:
         bitmap = bytearray(b"\xff") * (self._pfn_end // 8)
         return bitmap + bytes([(1 << self._pfn_end % 8) - 1]) if self._pfn_end % 8 else bitmap
 
-    def _read_dirty(self, clean: bool = True) -> bytearray:
+    def _read_dirty(self) -> bytearray:
+        """The dirty PFNs, which are clean from now on. Of a PV guest, also those that have moved to another frame."""
         bitmap = bytearray(-(-self._pfn_end // 8))
         if self._tracking:
-            self._hooks.read_dirty(bitmap, clean)
-        if self._p2m and clean:
+            self._hooks.read_dirty(memoryview(bitmap), True, self._suspended)
+        if self._p2m:
             self._p2m.refresh(bitmap)
         return bitmap
+
+    def _count_dirty(self) -> int:
+        """How many PFNs the next round would send."""
+        count = self._hooks.count_dirty()
+        if count is None:
+            bitmap = bytearray(-(-self._pfn_end // 8))
+            self._hooks.read_dirty(memoryview(bitmap), False, False)
+            count = pfn_kernel.count_bits(bitmap)
+        return count + pfn_kernel.count_bits(self._deferred)
 
     def _merge_dirty_list(self, source: Source, dirty: bytearray) -> None:
         """COLO: what the secondary has changed since the last checkpoint differs, too."""
@@ -251,7 +269,7 @@ class Saver:
         if phase == "live":
             if self._p2m:
                 self._p2m.check_unmoved()
-            left = pfn_kernel.count_bits(self._read_dirty(clean=False)) + pfn_kernel.count_bits(self._deferred)
+            left = self._count_dirty()
         self._rounds.append(Round(len(self._rounds), phase, done, pages, self._sink.offset - offset,
                                   time.monotonic() - begin, left))
         self._on_round(self._rounds[-1])
@@ -266,14 +284,22 @@ class Saver:
         if not len(carrying):
             self._writer.write(PageData(words, b""))
             return 0
-        pages = self._hooks.map_pages(self._frames_of(carrying))
-        try:
+        with self._hooks.mapped(self._frames_of(carrying), running=not self._suspended) as pages:
+            if any(pages.missing):
+                words, pages = self._without_missing(words, carrying, pages)
+                carrying = data_pfns(words)
             if self._p2m and any_tables(data_types(words)):
                 return self._send_with_tables(self._p2m, words, carrying, pages)
             self._writer.write_batch(words, pages.memory, pages.at)
             return len(carrying)
-        finally:
-            self._hooks.unmap_pages(pages)
+
+    def _without_missing(self, words: memoryview, pfns: memoryview, pages: Pages) -> Tuple[memoryview, Pages]:
+        """A batch without the pages that the guest has given up since their types were read: they are sent again
+        later."""
+        words, kept = self._defer(words, pfns, pages.missing)
+        at = uint64(len(kept))
+        p2m_kernel.lookup(pages.at, kept, at)
+        return words, pages._replace(at=at)
 
     def _frames_of(self, pfns: memoryview) -> memoryview:
         return self._p2m.frames_of(pfns) if self._p2m else pfns

@@ -12,13 +12,15 @@ from xstream.kernels import p2m as p2m_kernel
 from xstream.kernels import pfns as pfn_kernel
 from xstream.limits import Limits
 from xstream.stream.writer import BATCH_PFNS
-from xstream.wire import start_info
-from xstream.wire.libxc import PAGE_SIZE, Record, SharedInfo, TscInfo, VcpuBasic
+from xstream.wire import console, shared_info, start_info
+from xstream.wire.libxc import PAGE_SIZE, HvmParams, Record, SharedInfo, TscInfo, VcpuBasic
 
 _NOTAB, _BROKEN, _XALLOC, _XTAB = 0x0, 0xD, 0xE, 0xF
 _BLOCK_PAGES = 64
 #: Of the PFNs of an HVM guest that aren't ordinary memory, this share each is of another type than XTAB.
 _ODD_TYPES = {5: _XALLOC, 11: _BROKEN}
+_CONSOLE_PFN = 17
+_EVTCHN_PARAMS = (2, 18)
 _PATTERNS = ("random", "hot", "sweep")
 
 
@@ -130,7 +132,7 @@ class SimulatedGuest(Guest):
 
     @property
     def state(self) -> Sequence[Record]:
-        """The records of its state: what ``state_records`` gave last, or what ``load_state`` was given."""
+        """The records of its state: what ``state_records`` returned last, or what ``load_state`` was called with."""
         return self._state
 
     @property
@@ -187,9 +189,10 @@ class SimulatedGuest(Guest):
         return records
 
     def contents(self) -> Iterator[Tuple[memoryview, bytes]]:
-        """The memory as a stream has it, whatever host the guest is on: PFN words of the pages there are, and the
-        pages; in batches, copies. PFNs stand in page tables; the p2m and the fields of the start info that a restore
-        sets are zeros. Two guests with the same contents are the same."""
+        """The memory in a form that doesn't depend on the host: for each batch the PFN words of the pages that exist,
+        and these pages; copies. Page tables contain PFNs; the p2m and what a restore sets in the start info and the
+        console page are zeros. Two guests with the same contents are the same."""
+        console_pfn = self._console_pfn()
         for start in range(0, len(self.memory), BATCH_PFNS):
             pfns = array("Q", range(start, min(start + BATCH_PFNS, len(self.memory))))
             types = bytearray(len(pfns))
@@ -197,9 +200,20 @@ class SimulatedGuest(Guest):
             there = [at for at, kind in enumerate(types) if kind < _BROKEN]
             words = _words(array("Q", [pfns[at] for at in there]), bytes(types[at] for at in there))
             pages = self.memory.read(data_pfns(words))
+            present = [pfns[at] for at in there]
             if self.kind == "pv":
-                self._make_comparable([pfns[at] for at in there], bytes(types[at] for at in there), pages)
+                self._make_comparable(present, bytes(types[at] for at in there), pages)
+            if console_pfn in present:
+                pages[present.index(console_pfn) * PAGE_SIZE + console.CONNECTION] = 0
             yield words, bytes(pages)
+
+    def _console_pfn(self) -> Optional[int]:
+        if self._where:
+            return simulated_pv.CONSOLE
+        if self.completed is not None and self.completed.console_frame is not None:
+            frame = self.completed.console_frame
+            return int(self._frames.m2p[frame]) if self.kind == "pv" else frame
+        return simulated_state.SPECIAL_PAGES[_CONSOLE_PFN]
 
     def _make_comparable(self, pfns: List[int], types: bytes, pages: bytearray) -> None:
         fault = pagetables.normalise(
@@ -307,6 +321,9 @@ class SimulatedGuest(Guest):
         self._enter("unmap_pages")
         self.step(len(pages.at))
 
+    def end(self) -> None:
+        self._enter("end")
+
     # Hooks: saving
 
     def pfn_end(self) -> int:
@@ -339,6 +356,9 @@ class SimulatedGuest(Guest):
                 self._state[at] = record._replace(nsec=self._suspensions * 1000000)
             elif isinstance(record, SharedInfo) and self._where:
                 self._state[at] = SharedInfo(self._kernel.shared_info())
+            elif isinstance(record, HvmParams):
+                # Event channels belong to the host.
+                self._state[at] = HvmParams.of([param for param in record.params if param[0] not in _EVTCHN_PARAMS])
         return list(self._state)
 
     def track_dirty(self, on: bool) -> None:
@@ -351,7 +371,16 @@ class SimulatedGuest(Guest):
             (self._kernel.tear if on else self._kernel.mend)(table)
         self._note(self._torn)
 
-    def read_dirty(self, bitmap: Any, clean: bool) -> None:
+    def start_save(self, pfn_end: int) -> None:
+        self._enter("start_save")
+
+    def count_dirty(self) -> Optional[int]:
+        self._enter("count_dirty")
+        if self._dirty is None:
+            raise OSError(22, "the dirty pages aren't tracked")
+        return pfn_kernel.count_bits(self._dirty)
+
+    def read_dirty(self, bitmap: Any, clean: bool, final: bool) -> None:
         self._enter("read_dirty")
         if self._dirty is None:
             raise OSError(22, "the dirty pages aren't tracked")
@@ -377,7 +406,20 @@ class SimulatedGuest(Guest):
 
     def m2p(self) -> Any:
         self._enter("m2p")
+        if self._where is None:
+            self._rebuild_kernel()
         return self._frames.m2p
+
+    def _rebuild_kernel(self) -> None:
+        """What a restored guest's own kernel does once it runs: it enters its new frames into its p2m lists."""
+        where = simulated_pv.layout(self.guest_width, len(self.memory))
+        if self.p2m_pfns != tuple(where.leaves) or self.start_info_pfn != simulated_pv.START_INFO:
+            raise OSError(95, "only a guest that was simulated before can be saved again")
+        linear = any(shared_info.parse(record.page, self.guest_width).fields["arch.p2m_cr3"]
+                     for record in self._state if isinstance(record, SharedInfo))
+        self._where, self._first = where, where.end
+        self._kernel = simulated_pv.Kernel(self.memory, self._frames, where, linear=linear)
+        self._kernel.write_lists()
 
     def shared_info(self) -> Any:
         self._enter("shared_info")

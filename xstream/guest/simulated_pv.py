@@ -125,7 +125,7 @@ class Kernel:
         for at, pfn in enumerate(where.leaves):
             entries = PAGE_SIZE // where.width
             self._write_frames(pfn, mfns[at * entries:(at + 1) * entries])
-        self._write_lists()
+        self.write_lists()
         kinds = where.levels()
         for at, pfn in enumerate(where.l1):
             first = at * 512
@@ -183,7 +183,8 @@ class Kernel:
         """The virtual address of PFN 0."""
         return 0xFFFF880000000000 if self._where.width == 8 else 0
 
-    def _write_lists(self) -> None:
+    def write_lists(self) -> None:
+        """Write the frame numbers of the p2m's pages to its lists."""
         mfns, where = self._frames.mfns, self._where
         entries = PAGE_SIZE // where.width
         for at, pfn in enumerate(where.lists):

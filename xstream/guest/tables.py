@@ -7,6 +7,8 @@ from xstream.stream.source import PendingPages
 from xstream.wire.frames import Buffer
 from xstream.wire.libxc import PAGE_SIZE, PageData
 
+#: Page-table levels by guest width.
+LEVELS = {8: 4, 4: 3}
 _TYPE_OF_BYTE = bytes(byte >> 4 for byte in range(256))
 _WITHOUT_DATA = bytes((0xD, 0xE, 0xF))
 _BAD_TABLE = {

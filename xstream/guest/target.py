@@ -2,7 +2,7 @@
 from array import array
 from typing import Any, List, Optional, Union
 
-from xstream.guest.guest import Hooks
+from xstream.guest.hooks import Hooks
 from xstream.guest.memory import data_pfns, reserve, uint64
 from xstream.kernels import batches as batch_kernel
 from xstream.kernels import p2m as p2m_kernel
@@ -34,7 +34,7 @@ class TargetMemory:
         wanted = uint64(len(words) // 8)
         self.populate(wanted[:p2m_kernel.claim(words, self.state, wanted)])
         pfn_kernel.mark(words, self.state)
-        self._hooks.set_types(words)
+        self._hooks.set_types(memoryview(words))
 
     def populate(self, pfns: memoryview) -> None:
         """Get memory for PFNs whose state says by now that they are populated."""
@@ -65,35 +65,26 @@ class TargetMemory:
         """Write the pages of populated PFNs; straight from the source where ``data`` still is in it."""
         if not len(pfns):
             return
-        pages = self._hooks.map_pages(self.frames_of(pfns))
-        try:
+        with self._hooks.mapped(self.frames_of(pfns)) as pages:
             if isinstance(data, PendingPages):
                 data.read_into(pages.memory, pages.at)
             else:
                 page_kernel.scatter(pages.memory, pages.at, data)
-        finally:
-            self._hooks.unmap_pages(pages)
 
     def write_run(self, run: PageRun) -> None:
         """Write the pages of many batches at once."""
         pfns = data_pfns(run.words)
         if not len(pfns):
             return
-        pages = self._hooks.map_pages(self.frames_of(pfns))
-        try:
+        with self._hooks.mapped(self.frames_of(pfns)) as pages:
             batch_kernel.scatter(pages.memory, pages.at, run.data, run.extents)
-        finally:
-            self._hooks.unmap_pages(pages)
 
     def read(self, pfns: memoryview) -> bytearray:
         """The pages of populated PFNs; a copy."""
         out = bytearray(len(pfns) * PAGE_SIZE)
         if out:
-            pages = self._hooks.map_pages(self.frames_of(pfns))
-            try:
+            with self._hooks.mapped(self.frames_of(pfns)) as pages:
                 page_kernel.gather(pages.memory, pages.at, out)
-            finally:
-                self._hooks.unmap_pages(pages)
         return out
 
     def differing(self, words: Buffer, data: Union[Buffer, PendingPages]) -> List[int]:
