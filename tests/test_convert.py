@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import signal
 import socket
 import struct
@@ -485,3 +486,46 @@ def test_memory_is_bounded_for_a_guest_of_many_pfns(way, squash, tmp_path):
     assert process.returncode == 0
     memory, _ = loaded(str(tmp_path / "out"))
     assert memory.populated_count == 2 and memory.read(memory.populated_pfns(0, 9)) == page(4) + page(5)
+
+
+@pytest.mark.parametrize("form", ["path", "other path", "symlink", "hard link", "descriptors", "descriptor in",
+                                  "descriptor out", "file objects"])
+def test_source_and_output_must_not_be_the_same_file(form, tmp_path):
+    whole = converted(samples.hvm(), to="libxl")
+    path, link = tmp_path / "guest.xl", tmp_path / "link"
+    path.write_bytes(whole)
+    source, sink = str(path), str(path)
+    with contextlib.ExitStack() as stack:
+        if form == "other path":
+            source = os.path.join(str(tmp_path), "..", tmp_path.name, "guest.xl")
+        elif form == "symlink":
+            link.symlink_to(path)
+            sink = str(link)
+        elif form == "hard link":
+            os.link(source, str(link))
+            sink = str(link)
+        elif form.startswith("descriptor"):
+            source = stack.enter_context(open(source, "rb")).fileno() if form != "descriptor out" else source
+            sink = stack.enter_context(open(sink, "r+b")).fileno() if form != "descriptor in" else sink
+        elif form == "file objects":
+            source, sink = (stack.enter_context(open(source, mode)) for mode in ("rb", "r+b"))
+        for to in (None, "libxc", "device-model"):
+            with pytest.raises(shutil.SameFileError):
+                xstream.convert(source, sink, to=to)
+    assert path.read_bytes() == whole
+
+
+def test_the_same_device_may_be_source_and_output():
+    with pytest.raises(xstream.CorruptStream, match="empty input"):
+        xstream.convert(os.devnull, os.devnull)
+
+
+def test_the_command_refuses_to_overwrite_its_input(tmp_path):
+    path = tmp_path / "guest.xl"
+    path.write_bytes(converted(samples.hvm(), to="libxl"))
+    status, _, said = run("convert", str(path), str(path))
+    assert status == 2 and "same file" in said and path.read_bytes() == converted(samples.hvm(), to="libxl")
+    with open(str(path), "rb") as stdin:
+        status = subprocess.call([sys.executable, "-m", "xstream", "convert", "-", str(path)], stdin=stdin,
+                                 stderr=subprocess.DEVNULL)
+    assert status == 2 and path.read_bytes() == converted(samples.hvm(), to="libxl")
