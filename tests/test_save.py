@@ -128,3 +128,108 @@ def test_the_start_infos_pfn_is_all_of_rdx():
             assert vcpu.basic(record.blob)["rdx"] < 1 << 32
     with pytest.raises(ValueError):
         vcpu.with_frames(bytearray(0xAF0), 4, frames._replace(cr3=1), in_stream=True)
+
+
+# Containers
+
+CONFIGS = {"libxl": None, "xl": b'{"c_info": {}}', "libvirt": b"<domain/>",
+           "xenopsd": b'((time 20230101T00:00:00Z)(word_size 64))'}
+
+
+@pytest.mark.parametrize("container", list(CONFIGS))
+@pytest.mark.parametrize("kind", ["hvm", "pv"])
+@pytest.mark.parametrize("live", [False, True])
+def test_saving_into_a_container(container, kind, live):
+    """The device model's record is asked for once the guest is suspended and its own state has been written."""
+    source, target = SimulatedGuest(kind), SimulatedGuest.empty(kind)
+    asked = []
+
+    def device_model():
+        assert not source.running
+        asked.append("device model")
+        return b"QEMU's record"
+
+    parts = {}
+    if kind == "hvm":
+        parts["device_model"] = device_model
+        if container != "xenopsd":
+            parts["xenstore_data"] = [(b"physmap/f0/size", b"10")]
+    data = stream_of(source, live=live, container=container, config=CONFIGS[container], **parts)
+    xstream.verify(data, strict=True)
+    report = xstream.restore(data, target)
+    assert target.digest() == source.digest() and not source.running
+    assert report.config == CONFIGS[container]
+    assert report.device_model == (b"QEMU's record" if kind == "hvm" else None)
+    assert report.xenstore_data == tuple(parts.get("xenstore_data", ()))
+    assert asked == (["device model"] if kind == "hvm" else [])
+
+
+@pytest.mark.parametrize("container", ["libxl", "xl", "libvirt"])
+def test_checkpoints_within_a_container(container):
+    source, target = SimulatedGuest(dirty=0.2), SimulatedGuest.empty()
+    digests = []
+
+    def checkpoint(number):
+        digests.append(source.digest())
+        return number < 3
+
+    data = stream_of(source, live=True, container=container, config=CONFIGS[container], checkpoint=checkpoint,
+                     device_model=lambda: b"%d" % len(digests), xenstore_data=lambda: [(b"key", b"%d" % len(digests))])
+    xstream.verify(data, checkpointed=True, strict=True)
+    report = xstream.restore(data, target, checkpointed=True)
+    assert report.checkpoints == 3 and target.digest() == digests[-1]
+    assert report.device_model == b"2" and report.xenstore_data == ((b"key", b"2"),)
+
+
+@pytest.mark.parametrize("options, error", [
+    ({"container": "xl"}, xstream.MissingPart), ({"container": "libvirt"}, xstream.MissingPart),
+    ({"container": "xenopsd"}, xstream.MissingPart), ({"container": "tar"}, ValueError),
+    ({"config": b"{}"}, ValueError), ({"container": "libxl", "config": b"{}"}, ValueError),
+    ({"device_model": b"x"}, ValueError), ({"xenstore_data": []}, ValueError),
+    ({"container": "xenopsd", "config": b"", "xenstore_data": []}, ValueError),
+    ({"container": "xenopsd", "config": b"", "checkpoint": lambda number: False}, ValueError),
+    ({"container": "libxl", "back_channel": b"", "checkpoint": lambda number: False}, ValueError)], ids=str)
+def test_parts_that_do_not_go_together(options, error):
+    source = SimulatedGuest()
+    with pytest.raises(error):
+        stream_of(source, **options)
+    assert source.running
+
+
+def test_a_pv_guest_has_no_device_model():
+    source = SimulatedGuest("pv")
+    with pytest.raises(xstream.OrderError):
+        stream_of(source, container="libxl", device_model=b"QEMU")
+    assert source.running
+
+
+def test_a_failing_device_model_lets_the_guest_run():
+    source = SimulatedGuest()
+    with pytest.raises(KeyError):
+        stream_of(source, container="libxl", device_model=lambda: {}["record"])
+    assert source.running
+
+
+# Files
+
+def test_saving_to_a_path(tmp_path):
+    path = tmp_path / "guest.xs"
+    source, target = SimulatedGuest(), SimulatedGuest.empty()
+    saved = xstream.save(source, path)
+    assert path.stat().st_size == saved.bytes and path.stat().st_mode & 0o777 == 0o600
+    xstream.restore(path, target)
+    assert target.digest() == source.digest()
+
+
+def test_a_file_that_cannot_be_completed_lets_the_guest_run(tmp_path, monkeypatch):
+    def full(fd):
+        raise OSError(28, "No space left on device")
+
+    source = SimulatedGuest()
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="space"):
+        patch.setattr("os.fsync", full)
+        xstream.save(source, str(tmp_path / "guest.xs"), live=True)
+    assert source.running and list(tmp_path.iterdir()) == []
+    with pytest.raises(FileNotFoundError):
+        xstream.save(source, str(tmp_path / "missing" / "guest.xs"))
+    assert source.running

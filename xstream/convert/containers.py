@@ -259,13 +259,13 @@ class XlTarget(LibxlTarget):
         super().__init__(sink, parts, origin)
         self._header = xl.SaveHeader(xl.LIBXL_STREAM)
         if xl.LAYER not in origin.formats:
-            self._header = _xl_header(self.need_config("domain configuration for xl"))
+            self._header = xl.SaveHeader.of(self.need_config("domain configuration for xl"))
 
     def take_outer(self, layer: str, record: Any) -> None:
         if isinstance(record, xl.SaveHeader):
             self._header = record._replace(mandatory_flags=record.mandatory_flags | xl.LIBXL_STREAM)
             if self.parts.config is not None:
-                self._header = _xl_header(self.parts.config)
+                self._header = xl.SaveHeader.of(self.parts.config)
         else:
             super().take_outer(layer, record)
 
@@ -281,13 +281,13 @@ class LibvirtTarget(LibxlTarget):
         super().__init__(sink, parts, origin)
         self._header = libvirt.SaveHeader(b"")
         if libvirt.LAYER not in origin.formats:
-            self._header = _libvirt_header(self.need_config("domain XML for libvirt"))
+            self._header = libvirt.SaveHeader.of(self.need_config("domain XML for libvirt"))
 
     def take_outer(self, layer: str, record: Any) -> None:
         if isinstance(record, libvirt.SaveHeader):
             self._header = record._replace(version=libvirt.LIBXL_STREAM)
             if self.parts.config is not None:
-                self._header = _libvirt_header(self.parts.config)
+                self._header = libvirt.SaveHeader.of(self.parts.config)
         else:
             super().take_outer(layer, record)
 
@@ -378,17 +378,6 @@ def _libxl_header(origin: Origin) -> libxl.Header:
             if isinstance(reader, LibxlReader) and reader.header is not None:
                 return reader.header
     return libxl.Header(libxl.VERSION, libxl.FROM_LEGACY) if origin.from_legacy else libxl.Header()
-
-
-def _xl_header(config: bytes) -> xl.SaveHeader:
-    """The header for a configuration as JSON, or as the text of a config file."""
-    if not config.lstrip().startswith(b"{"):
-        return xl.SaveHeader(xl.LIBXL_STREAM, config)
-    return xl.SaveHeader(xl.LIBXL_STREAM | xl.JSON_CONFIG, config.rstrip(b"\0") + b"\0")
-
-
-def _libvirt_header(xml: bytes) -> libvirt.SaveHeader:
-    return libvirt.SaveHeader(xml.rstrip(b"\0") + b"\0")
 
 
 def _device_model_of(record: Any) -> Any:

@@ -4,11 +4,13 @@ Source of the order and the rules: tools/libs/guest/xg_sr_save.c; docs/features/
 """
 import contextlib
 import itertools
+import os
 import time
 from array import array
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 from xstream.errors import CorruptStream, LimitExceeded, StreamError
+from xstream.guest.enclosure import DeviceModel, Enclosure, XenstoreData
 from xstream.guest.guest import GUEST_TYPES, Cancelled, Guest, GuestError, HookError, Pages
 from xstream.guest.hooks import Hooks
 from xstream.guest.memory import data_pfns, uint64
@@ -20,17 +22,16 @@ from xstream.kernels import pages as page_kernel
 from xstream.kernels import pagetables
 from xstream.kernels import pfns as pfn_kernel
 from xstream.limits import Limits
-from xstream.stream.sink import open_sink
+from xstream.stream.output import output
+from xstream.stream.sink import Sink, open_sink
 from xstream.stream.source import Source, open_source
-from xstream.stream.writer import BATCH_PFNS, Writer
+from xstream.stream.writer import BATCH_PFNS
 from xstream.wire import libxc
 from xstream.wire.frames import FRAME, Buffer
 from xstream.wire.libxc import (
     PAGE_SIZE,
-    Checkpoint,
     CheckpointDirtyPfnList,
     DomainHeader,
-    End,
     PageData,
     StaticDataEnd,
     VcpuBasic,
@@ -65,23 +66,30 @@ class Saved(NamedTuple):
 class Saver:
     """One save of one guest. See :func:`save` for the arguments.
 
-    ``steps()`` does it, and gives control back after each batch; a caller with an event loop sends what its sink has
-    gathered then. ``saved`` is there at the end.
+    ``steps()`` performs it and yields after each batch, so that a caller with an event loop can send what its sink has
+    gathered. ``saved`` is set at the end.
     """
 
     def __init__(self, guest: Guest, sink: Any, *, live: bool = False, policy: Optional[Policy] = None,
-                 verify: bool = False, checkpoint: Optional[Callable[[int], bool]] = None, back_channel: Any = None,
+                 verify: bool = False, container: Optional[str] = None, config: Optional[bytes] = None,
+                 device_model: Optional[DeviceModel] = None, xenstore_data: Optional[XenstoreData] = None,
+                 checkpoint: Optional[Callable[[int], bool]] = None, back_channel: Any = None,
                  on_round: Callable[[Round], Any] = lambda last: None,
                  progress: Callable[[int, int], Any] = lambda done, total: None,
                  cancelled: Callable[[], bool] = lambda: False, limits: Limits = Limits()) -> None:
-        if back_channel is not None and (checkpoint is None or guest.kind != "hvm"):
-            raise ValueError("a back channel is for the checkpoints of HVM guests")
+        if back_channel is not None and (checkpoint is None or guest.kind != "hvm" or container is not None):
+            raise ValueError("a back channel is for bare streams with checkpoints of HVM guests")
         if verify and checkpoint is not None:
             raise ValueError("a stream with checkpoints has no place for VERIFY")
         self.saved: Optional[Saved] = None
+        self._sink: Sink
         self._guest = guest
         self._hooks = Hooks(guest)
-        self._sink = open_sink(sink, splice=guest.spliceable)
+        self._path = os.fspath(sink) if isinstance(sink, (str, os.PathLike)) else None
+        if self._path is None:
+            self._sink = open_sink(sink, splice=guest.spliceable)
+        self._enclosure = Enclosure(container, config=config, device_model=device_model, xenstore_data=xenstore_data,
+                                    checkpointed=checkpoint is not None, limits=limits)
         self._live = live
         self._policy = policy or xen_policy()
         self._verify = verify
@@ -103,9 +111,10 @@ class Saver:
         self._tracking = self._suspended = False
 
     def steps(self) -> Iterator[None]:
-        """Do it, batch by batch. Where it fails, or is closed, the guest is as :func:`save` says."""
+        """Perform the save, batch by batch. If it fails, or the iterator is closed, the guest is as :func:`save`
+        says."""
         try:
-            yield from self._stream()
+            yield from self._stream() if self._path is None else self._stream_to(self._path)
         except BaseException:
             try:
                 self._roll_back()
@@ -115,6 +124,12 @@ class Saver:
             raise
         self._hooks.end()
         self.saved = Saved(tuple(self._rounds), self._sink.offset, self._downtime, self._checkpoints)
+
+    def _stream_to(self, path: str) -> Iterator[None]:
+        """Write to a file that is renamed to ``path`` once it is complete and synced, before the guest is given up."""
+        with output(path) as fd:
+            self._sink = open_sink(fd, splice=self._guest.spliceable)
+            yield from self._stream()
 
     def _stream(self) -> Iterator[None]:
         self._set_up()
@@ -129,11 +144,11 @@ class Saver:
             yield from self._send_checkpoints(self._checkpoint)
         else:
             self._stop_tracking()
-            self._writer.write(End())
+            self._enclosure.finish(self._writer)
             self._sink.drain()
 
     def _set_up(self) -> None:
-        """Write the headers and all that stands ahead of memory."""
+        """Write the headers and everything that precedes memory."""
         if self._guest.kind == "pv":
             self._p2m = SourceP2M(self._guest, self._hooks, self._limits.guest_pfns)
         self._pfn_end = self._p2m.pfn_end if self._p2m else self._hooks.pfn_end()
@@ -144,7 +159,7 @@ class Saver:
         self._hooks.start_save(self._pfn_end)
         static = self._hooks.static_records()
         domain = DomainHeader(GUEST_TYPES[self._guest.kind], 12, 0, *self._guest.xen_version)
-        self._writer = Writer(self._sink, domain, checkpointed=self._checkpoint is not None, limits=self._limits)
+        self._writer = self._enclosure.begin(self._sink, domain)
         info, frames = self._p2m.records() if self._p2m else ((), ())
         for record in (*info, *static, StaticDataEnd(), *frames):
             self._writer.write(record)
@@ -186,7 +201,7 @@ class Saver:
     def _send_checkpoints(self, go_on: Callable[[int], bool]) -> Iterator[None]:
         """Close the first checkpoint, and send more of them."""
         while True:
-            self._writer.write(Checkpoint())
+            self._enclosure.checkpoint(self._writer)
             self._sink.drain()
             self._checkpoints += 1
             yield
@@ -379,30 +394,48 @@ def _batch_size(pfns: memoryview) -> int:
     return at if whole and end > BATCH_PFNS else BATCH_PFNS
 
 
-def save(guest: Guest, sink: Any, **options: Any) -> Saved:
-    """Write a guest's stream to ``sink``: a descriptor, a socket, an object with ``write``, or a Sink.
+def save(guest: Guest, sink: Any, *, live: bool = False, policy: Optional[Policy] = None, verify: bool = False,
+         container: Optional[str] = None, config: Optional[bytes] = None, device_model: Optional[DeviceModel] = None,
+         xenstore_data: Optional[XenstoreData] = None, checkpoint: Optional[Callable[[int], bool]] = None,
+         back_channel: Any = None, on_round: Callable[[Round], Any] = lambda last: None,
+         progress: Callable[[int, int], Any] = lambda done, total: None,
+         cancelled: Callable[[], bool] = lambda: False, limits: Limits = Limits()) -> Saved:
+    """Write a guest's stream to ``sink``: a path, a descriptor, a socket, or an object with ``write``.
 
-    - ``live``: send memory while the guest runs, again and again, before it is suspended; else suspend it first;
-    - ``policy``: when live rounds end, asked after each: :func:`xen_policy` (the default), :func:`downtime_policy`, or
-      a function from :class:`Round` to :class:`Decision`;
-    - ``verify``: send everything once more at the end, for comparison;
-    - ``checkpoint``: send checkpoints (Remus). Called after each with its number and the guest running again; waits as
-      long as the next one shall be away; says whether there is to be another. The stream has no END;
-    - ``back_channel``: COLO: what the secondary sends, as any source; its dirty PFNs are read ahead of each checkpoint
-      but the first;
-    - ``on_round``: called with each Round when it has been sent; ``progress``: after each batch, with the PFNs sent and
-      all those of the round; ``cancelled``: asked before each batch. A write that the other end doesn't take is ended
-      by closing the other end;
-    - ``limits``: ``guest_pfns`` is the largest guest.
+    A file at a path appears when the stream is complete and synced, with mode 0600; "-" is stdout. Everything else
+    stays open.
 
-    Then the guest is suspended; or, where ``checkpoint`` said that it is enough, running.
+    - ``live``: send memory while the guest runs, round after round, before suspending it; else suspend it first;
+    - ``policy``: decides after each live round whether another follows: :func:`xen_policy` (the default),
+      :func:`downtime_policy`, or any function from :class:`Round` to :class:`Decision`;
+    - ``verify``: at the end, send everything once more for comparison;
+    - ``container``: "libxl", "xl", "libvirt" or "xenopsd": write the stream within that container. None: a bare libxc
+      stream;
+    - ``config``: the domain's configuration: for "xl" JSON or the text of a config file, for "libvirt" the XML, for
+      "xenopsd" the Xenops record;
+    - ``device_model``: QEMU's record; ``xenstore_data``: (key, value) of the device model's xenstore entries. Both are
+      values, or functions that return them, called with the guest suspended once everything else has been written;
+    - ``checkpoint``: send checkpoints (Remus). Called after each one with its number, from 1, while the guest runs
+      again. It returns when the next checkpoint is due, True to send it. The stream has no END;
+    - ``back_channel``: COLO: what the secondary sends, as any source. Its list of dirty PFNs is read before each
+      checkpoint but the first;
+    - ``on_round``: called with each Round once it has been sent; ``progress``: called after each batch with the number
+      of PFNs sent and to send in this round; ``cancelled``: called before each batch, True stops. To end a write that
+      the other side doesn't accept, close that side;
+    - ``limits``: ``guest_pfns`` is the size of the largest guest.
 
-    Raises HookError and other GuestErrors; OSError from the sink; StreamError where the guest's records don't make a
-    stream; and what the caller's functions raise. Then the guest runs as before. Two exceptions: HookError of "resume"
-    leaves it suspended; and once a CHECKPOINT has been sent, a guest that was suspended stays so, for the destination
-    may go on with that checkpoint: ``guest.resume()`` is the caller's decision.
+    Afterwards the guest is suspended; or running, if ``checkpoint`` ended the save.
+
+    Raises HookError and other GuestErrors; OSError from the sink; StreamError if the guest's records don't form a valid
+    stream; MissingPart if the container needs a configuration; ValueError for arguments that exclude each other; and
+    what the caller's functions raise. Then the guest runs as before, with three exceptions. HookError of "resume"
+    leaves it suspended. HookError of "end" means that the save itself succeeded. Once a CHECKPOINT has been sent, a
+    suspended guest stays suspended, because the destination may continue from that checkpoint: ``guest.resume()`` is
+    then the caller's decision.
     """
-    saver = Saver(guest, sink, **options)
+    saver = Saver(guest, sink, live=live, policy=policy, verify=verify, container=container, config=config,
+                  device_model=device_model, xenstore_data=xenstore_data, checkpoint=checkpoint,
+                  back_channel=back_channel, on_round=on_round, progress=progress, cancelled=cancelled, limits=limits)
     for _ in saver.steps():
         pass
     assert saver.saved is not None

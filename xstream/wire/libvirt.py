@@ -24,6 +24,11 @@ class SaveHeader(NamedTuple):
     version: int = LIBXL_STREAM
     unused: Buffer = bytes(40)
 
+    @classmethod
+    def of(cls, xml: bytes) -> "SaveHeader":
+        """The header of a libxl stream for a domain's XML."""
+        return cls(xml.rstrip(b"\0") + b"\0")
+
     @property
     def xml_text(self) -> str:
         """The XML without its NUL; what isn't UTF-8 is replaced."""

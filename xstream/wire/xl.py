@@ -38,6 +38,13 @@ class SaveHeader(NamedTuple):
     rest: Buffer = b""
     has_config: bool = True
 
+    @classmethod
+    def of(cls, config: bytes) -> "SaveHeader":
+        """The header of a libxl stream for a configuration as JSON, or as the text of a config file."""
+        if not config.lstrip().startswith(b"{"):
+            return cls(LIBXL_STREAM, config)
+        return cls(LIBXL_STREAM | JSON_CONFIG, config.rstrip(b"\0") + b"\0")
+
     @property
     def config_text(self) -> str:
         """The config without its NUL; what isn't UTF-8 is replaced."""
