@@ -1,5 +1,6 @@
 """Migrations in an event loop."""
 import asyncio
+import threading
 
 import pytest
 
@@ -92,3 +93,99 @@ def test_a_cancelled_save_leaves_the_guest_running():
         return source
 
     assert run(cancelled()).running
+
+
+class Blocking(SimulatedGuest):
+    """A guest whose suspension takes until ``released``."""
+
+    def wait_in(self, hook):
+        self.hook, self.entered, self.released = hook, threading.Event(), threading.Event()
+        self.threads = set()
+
+    def _enter(self, hook):
+        super()._enter(hook)
+        if hasattr(self, "hook"):
+            self.threads.add(threading.current_thread())
+            if hook == self.hook:
+                self.entered.set()
+                assert self.released.wait(60)
+
+
+async def until(condition):
+    while not condition():
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("hook", ["suspend", "complete"])
+def test_a_blocking_hook_does_not_block_the_event_loop(hook):
+    source, target = Blocking(seed=3), Blocking.empty()
+    blocked = source if hook == "suspend" else target
+    blocked.wait_in(hook)
+
+    async def both():
+        task = asyncio.ensure_future(migrate(source, target, live=True))
+        # Only a running event loop gets past this.
+        await until(blocked.entered.is_set)
+        blocked.released.set()
+        return await task
+
+    run(both())
+    assert target.digest() == source.digest()
+    assert len(blocked.threads) == 1 and threading.current_thread() not in blocked.threads
+
+
+def test_a_task_cancelled_during_a_hook_waits_for_it():
+    source = Blocking()
+    source.wait_in("suspend")
+
+    async def cancelled():
+        protocol = aio.RestoreProtocol(SimulatedGuest.empty())
+        server, port = await served(protocol)
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        task = asyncio.ensure_future(aio.save(source, writer))
+        await until(source.entered.is_set)
+        task.cancel()
+        await asyncio.sleep(0)
+        assert not task.done()
+        source.released.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        writer.transport.abort()
+        with pytest.raises(TruncatedStream):
+            await protocol.restored
+        protocol.transport.abort()
+        await asyncio.sleep(0)
+        server.close()
+        await server.wait_closed()
+
+    run(cancelled())
+    assert source.running
+
+
+def test_a_cancelled_restore_abandons_its_guest():
+    target = SimulatedGuest.empty()
+
+    async def cancelled():
+        protocol = aio.RestoreProtocol(target)
+        server, port = await served(protocol)
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"\xff" * 4)
+        await writer.drain()
+        await until(lambda: protocol.transport)
+        protocol.restored.cancel()
+        writer.transport.abort()
+        await until(lambda: target.abandoned)
+        protocol.transport.abort()
+        await asyncio.sleep(0)
+        server.close()
+        await server.wait_closed()
+
+    run(cancelled())
+
+
+def test_a_container_through_an_event_loop():
+    source, target = SimulatedGuest(), SimulatedGuest.empty()
+    _, restored, rest = run(migrate(source, target, b"more", container="xl", config=b"{}",
+                                    device_model=lambda: b"QEMU's record"))
+    assert rest == b"more" and restored.device_model == b"QEMU's record" and restored.config == b"{}"
+    assert target.digest() == source.digest()
