@@ -1,4 +1,10 @@
-"""CRC32C by every implementation beside the plain one."""
+"""Each implementation of CRC32C that this CPU can run, compared with a plain reference.
+
+To run those of older CPUs, see "Other CPUs" in CONTRIBUTING.md.
+"""
+import contextlib
+import functools
+
 import numpy
 import pytest
 import reference
@@ -18,17 +24,31 @@ VECTORS = [
 ]
 
 
+@contextlib.contextmanager
+def using(name):
+    before = built.implementation()
+    built.use(name)
+    assert built.implementation() == name
+    yield built
+    built.use(before)
+
+
 @pytest.fixture(params=EVERY, ids=[name for name, _, _ in EVERY])
 def kernel(request):
+    """Each implementation, and the reference."""
     _, module, name = request.param
     if not name:
         yield module
         return
-    before = built.implementation()
-    built.use(name)
-    assert built.implementation() == name
-    yield module
-    built.use(before)
+    with using(name) as module:
+        yield module
+
+
+@pytest.fixture(params=built.implementations())
+def each(request):
+    """Each implementation."""
+    with using(request.param) as module:
+        yield module
 
 
 @pytest.mark.parametrize("data, value", VECTORS, ids=lambda each: "")
@@ -36,11 +56,46 @@ def test_vectors(kernel, data, value):
     assert kernel.crc32c(data) == value
 
 
-@pytest.mark.parametrize("length", [1, 7, 8, 9, 63, 4080, 4095, 4096, 4097, 8191, 8192, 12345])
-@pytest.mark.parametrize("shift", [0, 1, 7])
-def test_lengths_and_alignments(kernel, length, shift):
-    data = numpy.random.RandomState(length).randint(0, 256, length + shift).astype(numpy.uint8)[shift:]
-    assert kernel.crc32c(data) == reference.crc32c(data.tobytes())
+DATA = numpy.random.RandomState(3).bytes(70000)
+# Around each multiple of the size of the blocks that the implementations work in, and every small length.
+LENGTHS = sorted({*range(620), *(block * 4096 + more for block in range(1, 5) for more in range(-9, 10)), 12345, 65537})
+
+
+@functools.lru_cache(maxsize=None)
+def prefix_crcs(shift):
+    """The CRC of the first n bytes of DATA[shift:], for every n in LENGTHS."""
+    crcs, crc, done = {}, 0, 0
+    for length in LENGTHS:
+        crc = reference.crc32c(DATA[shift + done:shift + length], crc)
+        crcs[length], done = crc, length
+    return crcs
+
+
+@pytest.mark.parametrize("shift", [*range(17), 31, 32, 33, 63])
+def test_every_length_at_every_alignment(each, shift):
+    whole = numpy.frombuffer(bytearray(len(DATA) + 64), numpy.uint8)
+    start = -whole.ctypes.data % 64 + shift
+    data = memoryview(whole)[start:start + LENGTHS[-1]]
+    data[:] = DATA[shift:shift + LENGTHS[-1]]
+    found = {length: each.crc32c(data[:length]) for length in LENGTHS}
+    assert found == prefix_crcs(shift)
+
+
+@pytest.mark.parametrize("start", [0, 1, 0x80000000, 0xFFFFFFFF, 0xDEADBEEF])
+def test_any_initial_value(kernel, start):
+    """What a long buffer's CRC starts from reaches its end."""
+    assert kernel.crc32c(DATA[:9000], start) == reference.crc32c(DATA[:9000], start)
+
+
+def test_a_large_buffer(each):
+    """The CRC of large pieces, combined, is that of their pages, combined."""
+    data = numpy.random.RandomState(4).randint(0, 2 ** 63, 1 << 20).view(numpy.uint8)
+    sums = numpy.zeros(len(data) // 4096, numpy.uint32)
+    each.crc32c_pages(data, sums)
+    combined = 0
+    for page_sum in sums.tolist():
+        combined = each.crc32c_combine(combined, page_sum, 4096)
+    assert each.crc32c(data) == combined
 
 
 def test_going_on(kernel):

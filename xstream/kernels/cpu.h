@@ -1,4 +1,4 @@
-/* What this CPU can do, asked of it at run time: the compiler's own builtin is always false under some compilers. */
+/* What this CPU can do, asked at run time. Not by __builtin_cpu_supports, which is always false under some compilers. */
 #ifndef XSTREAM_CPU_H
 #define XSTREAM_CPU_H
 
@@ -6,31 +6,60 @@
 #include <cpuid.h>
 #include <stdint.h>
 
-/* The parts of the register state that the system saves: without them their instructions fault. */
-static inline uint64_t xs_cpu_saved_state(void) {
+/* Bits of CPUID that older compilers' cpuid.h has no names for: leaf 1 ECX, and leaf 7 EBX and ECX. */
+#define XS_CPUID_OSXSAVE (1u << 27)
+#define XS_CPUID_AVX512F (1u << 16)
+#define XS_CPUID_VPCLMULQDQ (1u << 10)
+
+/* Parts of the register state that the operating system saves; without them the instructions fault. */
+#define XS_STATE_AVX 0x06u
+#define XS_STATE_AVX512 0xe6u
+
+/* The features found, asked for once: under a hypervisor each CPUID takes tens of microseconds. */
+typedef struct {
+    int known, sse42, pclmul, avx2, vpclmul_avx2, vpclmul_avx512;
+} xs_cpu;
+
+static inline uint32_t xs_cpu_saved_state(void) {
     uint32_t low, high;
     __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
-    return (uint64_t)high << 32 | low;
+    return low;
 }
 
-/* SSE 4.2 (with its CRC32 instruction) and PCLMULQDQ. */
-static inline int xs_cpu_has_sse42(void) {
-    unsigned int a, b, c, d;
-    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_SSE4_2) && (c & bit_PCLMUL);
+static inline const xs_cpu *xs_cpu_features(void) {
+    static xs_cpu cpu;
+    unsigned int a, b, c, d, most, state = 0;
+    if (cpu.known)
+        return &cpu;
+    __cpuid(0, most, b, c, d);
+    __cpuid(1, a, b, c, d);
+    cpu.sse42 = (c & bit_SSE4_2) != 0;
+    cpu.pclmul = (c & bit_PCLMUL) != 0;
+    if (c & XS_CPUID_OSXSAVE)
+        state = xs_cpu_saved_state();
+    if (most >= 7 && (state & XS_STATE_AVX) == XS_STATE_AVX) {
+        __cpuid_count(7, 0, a, b, c, d);
+        cpu.avx2 = (b & bit_AVX2) != 0;
+        cpu.vpclmul_avx2 = cpu.avx2 && (c & XS_CPUID_VPCLMULQDQ);
+        cpu.vpclmul_avx512 = cpu.vpclmul_avx2 && (b & XS_CPUID_AVX512F) && (state & XS_STATE_AVX512) == XS_STATE_AVX512;
+    }
+    cpu.known = 1;
+    return &cpu;
 }
 
-/* AVX2, and a system that saves the registers for it. */
-static inline int xs_cpu_has_avx2(void) {
-    unsigned int a, b, c, d;
-    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE) || (xs_cpu_saved_state() & 6) != 6)
-        return 0;
-    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & bit_AVX2);
-}
+static inline int xs_cpu_has_sse42(void) { return xs_cpu_features()->sse42; }
+static inline int xs_cpu_has_pclmul(void) { return xs_cpu_features()->pclmul; }
+static inline int xs_cpu_has_avx2(void) { return xs_cpu_features()->avx2; }
+static inline int xs_cpu_has_vpclmul_avx2(void) { return xs_cpu_features()->vpclmul_avx2; }
+static inline int xs_cpu_has_vpclmul_avx512(void) { return xs_cpu_features()->vpclmul_avx512; }
 
 #else
 
 static inline int xs_cpu_has_sse42(void) { return 0; }
+static inline int xs_cpu_has_pclmul(void) { return 0; }
 static inline int xs_cpu_has_avx2(void) { return 0; }
+static inline int xs_cpu_has_vpclmul_avx2(void) { return 0; }
+static inline int xs_cpu_has_vpclmul_avx512(void) { return 0; }
 
 #endif
 
