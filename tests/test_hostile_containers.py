@@ -165,3 +165,11 @@ def test_a_config_of_some_depth_is_shown(tmp_path):
     path.write_bytes(containers.xl(config=b'{"a":' * 99 + b"1" + b"}" * 99 + b"\0"))
     assert run("info", "--records", str(path))[0] == 0
     assert run("info", "--records", "--json", str(path))[0] == 0
+
+
+@pytest.mark.parametrize("way", ["buffer", "mapped", "pipe", "object"])
+def test_a_last_record_that_is_cut_off_is_an_error_though_nobody_reads_it(way):
+    """QEMU's record is the last of an unstructured image; from a pipe it is skipped only when something asks on."""
+    with WAYS[way](containers.xenopsd_unstructured()[:-3]) as source, pytest.raises(TruncatedStream) as caught:
+        xstream.verify(source)
+    assert caught.value.missing == 3

@@ -190,6 +190,7 @@ class NestedReader(RecordReader[Any]):
         """Once, behind the last record: what is there that shouldn't be."""
         if self._finished:
             return
+        self.source.buffered()  # raises if the last record's data was not read and is cut off
         self.source.check_end()
         if self.strict and self._outermost.ended and not self.source.at_end():
             raise StrictViolation("bytes behind the end", layer=self._outermost.layer, offset=self.source.offset,

@@ -63,6 +63,6 @@ def in_memory(data: Union[Buffer, PendingPages], most: int) -> bytes:
     """A blob of a suspend image as bytes, read if it is still in the source. Raises LimitExceeded if it has more than
     ``most`` bytes."""
     if len(data) > most:
-        raise LimitExceeded("device model's record longer than the limit", layer=xenopsd.LAYER, field="length",
+        raise LimitExceeded("record longer than the limit", layer=xenopsd.LAYER, field="length",
                             expected="at most {}".format(most), got=len(data))
     return data.read() if isinstance(data, PendingPages) else bytes(data)
