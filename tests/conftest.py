@@ -1,4 +1,4 @@
-"""What the tests share: Xen's tools, genuine streams, and how hypothesis runs."""
+"""What the tests share: Xen's tools, genuine streams, which tests are slow, and how hypothesis runs."""
 import os
 import tempfile
 from pathlib import Path
@@ -12,27 +12,42 @@ import xen_tools as tools
 
 import xstream
 
-# Examples are timed by no one: the machines that run the tests are shared. In CI they are the same in every run.
+# No deadlines: the machines that run the tests are shared. In CI every run has the same examples.
 hypothesis.settings.register_profile(
     "xstream", deadline=None, derandomize="CI" in os.environ, print_blob=True,
     suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("xstream")
 
+#: What ``scripts/test --quick`` leaves out, by the beginning of a test's id. Other slow tests have the marker themselves.
+SLOW = ("tests/kernels/", "tests/test_bench.py", "tests/test_docs.py", "tests/test_engines.py::test_a_failover",
+        "tests/test_hostile.py", "tests/test_hostile_containers.py", "tests/test_legacy_hostile.py")
+
+#: Where CI has installed every tool, a skipped test is a failed one, unless its reason begins with "not applicable".
+REQUIRE_ALL = os.environ.get("XSTREAM_REQUIRE_ALL") == "1"
+
 GROUPS = {"v3_stream": "v3", "xl_stream": "xl", "legacy_stream": "legacy"}
 
 
-def pytest_configure(config: Any) -> None:
-    """Where a tool or the streams must be there, their absence is an error and not a skip."""
-    if os.environ.get("XSTREAM_REQUIRE_XEN_TOOLS") == "1" and tools.folder() is None:
-        raise pytest.UsageError(tools.ABSENT)
-    if os.environ.get("XSTREAM_REQUIRE_STREAMS") == "1" and genuine_streams.folder() is None:
-        raise pytest.UsageError(genuine_streams.ABSENT)
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport() -> Iterator[None]:
+    outcome = yield
+    report = outcome.get_result()  # type: ignore[attr-defined]
+    if REQUIRE_ALL and report.skipped and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2]
+        if not reason.startswith("Skipped: not applicable"):
+            report.outcome, report.longrepr = "failed", "XSTREAM_REQUIRE_ALL is set, but: " + reason
 
 
 def pytest_report_header(config: Any) -> List[str]:
     return ["xstream: {}".format(Path(xstream.__file__).parent),
             "Xen tools: {}".format(tools.folder() or "absent"),
             "genuine streams: {}".format(genuine_streams.folder() or "absent")]
+
+
+def pytest_collection_modifyitems(items: List[Any]) -> None:
+    for item in items:
+        if item.nodeid.startswith(SLOW):
+            item.add_marker(pytest.mark.slow)
 
 
 def pytest_generate_tests(metafunc: Any) -> None:

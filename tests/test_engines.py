@@ -537,7 +537,7 @@ def test_numbers_in_a_pv_stream_that_lead_nowhere(make):
     """Each frame number in the stream's vcpu 0, past the guest's end or in a page of another kind."""
     source = make()
     if source.kind != "pv":
-        pytest.skip("an HVM guest has none")
+        pytest.skip("not applicable: an HVM guest has none")
     data = bytearray(stream_of(source))
     with Reader(bytes(data)) as reader:
         for record in reader:

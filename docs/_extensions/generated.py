@@ -1,0 +1,219 @@
+"""The parts of the reference that are drawn from the code: a line ``<!-- generated: NAME -->`` on a page is replaced by
+Markdown that is made here, so that a page can't say what the code doesn't.
+"""
+import inspect
+import re
+from importlib import import_module, util
+from typing import Any, Callable, Dict, Iterator, List, Tuple
+
+import pages
+from sphinx.application import Sphinx
+from sphinx.ext.autodoc import Options
+from sphinx.util.typing import stringify_annotation
+
+import xstream
+from xstream import cli
+from xstream.wire import hvm_context, hvm_params, legacy, libxc, libxl, xenopsd
+
+#: Sections of the API page: title, the modules whose public names it lists, and what it says first.
+SECTIONS: Tuple[Tuple[str, Tuple[str, ...], str], ...] = (
+    ("Reading", ("containers.opening", "containers.reader", "containers.layers", "stream.reader",
+                 "stream.legacy_reader", "stream.source", "stream.records"),
+     "{func}`xstream.open` recognises the input and returns the right reader."),
+    ("Records", ("wire.libxc",),
+     "Records of a libxc stream are immutable tuples. [](records.md) shows how they look in the stream."),
+    ("Writing", ("stream.writer", "stream.legacy_writer", "stream.sink", "stream.output", "containers.writers"),
+     "Each writer refuses to write a stream that the reader would refuse."),
+    ("Guest memory", ("guest.memory", "guest.load"), ""),
+    ("Inspecting and checking", ("tools",), "Each function returns a report and prints nothing."),
+    ("Converting", ("convert",), ""),
+    ("Saving and restoring guests", ("guest", "xen"), "[](../backends.md) explains how these work together."),
+    ("Limits", ("limits",), "Every cap on untrusted input is a field of `Limits`."),
+    ("Errors", ("errors",), "Every error about a stream is a `StreamError`, with the place where it was found."),
+)
+#: Modules that are public as a whole, with the name of their section.
+MODULES = (("Event loops: xstream.aio", "xstream.aio"), ("Testing a backend: xstream.testing", "xstream.testing"))
+
+
+def api() -> Iterator[str]:
+    left = [name for name in xstream.__all__ if not name.startswith("_")]
+    for title, modules, text in SECTIONS:
+        homes = {name: _home(name) for name in left}
+        names = [name for name in left if any((homes[name] + ".").startswith(module + ".") for module in modules)]
+        left = [name for name in left if name not in names]
+        yield from ("## " + title, "", text, "", "```{eval-rst}")
+        for name in sorted(names, key=lambda name: (inspect.isclass(getattr(xstream, name)), name.lower())):
+            yield from _documented(name)
+        yield from ("```", "")
+    assert not left, "public names without a section in docs/_extensions/generated.py: {}".format(left)
+    for title, module in MODULES:
+        if util.find_spec(module):
+            yield from ("## " + title, "", "```{eval-rst}", ".. automodule:: " + module, "   :members:", "```", "")
+
+
+def _home(name: str) -> str:
+    """The module that defines a public name, within the package; of a name that isn't a class or function, that of its
+    table in xstream/__init__.py."""
+    value = getattr(xstream, name)
+    module = getattr(value, "__module__", None)
+    if not isinstance(module, str) or not module.startswith("xstream."):
+        module = xstream._HOMES[name]
+    return module[len("xstream."):]
+
+
+def _documented(name: str) -> List[str]:
+    value = getattr(xstream, name)
+    if inspect.isclass(value):
+        inherited = [] if issubclass(value, (tuple, Exception)) else ["   :inherited-members:"]
+        return [".. autoclass:: xstream." + name, "   :members:"] + inherited + [""]
+    return [".. auto{}:: xstream.{}".format("function" if callable(value) else "data", name), ""]
+
+
+def commands() -> Iterator[str]:
+    for command in pages.commands(cli.argument_parser()):
+        name = " ".join(("xstream",) + command.words)
+        yield from ("(command-{})=".format("-".join(command.words)), "## " + name, "", _prose(command.text), "",
+                    "```text", _usage(name, command), "```", "")
+        yield from ("| argument | |", "|---|---|")
+        for action in command.operands + command.options:
+            yield "| {} | {} |".format(_names(action), _cell(_prose(pages._help(action))))
+        yield ""
+        examples = getattr(command, "examples", "")
+        if examples:
+            yield from ("```sh", examples.strip("\n"), "```", "")
+
+
+def _usage(name: str, command: Any) -> str:
+    words = [name, "[OPTION]..."] if command.options else [name]
+    return " ".join(words + [pages._usage(action) for action in command.operands])
+
+
+def _names(action: Any) -> str:
+    value = pages._value(action)
+    if not action.option_strings:
+        return "`{}`".format(value)
+    return "`{}{}`".format(", ".join(action.option_strings), " " + value.replace("|", "\\|") if value else "")
+
+
+def _prose(text: str) -> str:
+    """Plain text as Markdown."""
+    return re.sub(r"([*_<>`\[\]])", r"\\\1", text)
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def exit_status() -> Iterator[str]:
+    yield from ("| status | meaning |", "|---|---|")
+    for part in cli.EXIT_STATUS.strip().rstrip(".").split(";"):
+        status, _, meaning = part.strip().partition(" ")
+        yield "| {} | {} |".format(status, _cell(_prose(meaning)))
+
+
+def _first_sentence(value: Any) -> str:
+    text = " ".join((inspect.getdoc(value) or "").split("\n\n")[0].split())
+    return re.sub(r":\w+:`~?\.?(?:[\w.]*\.)?(\w+)`", r"`\1`", text).replace("``", "`")
+
+
+def _fields(record: Any) -> str:
+    return ", ".join("`{}`".format(field) for field in record._fields if field != "padding")
+
+
+def _records(table: Dict[int, Tuple[str, Any]]) -> Iterator[str]:
+    yield from ("| type | name | class | fields | |", "|---|---|---|---|---|")
+    for number, (name, record) in sorted(table.items()):
+        text = re.sub("^{}: ?".format(re.escape(name)), "", _first_sentence(record))
+        yield "| {:#04x} | {} | `{}` | {} | {} |".format(number, name, record.__name__, _fields(record) or "none",
+                                                         _cell(text))
+
+
+def libxc_records() -> Iterator[str]:
+    return _records(libxc.RECORDS)
+
+
+def libxl_records() -> Iterator[str]:
+    return _records(libxl.RECORDS)
+
+
+def xenopsd_records() -> Iterator[str]:
+    yield from ("| type | name |", "|---|---|")
+    for number, name in sorted(xenopsd.NAMES.items()):
+        if number >= 0:
+            yield "| {:#06x} | {} |".format(number, name)
+
+
+def legacy_records() -> Iterator[str]:
+    yield from ("| name | class | fields | |", "|---|---|---|---|")
+    for record, name in legacy.NAMES.items():
+        yield "| {} | `{}` | {} | {} |".format(name, record.__name__, _fields(record) or "none",
+                                              _cell(_first_sentence(record)))
+
+
+def page_types() -> Iterator[str]:
+    yield from ("| type | name |", "|---|---|")
+    for number, name in enumerate(libxc.PAGE_TYPES):
+        yield "| {:#x} | {} |".format(number, name)
+
+
+def hvm_entries() -> Iterator[str]:
+    """A table for each kind of entry whose layout is fixed."""
+    yield from ("| typecode | name | bytes | fields: offset and name |", "|---|---|---|---|")
+    for typecode, name in sorted(hvm_context.NAMES.items()):
+        kind = hvm_context._KINDS.get(typecode)
+        if kind is None:
+            yield "| {} | {} | | |".format(typecode, name)
+            continue
+        layout = kind.layout
+        shown = ["{:#x} `{}`".format(field.offset, field.name) for field in layout._fields]
+        yield "| {} | {} | {} | {} |".format(typecode, name, layout.size, ", ".join(shown) if len(shown) < 40 else
+                                             "{} fields, see `xstream/wire/hvm_context.py`".format(len(shown)))
+
+
+def parameters() -> Iterator[str]:
+    yield from ("| index | name |", "|---|---|")
+    for number, name in sorted(hvm_params.NAMES.items()):
+        yield "| {} | {} |".format(number, name)
+
+
+GENERATED: Dict[str, Callable[[], Iterator[str]]] = {
+    "api": api, "commands": commands, "exit-status": exit_status, "libxc-records": libxc_records,
+    "libxl-records": libxl_records, "xenopsd-records": xenopsd_records, "legacy-records": legacy_records,
+    "page-types": page_types, "hvm-entries": hvm_entries, "hvm-params": parameters,
+}
+
+
+def fill(app: Sphinx, name: str, source: List[str]) -> None:
+    def made(found: Any) -> str:
+        return "\n".join(GENERATED[found.group(1)]())
+    source[0] = re.sub(r"<!-- generated: ([\w-]+) -->", made, source[0])
+
+
+def skip(app: Sphinx, kind: str, name: str, value: Any, skipped: bool, options: Options) -> Any:
+    """Leave out the fields of named tuples, which the class's signature shows already."""
+    return True if "Alias for field number" in (inspect.getdoc(value) or "") else None
+
+
+def _aliases() -> List[Tuple[str, str]]:
+    """How the package's type aliases are written out in signatures, and their names; the longest first."""
+    found = []
+    for module, name in (("source", "SourceLike"), ("sink", "SinkLike")):
+        alias = getattr(import_module("xstream.stream." + module), name, None)
+        if alias is not None:
+            found += [(stringify_annotation(alias, mode), name) for mode in ("smart", "fully-qualified")]
+    return sorted(found, key=lambda pair: -len(pair[0]))
+
+
+def shorten(app: Sphinx, kind: str, name: str, value: Any, options: Options, signature: str, returned: str) -> Any:
+    if signature is None:
+        return None
+    for written, alias in _aliases():
+        signature = signature.replace(written, alias)
+    return signature, returned
+
+
+def setup(app: Sphinx) -> Dict[str, Any]:
+    app.connect("source-read", fill)
+    app.connect("autodoc-skip-member", skip)
+    app.connect("autodoc-process-signature", shorten)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
