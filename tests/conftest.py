@@ -18,7 +18,7 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("xstream")
 
-#: What ``scripts/test --quick`` leaves out, by the beginning of a test's id. Other slow tests have the marker themselves.
+#: What ``scripts/test --quick`` leaves out, by the beginning of a test's id. Others have the marker themselves.
 SLOW = ("tests/kernels/", "tests/test_bench.py", "tests/test_docs.py", "tests/test_engines.py::test_a_failover",
         "tests/test_hostile.py", "tests/test_hostile_containers.py", "tests/test_legacy_hostile.py")
 

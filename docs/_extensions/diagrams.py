@@ -24,7 +24,7 @@ class Edge(NamedTuple):
 
 
 def parse(source: str) -> Tuple[List[str], List[Edge]]:
-    """States in the order in which they appear, and the edges between them; edges between the same states become one."""
+    """States in the order in which they appear, and the edges; several between the same states become one."""
     labels: Dict[Tuple[str, str], List[str]] = {}
     for line in source.splitlines():
         found = EDGE.match(line)
@@ -50,7 +50,7 @@ def state_diagram(source: str) -> str:
     for edge in edges:
         if edge.target == edge.origin + 1:
             top, bottom = edge.origin * ROW + BOX_HEIGHT, edge.target * ROW
-            drawn.append(_arrow("M{0} {1} V{2}".format(middle, _edge_of(names, edge.origin, top), bottom - 7), middle,
+            drawn.append(_arrow("M{} {} V{}".format(middle, _edge_of(names, edge.origin, top), bottom - 7), middle,
                                 bottom, 90))
             drawn.append(_text(middle + 9, (top + bottom) / 2 + 5, edge.label))
     # Labels of neighbouring states end left of every arrow that passes them.
