@@ -1,4 +1,5 @@
 """What info shows of single records, and what policy makes of two streams' CPUs."""
+import io
 import json
 import struct
 
@@ -8,8 +9,10 @@ import samples
 from test_cli import run
 
 import xstream
-from xstream import StreamError
-from xstream.tools.contents import Wanted, brief, contents, parse_wanted
+from xstream import StreamError, TruncatedStream
+from xstream.cli import main
+from xstream.tools.contents import Wanted, brief, contents, contents_of, parse_wanted
+from xstream.wire import legacy, libxc, xl
 from xstream.wire.policies import Leaf
 from xstream.wire.policies import build as build_leaves
 
@@ -67,6 +70,57 @@ def test_a_blob_that_is_not_what_it_should_be_is_an_error_of_its_own():
     assert "runs out" in by_type(stream)["HVM_CONTEXT"]["error"]
     assert "HVM_PARAMS" in by_type(stream)
     assert "error" in by_type(containers.xl(config=b"{"))["SAVE_HEADER"]
+
+
+def test_a_bad_body_is_reported_and_the_rest_shown(tmp_path, capsys):
+    path = tmp_path / "bad.xs"
+    path.write_bytes(samples.hvm(tail=samples.record(0x09, b"not a context") + samples.hvm_params() + samples.end()))
+    assert main(["info", "--records", "--json", str(path)]) == 1
+    rows = json.loads(capsys.readouterr().out)["contents"]
+    assert [(row["type"], row["fault"]) for row in rows][-3:] == [
+        ("HVM_CONTEXT", "CorruptStream"), ("HVM_PARAMS", None), ("END", None)]
+    assert main(["info", "--records", str(path)]) == 1
+    assert "HVM_PARAMS" in capsys.readouterr().out
+
+
+def test_a_bad_entry_of_a_context_is_a_fault_too():
+    bad = struct.pack("<HHIIIQII", 1, 0, 24, 0x54381286, 1, 0, 0, 0) + struct.pack("<HHI", 13, 0, 1) + b"x"
+    stream = samples.hvm(tail=samples.record(0x09, bad + bytes(8)) + samples.hvm_params() + samples.end())
+    row = next(row for row in contents(stream) if row.type == "HVM_CONTEXT")
+    assert row.fault == "CorruptStream" and "PMTIMER" in row.contents["entries"][1]["error"]
+
+
+def test_every_legacy_record_is_plain_values(capsys, tmp_path):
+    """Blocks of an unknown kind, compressed pages from a pipe, signatures: all are JSON and readable text."""
+    start, vcpu = struct.pack("<QQ", 16, 2 ** 64 - 1), b"vcpu" + struct.pack("<I", 0x1430) + bytes(0x1430)
+    other = b"what" + struct.pack("<I", 3) + b"abc"
+    stream = start + struct.pack("<I", len(vcpu + other)) + vcpu + other + struct.pack("<Q", 1)
+    rows = []
+    with pytest.raises(TruncatedStream):
+        for row in contents(io.BytesIO(stream)):
+            rows.append(row)
+    assert rows[1].contents["others"] == [{"id": "what", "data": {"bytes": 3, "start": b"abc".hex()}}]
+    json.dumps([row._asdict() for row in rows])
+    path = tmp_path / "cut"
+    path.write_bytes(stream)
+    assert main(["info", "--records", str(path)]) == 1
+    out = capsys.readouterr().out
+    assert "<memory" not in out and "what" in out
+    json.dumps(contents_of(legacy.CompressedPages(memoryview(b"xyz"))))
+    assert contents_of(legacy.DeviceModel(b"DeviceModelRecord0002", b"QEVM"))["signature"] == "DeviceModelRecord0002"
+
+
+def test_what_is_shown_of_a_record_is_bounded():
+    config = b"\1" * (8 << 20)
+    shown = contents_of(xl.SaveHeader(0, config))["config"]
+    assert len(shown) < 1 << 17 and shown.endswith("... 8388608 bytes in all")
+    many = libxc.HvmParams(bytes(16 * 70000))
+    shown = contents_of(many)
+    assert len(shown["params"]) == 65536 and shown["params_left_out"] == 70000 - 65536
+    msrs = struct.pack("<HHI", 20, 0, 8 + 16 * 65536) + struct.pack("<II", 65536, 0) + bytes(16 * 65536)
+    context = struct.pack("<HHIIIQII", 1, 0, 24, 0x54381286, 1, 0, 0, 0) + 3 * msrs + bytes(8)
+    entries = contents_of(libxc.HvmContext(context))["entries"]
+    assert ["fields" in entry for entry in entries] == [True, True, False, False, False]
 
 
 def test_the_one_wanted():

@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 import traceback
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional
 
 from xstream.errors import LimitExceeded, MissingPart, StreamError
 from xstream.limits import Limits
@@ -247,30 +247,53 @@ def _info(options: Any) -> Optional[int]:
     from xstream.tools.info import info
     with _Progress(options) as progress:
         report = info(_source(options), **_format(options), progress=progress)
+    error = report.error
     if options.json:
-        print_json(dict(report._asdict(), records=[row._asdict() for row in report.records],
-                        layers=plain_layers(report.layers)))
+        document = dict(report._asdict(), ok=error is None, records=[row._asdict() for row in report.records],
+                        layers=plain_layers(report.layers))
+        del document["error"]
+        print_json(document if error is None else dict(error.as_dict(), **document))
     else:
         print_info(report)
-    return None
+    if error is None:
+        return None
+    sys.stdout.flush()
+    _complain(str(error))
+    return _status(error)
+
+
+def _status(error: StreamError) -> int:
+    """The exit status for an error that a report contains."""
+    return BAD_STREAM
 
 
 def _contents(options: Any) -> Optional[int]:
     from xstream.tools.contents import contents
+    faults: List[str] = []
+    shown = 0
+
+    def rows(found: Iterable[Any]) -> Iterator[Any]:
+        nonlocal shown
+        for shown, row in enumerate(found, 1):  # noqa: B007
+            faults.extend([row.fault] if row.fault and row.fault not in faults else [])
+            yield row
+
     with _Progress(options) as progress:
-        found = contents(_source(options), options.record, **_format(options), progress=progress)
+        found = rows(contents(_source(options), options.record, **_format(options), progress=progress))
         if options.json:
             error = print_contents_json(found)
             if error is not None:
                 _complain(str(error))
-                return BAD_STREAM
-            return None
-        shown = 0
-        for shown, row in enumerate(found, 1):  # noqa: B007
-            print_contents(row, whole=options.record is not None)
+                return _status(error)
+        else:
+            for row in found:
+                print_contents(row, whole=options.record is not None)
     if options.record is not None and not shown:
         _complain("no such record")
         return BAD_USE
+    if faults:
+        _complain("records that can't be parsed: see the fields named error")
+        return BAD_STREAM
     return None
 
 

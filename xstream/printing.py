@@ -1,4 +1,5 @@
 """What reports look like on a terminal. Text out of a stream has its control characters escaped."""
+import io
 import json
 import sys
 import textwrap
@@ -12,8 +13,11 @@ _GRID = 8
 
 
 def printable(text: Any) -> str:
-    """Text that may come from a stream, with everything but printable characters escaped."""
-    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in str(text))
+    """Text that may come from a stream, with every character that isn't printable escaped."""
+    shown = str(text)
+    if shown.isprintable():
+        return shown
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in shown)
 
 
 def print_json(document: Dict[str, Any], out: Optional[Any] = None) -> None:
@@ -23,17 +27,20 @@ def print_json(document: Dict[str, Any], out: Optional[Any] = None) -> None:
 
 
 def print_table(rows: List[List[str]]) -> None:
-    """Print rows, the first of them headings, in columns; those of numbers stand to the right."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    """Print rows in columns; the first row holds the headings. Columns of numbers are aligned to the right."""
+    columns = range(len(rows[0]))
+    widths = [max(len(row[column]) for row in rows) for column in columns]
+    numeric = [all(not row[column] or row[column].replace(".", "").isdigit() for row in rows[1:])
+               for column in columns]
     print()
     for row in rows:
-        cells = [cell.rjust(width) if all(other[at].replace(".", "").isdigit() or not other[at] for other in rows[1:])
-                 else cell.ljust(width) for at, (cell, width) in enumerate(zip(row, widths))]
+        cells = [row[column].rjust(widths[column]) if numeric[column] else row[column].ljust(widths[column])
+                 for column in columns]
         print(printable("  ".join(cells).rstrip()))
 
 
 def print_tree(fields: Dict[str, Any], indent: str = "") -> None:
-    """Print fields by name, what lies in them deeper and deeper."""
+    """Print fields by name, nested ones indented below their parent."""
     for items in _runs(fields):
         if len(items) >= _GRID:
             _print_grid(items, indent)
@@ -43,7 +50,7 @@ def print_tree(fields: Dict[str, Any], indent: str = "") -> None:
 
 
 def _runs(fields: Dict[str, Any]) -> Iterator[List[Tuple[str, Any]]]:
-    """The items, those neighbours together that are numbers."""
+    """The items, with neighbouring numbers grouped."""
     numbers: List[Tuple[str, Any]] = []
     for name, value in fields.items():
         if _is_number(value):
@@ -78,14 +85,14 @@ def _print_field(name: str, value: Any, indent: str) -> None:
         _print_words("{}: {}".format(name, _shown(value)), indent)
     elif isinstance(value, str) and "\n" in value:
         print(printable(indent + name))
-        for line in value.splitlines():
-            print(printable(indent + "  " + line))
+        for line in io.StringIO(value):
+            print(printable(indent + "  " + line.rstrip("\n")))
     else:
         print(printable("{}{}: {}".format(indent, name, _shown(value))))
 
 
 def _print_item(item: Any, indent: str) -> None:
-    """One of a list: its plain values in a line, what is deeper below."""
+    """Print an item of a list: its plain values in one line, nested values below."""
     if not isinstance(item, dict):
         print(printable(indent + _shown(item)))
         return
@@ -95,7 +102,7 @@ def _print_item(item: Any, indent: str) -> None:
 
 
 def _print_words(text: str, indent: str) -> None:
-    """Many words, such as features, go on in lines below."""
+    """Print a long list of words, such as CPU features, wrapped over several lines."""
     for line in textwrap.wrap(printable(text), _WIDTH, break_long_words=False, break_on_hyphens=False,
                               initial_indent=indent, subsequent_indent=indent + "  "):
         print(line)
@@ -151,6 +158,15 @@ def print_info(report: Any) -> None:
          str(row.pages or ""), str(row.bytes)] for row in report.records])
     if report.more_rows:
         print("and {} more rows".format(report.more_rows))
+    if report.missing:
+        print("missing, though no guest runs without: {}".format(", ".join(report.missing)))
+    print_unread(report)
+
+
+def print_unread(report: Any) -> None:
+    """What the reader could not read, if there is anything."""
+    if report.unread:
+        print("not read: {}".format(report.unread))
 
 
 def _print_pages(report: Any) -> None:
@@ -160,7 +176,7 @@ def _print_pages(report: Any) -> None:
         report.sent, report.resent, report.zero,
         "; {} for comparison".format(report.verified) if report.verified else ""))
     if report.checkpoints:
-        print("{} checkpoints; what stands behind the last is void".format(report.checkpoints))
+        print("{} checkpoints; what follows the last is void".format(report.checkpoints))
 
 
 def print_verified(report: Any) -> None:
@@ -182,13 +198,15 @@ def print_contents(row: Any, whole: bool) -> None:
 
 
 def print_contents_json(found: Iterable[Any]) -> Optional[StreamError]:
-    """RecordContents as one JSON document, piece by piece: nobody knows how many there are. Gives the error that ended
-    them, which stands in the document, too."""
+    """Print RecordContents as one JSON document, written piece by piece: there may be many. Returns the error that
+    ended the iteration, which is part of the document."""
     error, before, end = None, "", {"ok": True}
+    encoder = json.JSONEncoder(indent=1)
     sys.stdout.write('{"contents": [')
     try:
         for row in found:
-            sys.stdout.write(before + json.dumps(row._asdict(), indent=1))
+            sys.stdout.write(before)
+            sys.stdout.writelines(encoder.iterencode(row._asdict()))
             before = ","
     except StreamError as met:
         error, end = met, dict(met.as_dict(), ok=False)

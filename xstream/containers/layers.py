@@ -126,8 +126,8 @@ class LayerReader:
     def _check_ignored(self, record: Any, padding_at: int = 0) -> None:
         found = ignored(self.wire, record, padding_at) if self.settings.strict else None
         if found is not None:
-            raise StrictViolation("a restore ignores this, but it should be zero or absent", offset=found[0],
-                                  field=found[1], expected=0, got=found[2])
+            raise StrictViolation("a restore ignores this, but no Xen writes it", offset=found[0], field=found[1],
+                                  got=found[2])
 
 
 class _SaveFileReader(LayerReader):

@@ -1,9 +1,15 @@
-"""What is in a record: everything that is known of it, as plain values, down to what Xen's opaque blobs hold."""
+"""The contents of single records as plain values: numbers, text, lists and dicts, down to Xen's opaque blobs.
+
+What is shown of one record is bounded, whatever the record holds: text by _MOST_TEXT characters, lists by _MOST_ITEMS
+items, blobs of unknown layout by their first _SHOWN bytes. Each says how much was left out.
+"""
 import contextlib
+from itertools import islice
 from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Tuple
 
 from xstream.containers.opening import open_stream
 from xstream.errors import StreamError
+from xstream.limits import Limits
 from xstream.stream.source import PendingPages
 from xstream.wire import (
     features,
@@ -24,18 +30,24 @@ from xstream.wire import (
 )
 from xstream.wire.formats import record_name
 
-#: Bytes shown of a blob that nothing is known of.
+#: Bytes shown of a blob whose layout isn't known.
 _SHOWN = 64
+#: Characters of a text, and items of a list, that are shown.
+_MOST_TEXT, _MOST_ITEMS = 1 << 16, 1 << 16
 #: Numbers of a list in brief.
 _MOST_NUMBERS = 32
 _GUEST_WIDTH = {3: 4, 4: 8}
+_BYTES = (bytes, bytearray, memoryview)
 
 
 class RecordContents(NamedTuple):
-    """A record's layer, its index there and its offset; its type; and ``contents``: its fields by name, in order, as
-    numbers, text, lists and dicts of such.
+    """One record.
 
-    A blob that can't be read as what it should be is shown as one that nothing is known of, with the field ``error``.
+    - ``layer``, ``record``, ``offset``: the layer, the record's index in it, and its absolute offset in bytes;
+    - ``type``: the name of the record's type;
+    - ``contents``: the record's fields by name, in order. A body that can't be parsed is shown as its plain fields,
+      with the message as the field ``error``; so is an entry of an HVM context;
+    - ``fault``: the class name of the first such error, or None. "LimitExceeded" isn't a fault of the stream.
     """
 
     layer: str
@@ -43,24 +55,27 @@ class RecordContents(NamedTuple):
     offset: int
     type: str
     contents: Dict[str, Any]
+    fault: Optional[str] = None
 
 
 class Wanted(NamedTuple):
-    """One record: its layer (None: that of the memory stream) and its index there."""
+    """One record: its layer (None: the memory stream's) and its index there."""
 
     layer: Optional[str]
     record: int
 
 
-def contents(source: Any, wanted: Optional[Wanted] = None, *, progress: Callable[[int], Any] = lambda offset: None,
-             **options: Any) -> Iterator[RecordContents]:
-    """The contents of all records but page data, in order, or of the one ``wanted``, which may be page data.
+def contents(source: Any, wanted: Optional[Wanted] = None, *, format: Optional[str] = None, limits: Limits = Limits(),
+             strict: bool = False, checkpointed: bool = True, width: Optional[int] = None, guest: Optional[str] = None,
+             progress: Callable[[int], Any] = lambda offset: None) -> Iterator[RecordContents]:
+    """Yield the contents of all records but page data, in order, or of the one ``wanted``, which may be page data.
 
-    ``source`` and ``options`` are those of xstream.open, but checkpoints need not be announced. Raises StreamError's
-    kin.
+    The parameters are those of xstream.open; ``progress`` is called with the offset reached after each record. A body
+    that can't be parsed doesn't end the iteration: see :class:`RecordContents`. Raises StreamError or a subclass for
+    what can't be read past, and OSError.
     """
-    options.setdefault("checkpointed", True)
-    with open_stream(source, **options) as reader:
+    with open_stream(source, format=format, limits=limits, strict=strict, checkpointed=checkpointed, width=width,
+                     guest=guest) as reader:
         while True:
             if wanted is None and reader.next_run() is not None:
                 continue
@@ -69,26 +84,37 @@ def contents(source: Any, wanted: Optional[Wanted] = None, *, progress: Callable
                 return
             progress(reader.source.offset)
             if _is_wanted(reader, record, wanted):
+                shown, error = _read(record, _GUEST_WIDTH.get(reader.pt_levels, 8))
                 yield RecordContents(reader.layer, reader.index, reader.offset, record_name(reader.layer, record),
-                                     contents_of(record, _GUEST_WIDTH.get(reader.pt_levels, 8)))
+                                     shown, None if error is None else type(error).__name__)
                 if wanted is not None:
                     return
 
 
 def contents_of(record: Any, guest_width: int = 8) -> Dict[str, Any]:
-    """The contents of one record. ``guest_width`` is a PV guest's, in bytes, for what is laid out by it."""
+    """The contents of one record. ``guest_width`` is the size in bytes of a PV guest's words."""
+    return _read(record, guest_width)[0]
+
+
+def _read(record: Any, guest_width: int) -> Tuple[Dict[str, Any], Optional[StreamError]]:
+    """The contents of a record, and the first error in them."""
+    if isinstance(record, libxc.HvmContext):
+        return _entries(record.blob)
+    if isinstance(record, legacy.HvmTail):
+        entries, error = _entries(record.context)
+        return {"ioreq_pfn": record.ioreq_pfn, "bufioreq_pfn": record.bufioreq_pfn, "store_pfn": record.store_pfn,
+                **entries}, error
     try:
         if isinstance(record, (libxc.SharedInfo, legacy.SharedInfo)):
-            return _shared_info(record, guest_width)
-        reader = _READERS.get(type(record))
-        return reader(record) if reader is not None else _plain_fields(record)
+            return _shared_info(record, guest_width), None
+        return _READERS.get(type(record), _plain_fields)(record), None
     except StreamError as error:
-        return dict(_plain_fields(record), error=str(error))
+        return dict(_plain_fields(record), error=str(error)), error
 
 
 def brief(contents: Any) -> Any:
-    """Contents without what fills pages: the FPU's registers, virtual IDTs, CPUID leaves, lists of PFNs, and of an HVM
-    context the fields of all entries but CPU; of other lists of numbers the first few."""
+    """A copy of ``contents`` without what fills pages: FPU registers, virtual IDTs, CPUID leaves, lists of PFNs, and
+    the fields of all HVM context entries but CPU. Only the first numbers of other lists are kept."""
     if isinstance(contents, list):
         if len(contents) > _MOST_NUMBERS and isinstance(contents[0], int):
             return contents[:_MOST_NUMBERS] + ["... {} in all".format(len(contents))]
@@ -108,14 +134,15 @@ def _is_wanted(reader: Any, record: Any, wanted: Optional[Wanted]) -> bool:
 
 
 def _plain_fields(record: Any) -> Dict[str, Any]:
-    """A record's fields as they are, without those that hold nothing."""
+    """A record's fields as they are, without empty blobs and zero reserved fields."""
     shown: Dict[str, Any] = {}
     for name, value in record._asdict().items():
-        if isinstance(value, (bytes, bytearray, memoryview)):
-            if len(value) and (name not in ("reserved", "padding") or any(value)):
-                shown[name] = _blob(value)
-        elif value or name not in ("reserved", "padding"):
-            shown[name] = value
+        ignored = name in ("reserved", "padding")
+        if isinstance(value, PendingPages) or (isinstance(value, _BYTES) and len(value)
+                                               and (not ignored or any(value))):
+            shown[name] = _blob(value)
+        elif not isinstance(value, _BYTES) and (value or not ignored):
+            shown[name] = _plain(value)
     return shown
 
 
@@ -125,45 +152,84 @@ def _blob(data: Any) -> Dict[str, Any]:
     return {"bytes": len(data), "start": bytes(data[:_SHOWN]).hex()}
 
 
+def _listed(name: str, items: Iterable[Any], count: int) -> Dict[str, Any]:
+    """A field that lists the first of ``count`` items, and a second field if that leaves some out."""
+    shown: Dict[str, Any] = {name: list(islice(items, _MOST_ITEMS))}
+    if count > _MOST_ITEMS:
+        shown[name + "_left_out"] = count - _MOST_ITEMS
+    return shown
+
+
 def _page_data(record: libxc.PageData) -> Dict[str, Any]:
-    words = memoryview(bytes(record.words)).cast("Q")
-    return {"pfns": [{"pfn": word & libxc.PFN_MASK, "type": libxc.PAGE_TYPES[word >> 60]} for word in words],
-            "data": {"bytes": len(record.data)}}
+    words = memoryview(bytes(record.words[:8 * _MOST_ITEMS])).cast("Q")
+    pfns = ({"pfn": word & libxc.PFN_MASK, "type": libxc.PAGE_TYPES[word >> 60]} for word in words)
+    return {**_listed("pfns", pfns, record.pfn_count), "data": {"bytes": len(record.data)}}
 
 
-def _hvm_context(record: libxc.HvmContext) -> Dict[str, Any]:
-    return {"entries": _entries(record.blob)}
+def _entries(untrusted: Any) -> Tuple[Dict[str, Any], Optional[StreamError]]:
+    """The entries of an HVM context, and the first error in them.
 
-
-def _entries(untrusted: Any) -> List[Dict[str, Any]]:
+    Once _MOST_ITEMS values have been decoded, further entries are only named.
+    """
+    try:
+        parsed = hvm_context.parse(untrusted)
+    except StreamError as error:
+        return {"context": _blob(untrusted), "error": str(error)}, error
     entries: List[Dict[str, Any]] = []
-    for entry in hvm_context.parse(untrusted):
-        shown: Dict[str, Any] = {"name": entry.name, "typecode": entry.typecode, "instance": entry.instance,
-                                 "offset": entry.offset, "bytes": len(entry.data)}
+    first: Optional[StreamError] = None
+    values = 0
+    for entry in parsed:
+        entries.append({"name": entry.name, "typecode": entry.typecode, "instance": entry.instance,
+                        "offset": entry.offset, "bytes": len(entry.data)})
         try:
-            shown["fields"] = {name: _plain(value) for name, value in hvm_context.decode(entry).items()}
-            if entry.typecode == hvm_context.CPU_XSAVE:
-                shown["features"] = list(xsave.component_names(shown["fields"].get("xfeature_mask", 0)))
-                shown["components"] = list(xsave.component_names(shown["fields"].get("xstate_bv", 0)))
+            fields = hvm_context.decode(entry)
+            if values < _MOST_ITEMS:
+                entries[-1].update(_entry_fields(entry.typecode, fields))
+            values += sum(len(value) if isinstance(value, tuple) else 1 for value in fields.values())
         except StreamError as error:
-            shown["error"] = str(error)
-        entries.append(shown)
-    return entries
+            entries[-1]["error"] = str(error)
+            first = first or error
+    return {"entries": entries}, first
+
+
+def _entry_fields(typecode: int, decoded: Dict[str, Any]) -> Dict[str, Any]:
+    fields = {name: _plain(value) for name, value in decoded.items()}
+    if typecode != hvm_context.CPU_XSAVE:
+        return {"fields": fields}
+    return {"fields": fields, "features": list(xsave.component_names(fields.get("xfeature_mask", 0))),
+            "components": list(xsave.component_names(fields.get("xstate_bv", 0)))}
 
 
 def _plain(value: Any) -> Any:
-    """A decoded value with its tuples, named ones among them, as lists and dicts."""
+    """A value as plain ones: tuples as lists, named tuples as dicts, bytes as blobs, long text cut."""
     if isinstance(value, tuple):
         fields = getattr(value, "_asdict", None)
         if fields is not None:
             return {name: _plain(item) for name, item in fields().items()}
-        return [_plain(item) for item in value]
-    return value
+        return [_plain(item) for item in value[:_MOST_ITEMS]]
+    if isinstance(value, _BYTES + (PendingPages,)):
+        return _blob(value)
+    return _cut(value) if isinstance(value, str) else value
+
+
+def _cut(text: str) -> str:
+    if len(text) <= _MOST_TEXT:
+        return text
+    return "{}... {} characters in all".format(text[:_MOST_TEXT], len(text))
+
+
+def _text(untrusted: Any) -> str:
+    """Bytes as text, up to a NUL; what isn't UTF-8 is replaced."""
+    text = bytes(untrusted[:_MOST_TEXT]).split(b"\0", 1)[0].decode("utf-8", "replace")
+    if len(untrusted) <= _MOST_TEXT or len(text) < _MOST_TEXT // 4:
+        return text
+    return "{}... {} bytes in all".format(text, len(untrusted))
 
 
 def _hvm_params(record: libxc.HvmParams) -> Dict[str, Any]:
-    return {"params": [{"index": index, "name": hvm_params.name(index), "value": value}
-                       for index, value in record.params]}
+    first = record._replace(entries=record.entries[:libxc.HVM_PARAM_SIZE * _MOST_ITEMS])
+    params = ({"index": index, "name": hvm_params.name(index), "value": value} for index, value in first.params)
+    return _listed("params", params, len(record.entries) // libxc.HVM_PARAM_SIZE)
 
 
 def _vcpu_basic(record: libxc.VcpuBasic) -> Dict[str, Any]:
@@ -234,7 +300,7 @@ def _shared_info(record: Any, guest_width: int) -> Dict[str, Any]:
 
 def _dirty_pfns(record: libxc.CheckpointDirtyPfnList) -> Dict[str, Any]:
     pfns = memoryview(bytes(record.entries)).cast("Q")
-    return {"count": len(pfns), "pfns": list(pfns)}
+    return {"count": len(pfns), **_listed("pfns", pfns, len(pfns))}
 
 
 def _emulator_xenstore_data(record: libxl.EmulatorXenstoreData) -> Dict[str, Any]:
@@ -246,12 +312,8 @@ def _emulator_context(record: libxl.EmulatorContext) -> Dict[str, Any]:
 
 
 def _emulator(record: Any) -> Dict[str, Any]:
-    return {"emulator": libxl.EMULATORS[record.emulator_id], "emulator_id": record.emulator_id,
+    return {"emulator": libxl.emulator_name(record.emulator_id), "emulator_id": record.emulator_id,
             "index": record.emulator_index}
-
-
-def _text(untrusted: bytes) -> str:
-    return untrusted.decode("utf-8", "replace")
 
 
 def _checkpoint_state(record: libxl.CheckpointState) -> Dict[str, Any]:
@@ -264,19 +326,16 @@ def _xl_header(record: xl.SaveHeader) -> Dict[str, Any]:
         "flags": [name for bit, name in xl.FLAGS.items() if record.mandatory_flags & bit],
     }
     if record.has_config:
-        try:
-            shown["config"] = record.config_object if record.mandatory_flags & xl.JSON_CONFIG else record.config_text
-        except StreamError as error:
-            shown.update(config=record.config_text, error=str(error))
+        shown["config"] = record.config_object if record.mandatory_flags & xl.JSON_CONFIG else _text(record.config)
     return shown
 
 
 def _libvirt_header(record: libvirt.SaveHeader) -> Dict[str, Any]:
-    return {"version": record.version, "xml": record.xml_text}
+    return {"version": record.version, "xml": _text(record.xml)}
 
 
 def _xend_header(record: xend.SaveHeader) -> Dict[str, Any]:
-    return {"config": record.config_text}
+    return {"config": _text(record.config)}
 
 
 def _xenops(record: xenopsd.Xenops) -> Dict[str, Any]:
@@ -291,13 +350,8 @@ def _legacy_param(record: legacy.HvmParam) -> Dict[str, Any]:
     return {"index": record.param, "name": hvm_params.name(record.param), "value": record.value}
 
 
-def _legacy_hvm_tail(record: legacy.HvmTail) -> Dict[str, Any]:
-    return {"ioreq_pfn": record.ioreq_pfn, "bufioreq_pfn": record.bufioreq_pfn, "store_pfn": record.store_pfn,
-            "entries": _entries(record.context)}
-
-
 def _legacy_vcpu(record: legacy.VcpuContext) -> Dict[str, Any]:
-    """The parts of what are three records in a libxc stream."""
+    """The parts, which are three records in a libxc stream."""
     shown: Dict[str, Any] = {"vcpu_id": record.vcpu_id, "basic": _registers(record.basic)}
     if len(record.extended):
         shown["extended"] = vcpu.extended(record.extended)
@@ -307,17 +361,26 @@ def _legacy_vcpu(record: legacy.VcpuContext) -> Dict[str, Any]:
 
 
 def _legacy_toolstack(record: legacy.Toolstack) -> Dict[str, Any]:
-    """libxl's, if it is: a blob from 32 bits is too short for one from 64."""
+    """libxl's entries, if they are libxl's. A blob written by 32-bit libxl is too short to parse as a 64-bit one."""
     for width in (8, 4):
         with contextlib.suppress(StreamError):
-            return {"physmap": [dict(entry._asdict(), name=_text(entry.name))
-                                for entry in legacy.parse_physmap(record.blob, width)]}
+            entries = legacy.parse_physmap(record.blob, width)
+            return _listed("physmap", (dict(entry._asdict(), name=_text(entry.name)) for entry in entries),
+                           len(entries))
     return _plain_fields(record)
+
+
+def _legacy_extended_info(record: legacy.ExtendedInfo) -> Dict[str, Any]:
+    others = [{"id": _text(name), "data": _blob(data)} for name, data in record.others]
+    return dict(_plain_fields(record._replace(others=())), others=others)
+
+
+def _legacy_device_model(record: legacy.DeviceModel) -> Dict[str, Any]:
+    return {"signature": _text(record.signature), "blob": _blob(record.blob)}
 
 
 _READERS: Dict[Any, Callable[[Any], Dict[str, Any]]] = {
     libxc.PageData: _page_data,
-    libxc.HvmContext: _hvm_context,
     libxc.HvmParams: _hvm_params,
     libxc.VcpuBasic: _vcpu_basic,
     libxc.VcpuExtended: _vcpu_extended,
@@ -332,8 +395,9 @@ _READERS: Dict[Any, Callable[[Any], Dict[str, Any]]] = {
     xl.SaveHeader: _xl_header,
     libvirt.SaveHeader: _libvirt_header,
     xend.SaveHeader: _xend_header,
+    legacy.DeviceModel: _legacy_device_model,
+    legacy.ExtendedInfo: _legacy_extended_info,
     legacy.HvmParam: _legacy_param,
-    legacy.HvmTail: _legacy_hvm_tail,
     legacy.Toolstack: _legacy_toolstack,
     legacy.VcpuContext: _legacy_vcpu,
     xenopsd.Xenops: _xenops,
@@ -342,6 +406,6 @@ _READERS: Dict[Any, Callable[[Any], Dict[str, Any]]] = {
 
 
 def parse_wanted(text: str) -> Wanted:
-    """``[LAYER:]N`` as the command line has it. Raises ValueError."""
+    """The record that ``[LAYER:]N``, as on the command line, names. Raises ValueError."""
     layer, _, number = text.rpartition(":")
     return Wanted(layer or None, int(number))

@@ -1,11 +1,11 @@
-"""What is this stream? Headers, records, pages by type."""
+"""What a stream is and what it holds: headers, records, pages by type."""
 import contextlib
 import struct
 import tempfile
 from typing import IO, Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
 from xstream.containers.opening import AnyReader, open_stream
-from xstream.errors import TruncatedStream
+from xstream.errors import StreamError, TruncatedStream
 from xstream.guest.load import taken_back
 from xstream.guest.memory import GuestMemory
 from xstream.guest.tables import from_legacy
@@ -18,17 +18,19 @@ from xstream.wire.formats import record_name
 from xstream.wire.legacy import CompressedBatch, UnmappedPfns
 from xstream.wire.libxc import PAGE_SIZE, PAGE_TYPES, PageData
 
-#: Rows of the record list; a stream that alternates its records without end must not fill memory.
+#: Rows of the record list, and record types that are counted one by one: a hostile stream has any number of either.
 _MOST_ROWS = 10000
-#: PFNs of an unfinished checkpoint kept in memory, in bytes; beyond it they go to an unnamed temporary file.
+_MOST_TYPES = 1000
+_OTHER_TYPES = "other types"
+#: Bytes of an unfinished checkpoint's PFNs that are kept in memory; more go to an unnamed temporary file.
 _HELD_MEMORY = 1 << 20
-_HEAD = struct.Struct("<BQ")  # of PFNs that are held: what becomes of them, their bytes
+_HEAD = struct.Struct("<BQ")  # of PFNs kept for later: _SENT, _COMPARED or _TAKEN_BACK, and their size in bytes
 _SENT, _COMPARED, _TAKEN_BACK = range(3)
 
 
 class RecordRow(NamedTuple):
-    """Neighbouring records of one layer and type: index in the layer and offset of the ``first``, how many, their bytes
-    with frames."""
+    """Consecutive records of one layer and type: the index in the layer of the ``first`` and its absolute offset, their
+    number, and their size in bytes including frames."""
 
     layer: str
     first: int
@@ -41,11 +43,19 @@ class RecordRow(NamedTuple):
 
 
 class InfoReport(NamedTuple):
-    """What a stream holds. Pages: ``sent`` in all, ``zero`` among those; by the end, which is that of the last complete
-    checkpoint where there are any, ``populated``, ``highest_pfn``, ``resent`` over an earlier copy and ``types``:
-    mentioned PFNs by their last type. ``sizes``: bytes by layer and kind of record. ``more_rows``: rows left out of
-    ``records``. ``layers``: what lies in what, outermost first; ``format`` is the outermost's, ``version``, ``guest``
-    and ``made_by`` are the memory stream's."""
+    """What a stream holds.
+
+    - ``format``: the outermost layer's; ``version``, ``guest``, ``made_by``: the memory stream's;
+    - ``sent``: pages in the stream; ``zero``: those that are all zeros; ``verified``: those sent only for comparison;
+    - as of the end, or of the last complete checkpoint: ``populated`` PFNs, the ``highest_pfn``, pages ``resent`` over
+      an earlier copy, and ``types``: the number of mentioned PFNs by their last page type;
+    - ``sizes``: bytes by layer and record type; ``records``: the first 10000 rows; ``more_rows``: the number of others;
+    - ``layers``: outermost first;
+    - ``missing``: records that a guest can't run without and that haven't come;
+    - ``unread``: what follows that can't be read, in words, or None;
+    - ``error``: what ended the reading before the end of the stream, or None; the rest of the report describes the
+      stream up to there.
+    """
 
     format: str
     version: int
@@ -64,10 +74,13 @@ class InfoReport(NamedTuple):
     records: List[RecordRow]
     more_rows: int
     layers: Tuple[Layer, ...]
+    missing: Tuple[str, ...]
+    unread: Optional[str]
+    error: Optional[StreamError]
 
 
 class _Pfns:
-    """What has become of each PFN by the end, or by the last complete checkpoint."""
+    """The state of each PFN as of the end, or of the last complete checkpoint."""
 
     def __init__(self, limits: Limits) -> None:
         self.memory = GuestMemory(limit=limits.guest_pfns)
@@ -80,7 +93,8 @@ class _Pfns:
             self._held.close()
 
     def take(self, kind: int, pfns: Any) -> None:
-        """Words of PFNs that were sent or compared, or PFNs that are taken back."""
+        """Apply PFN words that were sent or compared, or PFNs that are taken back; once there are checkpoints, at the
+        next one."""
         if self._held is None:
             self._apply(kind, pfns)
         else:
@@ -88,7 +102,7 @@ class _Pfns:
             self._held.write(pfns)
 
     def follow(self, checkpoints: int) -> None:
-        """So many checkpoints are complete: what came before is valid, what comes is not yet."""
+        """Apply what was kept if another checkpoint has become complete."""
         if checkpoints == self._checkpoints:
             return
         self._checkpoints = checkpoints
@@ -114,7 +128,7 @@ class _Pfns:
 
 
 class _Survey:
-    """Gathers the figures record by record."""
+    """Collects the figures record by record."""
 
     def __init__(self, limits: Limits) -> None:
         self.pfns = _Pfns(limits)
@@ -169,7 +183,8 @@ class _Survey:
 
     def _row(self, row: RecordRow) -> None:
         sizes = self.sizes.setdefault(row.layer, {})
-        sizes[row.type] = sizes.get(row.type, 0) + row.bytes
+        kind = row.type if row.type in sizes or len(sizes) < _MOST_TYPES else _OTHER_TYPES
+        sizes[kind] = sizes.get(kind, 0) + row.bytes
         last = self.rows[-1] if self.rows else None
         if last is not None and (last.layer, last.type, last.first + last.records) == (row.layer, row.type, row.first):
             self.rows[-1] = last._replace(records=last.records + row.records, bytes=last.bytes + row.bytes,
@@ -180,37 +195,46 @@ class _Survey:
             self.more_rows += 1
 
 
-def info(source: Any, *, limits: Limits = Limits(), progress: Callable[[int], Any] = lambda offset: None,
-         **options: Any) -> InfoReport:
-    """Survey a whole stream; ``source`` and ``options`` are those of xstream.open, but checkpoints need not be
-    announced.
+def info(source: Any, *, format: Optional[str] = None, limits: Limits = Limits(), strict: bool = False,
+         checkpointed: bool = True, width: Optional[int] = None, guest: Optional[str] = None,
+         progress: Callable[[int], Any] = lambda offset: None) -> InfoReport:
+    """Survey a whole stream. The parameters are those of xstream.open; ``progress`` is called with the offset reached.
 
-    Page data is read once, to find zero pages. Raises StreamError's kin.
+    Page data is read once, to find zero pages. A stream that is cut or damaged is described up to the fault, which is
+    the report's ``error``. Raises StreamError or a subclass if not even the headers can be read, and OSError.
     """
-    options.setdefault("checkpointed", True)
     survey = _Survey(limits)
-    with open_stream(source, limits=limits, **options) as reader, contextlib.closing(survey.pfns):
-        while True:
-            # Small batches at once, but for those that may take PFNs back.
-            run = None if reader.pt_levels and from_legacy(reader) else reader.next_run()
-            if run is not None:
-                survey.run(reader, run)
-            else:
-                record = reader.next_record()
-                if record is None:
-                    break
-                try:
-                    survey.record(reader, record)
-                except TruncatedStream:
-                    # Pages cut off behind a complete checkpoint are void, like all that stands there.
-                    if not reader.checkpoints:
-                        raise
-                    break
-            progress(reader.source.offset)
-        return _report(reader, survey)
+    with open_stream(source, format=format, limits=limits, strict=strict, checkpointed=checkpointed, width=width,
+                     guest=guest) as reader, contextlib.closing(survey.pfns):
+        reader.identity  # noqa: B018 - reads the headers: without them there is nothing to report
+        try:
+            _run(reader, survey, progress)
+        except StreamError as error:
+            return _report(reader, survey, error)
+        return _report(reader, survey, None)
 
 
-def _report(reader: AnyReader, survey: _Survey) -> InfoReport:
+def _run(reader: AnyReader, survey: _Survey, progress: Callable[[int], Any]) -> None:
+    while True:
+        # Several small batches at once, unless they may be a legacy stream's that take PFNs back.
+        run = None if reader.pt_levels and from_legacy(reader) else reader.next_run()
+        if run is not None:
+            survey.run(reader, run)
+        else:
+            record = reader.next_record()
+            if record is None:
+                return
+            try:
+                survey.record(reader, record)
+            except TruncatedStream:
+                # Pages cut off after a complete checkpoint are void, like everything else there.
+                if not reader.checkpoints:
+                    raise
+                return
+        progress(reader.source.offset)
+
+
+def _report(reader: AnyReader, survey: _Survey, error: Optional[StreamError]) -> InfoReport:
     memory = survey.pfns.memory
     histogram = pfn_kernel.type_histogram(memory.state)
     return InfoReport(
@@ -218,4 +242,6 @@ def _report(reader: AnyReader, survey: _Survey) -> InfoReport:
         sent=survey.sent, resent=survey.pfns.resent, zero=survey.zero, verified=survey.verified,
         checkpoints=reader.checkpoints,
         types={PAGE_TYPES[code]: count for code, count in enumerate(histogram) if count}, sizes=survey.sizes,
-        records=survey.rows, more_rows=survey.more_rows, layers=reader.layers)
+        records=survey.rows, more_rows=survey.more_rows, layers=reader.layers,
+        missing=() if error is not None else tuple(getattr(reader, "missing", ())),
+        unread=getattr(reader, "unread", None), error=error)

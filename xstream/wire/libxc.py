@@ -34,6 +34,7 @@ _TWO_U32 = struct.Struct("<II")
 _PV_INFO = struct.Struct("<BB6s")
 _TSC = struct.Struct("<IIQII")
 _PARAM = struct.Struct("<QQ")
+HVM_PARAM_SIZE = _PARAM.size
 
 #: Sizes of vcpu_guest_context by guest width (xen/include/public/arch-x86/xen.h).
 VCPU_BASIC_SIZES = {4: 0xAF0, 8: 0x1430}

@@ -126,6 +126,11 @@ def type_name(record_type: int) -> str:
     return RECORDS[record_type][0] if record_type in RECORDS else "{:#x}".format(record_type)
 
 
+def emulator_name(emulator_id: int) -> str:
+    """The specification's name of an emulator id, or the number if it has none."""
+    return EMULATORS.get(emulator_id) or str(emulator_id)
+
+
 def type_of(record: Record) -> int:
     """The type number that a record is sent with."""
     return record.type if isinstance(record, Unknown) else _TYPES[type(record)]
@@ -184,6 +189,8 @@ def ignored_content(record: Record) -> Optional[Tuple[int, str, Any]]:
         return -4, "length", len(record.body)
     if isinstance(record, CheckpointState) and record.reserved:
         return 4, "padding", record.reserved
+    if isinstance(record, (EmulatorXenstoreData, EmulatorContext)) and record.emulator_id not in EMULATORS:
+        return 0, "emulator_id", record.emulator_id
     return None
 
 
@@ -193,9 +200,6 @@ def _parse_emulator(record_class: Type[Any]) -> Callable[[Buffer, Buffer], Any]:
             raise CorruptStream("emulator record too short for its header", offset=-4, field="length",
                                 expected="at least 8", got=len(body))
         emulator_id, index = _TWO_U32.unpack_from(body)
-        if emulator_id not in EMULATORS:
-            raise UnsupportedStream("unknown emulator", offset=0, field="emulator_id",
-                                    expected=", ".join(map(str, EMULATORS)), got=emulator_id)
         if record_class is EmulatorXenstoreData:
             _check_strings(bytes(body[8:]))
         return record_class(emulator_id, index, body[8:], padding)

@@ -64,6 +64,9 @@ _EXTENDED = Layout(
     ("sysenter_disables_events", "B"), ("", "2x"), ("vmce.caps", "Q"), ("vmce.mci_ctl2_bank0", "Q"),
     ("vmce.mci_ctl2_bank1", "Q"), ("vmce.mcg_ext_ctl", "Q"))
 
+#: The least ``size``: up to the field vmce.
+_EXTENDED_LEAST = 32
+
 _XCR0 = Layout(("xcr0", "Q"), ("xcr0_accum", "Q"))
 
 
@@ -191,16 +194,17 @@ def vm_assist_names(vm_assist: int) -> Tuple[str, ...]:
 def extended(untrusted: Buffer) -> Dict[str, int]:
     """Fields of a VCPU_EXTENDED blob under the names of struct xen_domctl_ext_vcpucontext, in its order.
 
-    Only those within the blob and within its own ``size``; an empty blob has none.
+    Only fields within both the blob and its ``size`` field are returned; an empty blob has none.
 
-    Raises CorruptStream where ``size`` doesn't fit the blob.
+    Raises CorruptStream if ``size`` is under 32, which XEN_DOMCTL_set_ext_vcpucontext refuses. Xen accepts a larger
+    one than the blob has.
     """
     if not len(untrusted):
         return {}
     size = _EXTENDED.decode(untrusted).get("size", 0)
-    if not 8 <= size <= len(untrusted):
-        raise CorruptStream("extended vcpu context doesn't fit its size", offset=4, field="size",
-                            expected="8 to {}".format(len(untrusted)), got=size)
+    if size < _EXTENDED_LEAST:
+        raise CorruptStream("extended vcpu context too short", offset=4, field="size",
+                            expected="at least {}".format(_EXTENDED_LEAST), got=size)
     return _EXTENDED.decode(memoryview(untrusted)[:size])
 
 
