@@ -1,6 +1,6 @@
-"""Each row of the table in docs/conversion.md: what Xen's converter makes of a stream, and what is made of it here.
+"""Each row of the table in docs/conversion.md: what Xen's converter does with a stream, and what this package does.
 
-Without Xen's converter only the second half is looked at.
+If Xen's converter isn't installed, only the second part is tested.
 """
 import io
 import re
@@ -20,7 +20,7 @@ from xstream.wire import legacy, libxc, libxl, xl
 
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "conversion.md"
 BODY = batch(8, [word(0), word(2)], [page(1), page(2)])
-#: What Xen's converter does: refuses the stream, or makes something else of it.
+#: What Xen's converter does: it refuses the stream, or its output differs.
 REFUSED, OTHERWISE = "refused", "otherwise"
 
 
@@ -72,7 +72,7 @@ def batches(stream):
     return [(record.pfns.tolist(), record.types.tolist()) for record in of_type(stream, libxc.PageData)]
 
 
-#: Name in the table: stream, guest, what Xen's converter is told and does, and what holds of our result.
+#: Name in the table: the stream, its guest, the arguments of Xen's converter, what it does, and a check of our result.
 ROWS = {
     "xl header": (
         XL + hvm(), "hvm", {"xl": True}, REFUSED,
@@ -119,16 +119,16 @@ ROWS = {
             + toolstack(samples.physmap(8, [(1, 2, 3, b"n\0")]))), "hvm", {"format": "libxl"}, OTHERWISE,
         lambda ours, report: ours == converted(
             hvm(chunks=toolstack(samples.physmap(8, [(1, 2, 3, b"n\0")]))), to="libxl")[0]),
-    "no mark of the last checkpoint": (
+    "no LAST_CHECKPOINT": (
         hvm().replace(chunk(-9) + chunk(0), chunk(0)), "hvm", {}, OTHERWISE,
         lambda ours, report: isinstance(records(ours)[-1], libxc.Checkpoint) and report.checkpoints == 1),
-    "PFNs that the tail takes back": (
+    "PFNs that the tail unmaps": (
         pv(memory=batch(8, [word(4), word(9)], [page(4), page(5)]), freed=[5, 9]), "pv", {}, OTHERWISE,
         lambda ours, report: populated(ours) == [4] and batches(ours) == [([4], [0])]),
     "verify mode": (
         hvm(memory=BODY + chunk(-1) + BODY), "hvm", {}, OTHERWISE,
         lambda ours, report: len(of_type(ours, libxc.Verify)) == 1),
-    "batch of nothing": (
+    "batch without PFNs": (
         hvm(memory=BODY + batch(8, [word(0, XTAB)] * 3)), "hvm", {}, OTHERWISE,
         lambda ours, report: ours == converted(hvm())[0]),
     "entry without a page that has a PFN": (
@@ -143,10 +143,10 @@ ROWS = {
     "vcpus beyond the highest id": (
         pv(chunks=chunk(-2, struct.pack("<iQ", 0, 5)), vcpus=(vcpu(8, mark=7),)), "pv", {}, REFUSED,
         lambda ours, report: vcpu_ids(ours) == [0]),
-    "vcpus told twice": (
+    "VCPU_INFO twice": (
         pv(chunks=samples.vcpu_info(0, 1) + samples.vcpu_info(0, 2)), "pv", {}, REFUSED,
         lambda ours, report: vcpu_ids(ours) == [0, 2]),
-    "vcpus not told": (
+    "no VCPU_INFO": (
         pv(chunks=b"", vcpus=(vcpu(8, mark=7),)), "pv", {}, OTHERWISE,
         lambda ours, report: vcpu_ids(ours) == [0]),
     "block of an unknown kind": (
@@ -158,7 +158,7 @@ ROWS = {
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_what_is_made_of_it_here(name):
+def test_our_result(name):
     stream, _, told, _, holds = ROWS[name]
     to = told.get("format", "libxc")
     if holds is None:
@@ -171,8 +171,8 @@ def test_what_is_made_of_it_here(name):
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_what_xens_converter_makes_of_it(name, xen_tools):
-    """The table says what it does; where it has learned, the table has to."""
+def test_xens_converter(name, xen_tools):
+    """It still does what the table says; once it has been improved, the table has to be changed."""
     stream, guest, told, does, holds = ROWS[name]
     theirs, said = tools.convert_legacy_stream(stream, guest, 64, **dict({"format": "libxc"}, **told))
     assert (theirs is None) == (does == REFUSED), said
@@ -186,7 +186,7 @@ def test_what_xens_converter_makes_of_it(name, xen_tools):
     pv(xsave=16, vcpus=(vcpu(8, 0), vcpu(8, 0))), "pv"), (
     pv(xsave=None, extended=False, vcpus=(vcpu(8, None, False), vcpu(8, None, False))), "pv")])
 @pytest.mark.parametrize("to", ["libxc", "libxl"])
-def test_the_same_bytes_of_what_is_in_no_row(stream, guest, to, xen_tools):
+def test_streams_in_no_row_give_the_same_bytes(stream, guest, to, xen_tools):
     theirs, said = tools.convert_legacy_stream(stream, guest, 64, to)
     assert converted(stream, to=to)[0] == theirs, said
 
@@ -198,8 +198,8 @@ def test_the_table_has_these_rows():
     assert [row for row in rows if row != "in the stream" and set(row) != {"-"}] == list(ROWS)
 
 
-def test_taken_back_in_a_pipe():
-    """Its pages have gone out already: a batch of XTAB follows, by which they are taken back."""
+def test_unmapped_pfns_from_a_pipe():
+    """Their pages have been written already; a batch of XTAB follows, which takes them out of the map."""
     stream = pv(memory=batch(8, [word(4), word(9)], [page(4), page(5)]), freed=[5, 9])
     result, _ = converted(stream, "pipe")
     assert batches(result) == [([4, 9], [0, 0]), ([9], [15])] and populated(result) == [4]
@@ -215,7 +215,7 @@ PHYSMAP = st.lists(st.tuples(st.integers(0, 2 ** 64 - 1), st.integers(0, 2 ** 64
 
 
 def batch_of(width, pfns, nothings):
-    """A batch with so many entries of nothing in it."""
+    """A batch with ``nothings`` entries of type XTAB."""
     words = [word(pfn, kind) for pfn, kind in pfns.items()]
     pages = [bytes(4096) if kind else page(pfn) for pfn, kind in pfns.items() if kind < samples.BROKEN]
     return batch(width, words + [word(0, XTAB)] * nothings, pages)
@@ -224,7 +224,7 @@ def batch_of(width, pfns, nothings):
 @settings(max_examples=25, deadline=None)
 @given(data=st.data(), width=st.sampled_from([4, 8]), batches=st.lists(BATCH, max_size=3), to=st.sampled_from(
     ["libxc", "libxl"]), vcpus=st.sets(st.integers(0, 130), max_size=3))
-def test_the_same_bytes_of_any_good_stream(data, width, batches, to, vcpus):
+def test_any_good_stream_gives_the_same_bytes(data, width, batches, to, vcpus):
     if tools.folder() is None:
         pytest.skip(tools.ABSENT)
     vcpus.add(0)

@@ -1,4 +1,4 @@
-"""Legacy streams converted: as Xen's converter does where it is right, and right where it isn't."""
+"""Conversion of legacy streams: the same bytes as Xen's converter where that is right, correct ones where it isn't."""
 import contextlib
 import hashlib
 import io
@@ -40,7 +40,7 @@ def converted(stream, way="buffer", **options):
 
 @contextlib.contextmanager
 def drained(reading, writing):
-    """The writing end's descriptor and a list that gets what came out of the other."""
+    """The descriptor of the writing end, and a list that receives what is read from the other end."""
     got = []
 
     def read():
@@ -81,8 +81,8 @@ def is_live_pv(stream):
 
 @pytest.mark.parametrize("to", ["libxc", "libxl"])
 def test_as_xens_converter(legacy_stream, to, tmp_path):
-    """The same bytes where its result is good; a debug stream's VERIFY is ours alone. It keeps an xl header; here that
-    is "xl"."""
+    """The same bytes where its result is good; only we write VERIFY for a debug stream. It keeps an xl header, as "xl"
+    does here."""
     peer = legacy_stream.about["peers"]["py2.7 " + to]
     out = tmp_path / "out"
     if "xl_header" in legacy_stream.about:
@@ -99,7 +99,7 @@ def test_as_xens_converter(legacy_stream, to, tmp_path):
 
 
 def test_as_xens_converter_here(legacy_stream, xen_tools):
-    """The same against the tool itself, which the manifest's digests are of."""
+    """The same, compared with the output of the installed tool instead of the manifest's digests."""
     about = legacy_stream.about
     theirs, _ = xen_tools.convert_legacy_stream(legacy_stream.path, about["guest"], about["toolstack_width"], "libxc")
     if theirs is not None and not is_live_pv(legacy_stream) and "debug" not in about["file"]:
@@ -126,8 +126,8 @@ def test_memory_stays_the_same(legacy_stream, way, sink, options):
         assert report.compared == len(memory.pages[populated])
 
 
-def test_xen_takes_it(legacy_stream, xen_tools):
-    """A stream of checkpoints has no END, and misses nothing else."""
+def test_xens_verifier_accepts_it(legacy_stream, xen_tools):
+    """A stream with checkpoints lacks END, and nothing else."""
     result = converted(legacy_stream.path.read_bytes(), to="libxc")
     accepted, said = xen_tools.verify_stream_v2(result)
     if "remus" in legacy_stream.about["file"]:
@@ -221,8 +221,8 @@ def test_records_of_a_pv_guest():
 
 
 @pytest.mark.parametrize("way", ["descriptor", "pipe"])
-def test_what_the_tail_takes_back(way):
-    """A file's pages are left out; what a pipe has brought is taken back by a batch of its own."""
+def test_pfns_that_the_tail_unmaps(way):
+    """From a file their pages are left out; from a pipe a batch of XTAB follows."""
     result = converted(samples.pv(), way)
     batches = [record for record in records(result) if isinstance(record, libxc.PageData)]
     if way == "pipe":
@@ -244,7 +244,7 @@ def test_records_of_an_hvm_guest():
 
 @pytest.mark.parametrize("width", [4, 8])
 def test_physmap_in_libxl(width):
-    """Unnamed entries, and the stray bytes of a 64-bit libxl."""
+    """Entries without a name, and the stray bytes that a 64-bit libxl writes."""
     blob = samples.physmap(width, [(0x1100000, 0xF0000000, 0x800000, b"vga.vram\0"), (0x2000, 0xA0000, 0x1000, b"")])
     result = converted(samples.hvm(width, chunks=samples.toolstack(blob)), to="libxl")
     own = records(result, "libxl")
@@ -280,7 +280,7 @@ def test_remus(way, to):
         assert isinstance(own[-1], libxl.CheckpointEnd)
     memory, report = loaded(result, checkpointed=True)
     assert report.checkpoints == 3 and memory.pages[0].tobytes() == page(30)
-    # An incomplete checkpoint leaves nothing.
+    # Of an incomplete checkpoint nothing is written.
     cut = converted(stream[:-1], way, to=to)
     assert result.startswith(cut) and len(cut) < len(result) and loaded(cut, checkpointed=True)[1].checkpoints == 2
     last = converted(stream[:-1], way, to=to, last_checkpoint=True)
@@ -307,7 +307,7 @@ def test_deltas_against_the_first_checkpoint():
     assert status == 0 and xstream.verify(out).checkpoints == 0
 
 
-def test_remus_pv_takes_back_at_each_checkpoint():
+def test_remus_pv_unmaps_at_each_checkpoint():
     head = samples.pv_head(8, 8)
     first = batch(8, [word(4), word(5)], [page(4), page(5)]) + samples.vcpu_info(0) + chunk(0) + \
         samples.pv_tail(8, 8, [5])
@@ -362,7 +362,7 @@ def test_a_failure_leaves_nothing(tmp_path):
         assert cut > 5000 or not out.getvalue().endswith(struct.pack("<II", 0, 0))
 
 
-def test_a_page_that_is_cut_off_says_where():
+def test_a_truncated_page_says_where():
     with WAYS["pipe"](samples.hvm()[:6000]) as source, pytest.raises(TruncatedStream) as caught:
         xstream.convert(source, io.BytesIO())
     assert (caught.value.offset, caught.value.record_type) == (6000, "PAGE_DATA") and caught.value.missing == 8192 - (
@@ -400,7 +400,7 @@ def test_command(tmp_path):
 
 @pytest.mark.parametrize("to", ["libxc", "libxl"])
 def test_a_failure_in_a_pipe_ends_without_end(to):
-    """What was good has gone; the reader at the other end finds the stream cut off."""
+    """The good part has been written; the reader at the other end finds the stream truncated."""
     bad = samples.hvm(tail=samples.hvm_tail(signature=b"SomethingElseEntirely"))
     for stream in (samples.hvm()[:-1], samples.pv()[:-1], bad):
         status, out, said = run("convert", "-", "-", "--to", to, stdin=stream)
@@ -411,7 +411,7 @@ def test_a_failure_in_a_pipe_ends_without_end(to):
 
 
 def loaded_pages(stream):
-    """How many pages of a stream that is cut off are there."""
+    """The number of pages in a truncated stream."""
     with xstream.open(stream) as reader, contextlib.suppress(TruncatedStream):
         pages = 0
         for record in reader:
@@ -420,7 +420,7 @@ def loaded_pages(stream):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_whoever_is_ended_leaves_nothing(number, tmp_path):
+def test_a_terminated_process_leaves_nothing(number, tmp_path):
     reading, writing = os.pipe()
     process = subprocess.Popen([sys.executable, "-m", "xstream", "convert", "-", str(tmp_path / "out")],
                                stdin=reading, stderr=subprocess.DEVNULL)
@@ -435,7 +435,7 @@ def test_whoever_is_ended_leaves_nothing(number, tmp_path):
 
 @pytest.mark.parametrize("way", ["pipe", "file"])
 def test_memory_is_bounded(way, tmp_path):
-    """Under 64 MiB of it for 256 MiB of guest."""
+    """Under 64 MiB for a guest of 256 MiB."""
     script = textwrap.dedent("""
         import os, struct, sys, threading
         import xstream
@@ -465,7 +465,7 @@ def test_memory_is_bounded(way, tmp_path):
 @pytest.mark.parametrize("squash", [False, True])
 @pytest.mark.parametrize("way", ["pipe", "file"])
 def test_memory_is_bounded_for_a_guest_of_many_pfns(way, squash, tmp_path):
-    """A PV guest of all PFNs that there can be, and pages at both ends."""
+    """A PV guest with the highest possible number of PFNs, and pages at both ends."""
     p2m_size = (1 << 28) - 1
     body = batch(8, [word(4), word(p2m_size - 1), word(9)], [page(4), page(5), page(9)]) + chunk(-9) + chunk(0)
     stream = samples.ulongs(8, p2m_size) + samples.extended_info(8, 8) + bytes(8 * -(-p2m_size // 512)) + body \

@@ -1,4 +1,4 @@
-"""From one container into another, and to the same bytes again; what can't be invented is asked for."""
+"""From one container to another and back to the same bytes; missing parts are asked for."""
 import io
 import struct
 
@@ -14,7 +14,7 @@ from xstream import MissingPart, OrderError, StreamError, UnsupportedStream
 from xstream.convert.containers import Parts
 from xstream.wire import libvirt, libxc, libxl, xenopsd, xl
 
-#: What the containers may want, for each.
+#: The config that each container needs.
 CONFIGS = {"libxc": None, "libxl": None, "xl": containers.JSON_CONFIG, "libvirt": b"<domain/>",
            "xenopsd": containers.XENOPS}
 ODD = [
@@ -33,14 +33,14 @@ ODD = [
 NOTHING = Parts(no_device_model=True)
 
 
-def rewrap(stream, out, to, parts=NOTHING, **options):
+def convert(stream, out, to, parts=NOTHING, **options):
     return xstream.convert(stream, out, to=to, config=parts.config, device_model=parts.device_model,
                            no_device_model=parts.no_device_model, **options)
 
 
 def wrap(stream, to, parts=NOTHING, **options):
     out = io.BytesIO()
-    report = rewrap(stream, out, to, parts, **options)
+    report = convert(stream, out, to, parts, **options)
     assert report.bytes_written == len(out.getvalue()) and report.target == to
     return out.getvalue()
 
@@ -57,7 +57,7 @@ def test_a_round_trip_is_byte_identical(name):
 
 
 @pytest.mark.parametrize("number", range(len(ODD)))
-def test_a_round_trip_of_what_is_odd_is_byte_identical(number):
+def test_a_round_trip_of_odd_streams_is_byte_identical(number):
     assert wrap(ODD[number], outer(ODD[number])) == ODD[number]
 
 
@@ -88,7 +88,7 @@ def test_a_round_trip_from_every_source(name, way):
 
 @pytest.mark.parametrize("to", CONFIGS)
 @pytest.mark.parametrize("name", containers.WRITTEN)
-def test_each_into_each_keeps_the_memory_stream(name, to):
+def test_every_pair_of_containers_keeps_the_memory_stream(name, to):
     stream = containers.STREAMS[name]
     wrapped = wrap(stream, to, Parts(CONFIGS[to], None, True))
     assert outer(wrapped) == to
@@ -100,7 +100,7 @@ def own(stream, layer):
     return [kept for of, _, _, kept in read(stream)[0] if of == layer]
 
 
-def test_unwrap_and_wrap_again():
+def test_out_of_a_container_and_back():
     stream = containers.xl()
     memory = wrap(stream, "libxc")
     assert memory == samples.hvm()
@@ -109,7 +109,7 @@ def test_unwrap_and_wrap_again():
     assert wrap(memory, "libxl", Parts(device_model=b"record")) == containers.libxl(tail=containers.emulator(b"record"))
 
 
-def test_configs_are_taken_for_what_they_are():
+def test_json_and_text_configs():
     memory = samples.hvm()
     for config, flags, kept in ((b"{}", 3, b"{}\0"), (b" {}\0", 3, b" {}\0"), (b"name='x'", 2, b"name='x'")):
         header = own(wrap(memory, "xl", Parts(config, None, True)), "xl")[0]
@@ -119,7 +119,7 @@ def test_configs_are_taken_for_what_they_are():
     assert own(wrap(containers.xl(), "xl", Parts(b"{}")), "xl")[0].config_text == "{}"
 
 
-def test_the_device_model_goes_along():
+def test_the_device_model_is_kept():
     image = wrap(containers.xl(), "xenopsd", Parts(containers.XENOPS))
     assert own(image, "xenopsd")[1:] == [
         xenopsd.MemoryImage(xenopsd.LIBXC), xenopsd.Blob(xenopsd.QEMU_TRAD, containers.QEMU), xenopsd.EndOfImage()]
@@ -136,10 +136,10 @@ def test_the_device_model_goes_along():
     ("xenopsd", Parts(None, b"q"), "Xenops"), ("libxl", Parts(), "device model"),
     ("xl", Parts(b"{}"), "device model"), ("xenopsd", Parts(containers.XENOPS), "device model"),
 ])
-def test_what_cannot_be_invented_is_asked_for(to, parts, named):
+def test_missing_parts_are_named(to, parts, named):
     out = io.BytesIO()
     with pytest.raises(MissingPart, match=named):
-        rewrap(samples.hvm(), out, to, parts)
+        convert(samples.hvm(), out, to, parts)
     assert out.getvalue() == b""
 
 
@@ -147,18 +147,18 @@ def test_a_pv_guest_needs_no_device_model():
     assert own(wrap(samples.pv(), "libxl", Parts()), "libxl") == [libxl.LibxcContext(), libxl.End()]
 
 
-def test_what_finds_no_place_is_told():
+def test_dropped_records_are_named():
     out = io.BytesIO()
-    assert rewrap(containers.xl(), out, "libxc").dropped == (
+    assert convert(containers.xl(), out, "libxc").dropped == (
         "xl SAVE_HEADER", "libxl EMULATOR_XENSTORE_DATA", "libxl EMULATOR_CONTEXT")
-    assert rewrap(containers.xenopsd_libxl(), out, "libxl").dropped == (
+    assert convert(containers.xenopsd_libxl(), out, "libxl").dropped == (
         "xenopsd Xenops", "xenopsd Varstored", "xenopsd Swtpm0", "xenopsd Swtpm", "xenopsd Qemu_xen")
-    assert rewrap(containers.xl(), out, "xl").dropped == ()
+    assert convert(containers.xl(), out, "xl").dropped == ()
 
 
-def test_wrong_use():
+def test_usage_errors():
     with pytest.raises(ValueError, match="unknown target"):
-        rewrap(samples.hvm(), io.BytesIO(), "legacy")
+        convert(samples.hvm(), io.BytesIO(), "legacy")
     with pytest.raises(StreamError):
         wrap(samples.hvm(), "xenopsd", Parts(b"((nothing))", b"q"))
 
@@ -190,7 +190,7 @@ def test_a_libxl_writer_refuses_what_a_reader_would_refuse():
     assert inner.index == -1
 
 
-def test_the_stream_within_keeps_to_its_turn():
+def test_the_inner_writer_writes_only_in_its_turn():
     writer = xstream.LibxlWriter(io.BytesIO(), checkpointed=True)
     writer.write(libxl.LibxcContext())
     inner = writer.libxc(libxc.DomainHeader(libxc.GUEST_HVM))
@@ -215,7 +215,7 @@ def test_the_stream_within_keeps_to_its_turn():
 def test_a_device_models_record_of_a_pv_guest_is_not_written():
     out = io.BytesIO()
     with pytest.raises(OrderError, match="PV guest"):
-        rewrap(samples.pv(), out, "libxl", Parts(device_model=b"q"))
+        convert(samples.pv(), out, "libxl", Parts(device_model=b"q"))
 
 
 def test_xenopsd_writer_with_legacy_memory():

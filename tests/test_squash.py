@@ -1,4 +1,4 @@
-"""The final state of a stream as a plain one, and the parts of a container as files."""
+"""The final state of a stream as a plain stream, and parts of a container as files."""
 import io
 import struct
 
@@ -40,18 +40,18 @@ def memory(stream, **options):
 @pytest.mark.parametrize("stream", [REMUS, COLO], ids=["remus", "colo"])
 @pytest.mark.parametrize("to, config", [("libxc", None), ("libxl", None), ("xl", None), ("libvirt", b"<domain/>"),
                                         ("xenopsd", XENOPS)])
-def test_of_checkpoints_the_last_complete_one_becomes_a_plain_stream(stream, to, config):
+def test_the_last_complete_checkpoint_becomes_a_plain_stream(stream, to, config):
     made = squashed(stream, to, config=config)
     xstream.verify(made, strict=True)
     assert memory(made) == memory(stream, checkpointed=True)
     assert types(made).count("PageData") == 1 and "Checkpoint" not in types(made)
 
 
-def test_what_is_behind_the_last_complete_checkpoint_is_void():
+def test_whatever_follows_the_last_complete_checkpoint_is_void():
     for cut in (1, 30, 8 + 24 + 120):
         made = squashed(REMUS[:-cut], "xl")
         assert memory(made) == memory(REMUS[:-cut], checkpointed=True) != memory(REMUS, checkpointed=True)
-    # libxc's CHECKPOINT alone makes none in a libxl stream, neither here nor where it is taken out of it.
+    # In a libxl stream CHECKPOINT alone doesn't complete a checkpoint, so "libxc" doesn't write it yet.
     out = io.BytesIO()
     xstream.convert(REMUS[:-1], out, to="libxc", checkpointed=True)
     assert memory(out.getvalue(), checkpointed=True) == memory(REMUS[:-1], checkpointed=True)
@@ -100,7 +100,7 @@ def test_genuine_streams(v3_stream):
 
 
 @pytest.mark.parametrize("later", [samples.XTAB, 0xE, 0xD])
-def test_pages_stay_where_a_restore_leaves_them(later):
+def test_pages_keep_what_a_restore_keeps(later):
     stream = (samples.headers() + samples.policies() + samples.static_data_end()
               + samples.batch([samples.word(0), samples.word(3)], [samples.page(1), samples.page(2)])
               + samples.batch([samples.word(0, later), samples.word(5, 0xE), samples.word(6, 0xD)])
@@ -110,7 +110,7 @@ def test_pages_stay_where_a_restore_leaves_them(later):
     assert xstream.info(made).types == {"NOTAB": 2, "XALLOC": 1, "BROKEN": 1}
 
 
-def test_records_without_end_are_refused():
+def test_the_size_of_all_records_is_limited():
     stream = containers.libxl(tail=b"".join(containers.record(0x80000000 + number) for number in range(70000)))
     with pytest.raises(LimitExceeded):
         squashed(stream, "libxl")
@@ -135,7 +135,7 @@ def test_parts(name, config, qemu):
         part(containers.STREAMS[name], "memory")
 
 
-def test_taken_apart_and_put_together_again_on_the_command_line(tmp_path):
+def test_parts_put_together_again_on_the_command_line(tmp_path):
     whole, memory_path, config, qemu, again = (str(tmp_path / name) for name in ("xl", "xs", "config", "qemu", "again"))
     with open(whole, "wb") as file:
         file.write(containers.xl(containers.libxl(tail=containers.emulator())))
@@ -155,7 +155,7 @@ def test_the_last_checkpoint_on_the_command_line(tmp_path):
     assert run("verify", "--strict", str(tmp_path / "plain"))[0] == 0
 
 
-def test_xens_verifier_takes_what_is_made(xen_tools, xl_stream):
+def test_xens_verifier_accepts_the_result(xen_tools, xl_stream):
     accepted, said = xen_tools.verify_stream_v2(squashed(str(xl_stream.path), "xl"), "xl")
     assert accepted, said
 
