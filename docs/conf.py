@@ -22,6 +22,9 @@ myst_heading_anchors = 3
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
+autodoc_preserve_defaults = True
+# Quotes, but not dashes: "--json" isn't to become a dash.
+smartquotes_action = "qe"
 autodoc_typehints_format = "short"
 python_maximum_signature_line_length = 80
 add_module_names = False

@@ -32,8 +32,8 @@ def parse(source: str) -> Tuple[List[str], List[Edge]]:
             labels.setdefault((found.group(1), found.group(2)), []).append(found.group(3) or "")
     # [*] is the beginning on the left of an arrow and the end on its right.
     pairs = {("(begin)" if a == "[*]" else a, "(end)" if b == "[*]" else b): text for (a, b), text in labels.items()}
-    names = list(dict.fromkeys(name for pair in pairs for name in pair if name != "(end)"))
-    names += ["(end)"] if any(b == "(end)" for _, b in pairs) else []
+    found = list(dict.fromkeys(name for pair in pairs for name in pair))
+    names = sorted(found, key=lambda name: ("end", "(end)").index(name) if name in ("end", "(end)") else -1)
     return names, [Edge(names.index(a), names.index(b), ", ".join(filter(None, text)))
                    for (a, b), text in pairs.items()]
 

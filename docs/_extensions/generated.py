@@ -1,10 +1,11 @@
 """The parts of the reference that are drawn from the code: a line ``<!-- generated: NAME -->`` on a page is replaced by
 Markdown that is made here, so that a page can't say what the code doesn't.
 """
+import argparse
 import inspect
 import re
 from importlib import import_module, util
-from typing import Any, Callable, Dict, Iterator, List, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 import pages
 from sphinx.application import Sphinx
@@ -76,7 +77,10 @@ def commands() -> Iterator[str]:
                     "```text", _usage(name, command), "```", "")
         yield from ("| argument | |", "|---|---|")
         for action in command.operands + command.options:
-            yield "| {} | {} |".format(_names(action), _cell(_prose(pages._help(action))))
+            if not isinstance(action, argparse._HelpAction):
+                text = pages._help(action)
+                text += ": one of " + ", ".join(map(str, action.choices)) if action.choices else ""
+                yield "| {} | {} |".format(_names(action), _cell(_prose(text)))
         yield ""
         examples = getattr(command, "examples", "")
         if examples:
@@ -89,10 +93,8 @@ def _usage(name: str, command: Any) -> str:
 
 
 def _names(action: Any) -> str:
-    value = pages._value(action)
-    if not action.option_strings:
-        return "`{}`".format(value)
-    return "`{}{}`".format(", ".join(action.option_strings), " " + value.replace("|", "\\|") if value else "")
+    value = "" if action.nargs == 0 else str(action.metavar or action.dest.upper())
+    return "`{}`".format(" ".join(filter(None, [", ".join(action.option_strings), value])))
 
 
 def _prose(text: str) -> str:
@@ -117,15 +119,20 @@ def _first_sentence(value: Any) -> str:
 
 
 def _fields(record: Any) -> str:
-    return ", ".join("`{}`".format(field) for field in record._fields if field != "padding")
+    return ", ".join(field for field in record._fields if field != "padding") or "none"
+
+
+def _class(record: Any) -> str:
+    public = getattr(xstream, record.__name__, None) is record
+    return "{{py:class}}`~xstream.{}`".format(record.__name__) if public else "`{}`".format(record.__name__)
 
 
 def _records(table: Dict[int, Tuple[str, Any]]) -> Iterator[str]:
-    yield from ("| type | name | class | fields | |", "|---|---|---|---|---|")
+    yield from ("| type | name and class | fields | |", "|---|---|---|---|")
     for number, (name, record) in sorted(table.items()):
         text = re.sub("^{}: ?".format(re.escape(name)), "", _first_sentence(record))
-        yield "| {:#04x} | {} | `{}` | {} | {} |".format(number, name, record.__name__, _fields(record) or "none",
-                                                         _cell(text))
+        yield "| {:#04x} | {} {} | {} | {} |".format(number, name, _class(record), _cell(_prose(_fields(record))),
+                                                     _cell(text))
 
 
 def libxc_records() -> Iterator[str]:
@@ -144,10 +151,10 @@ def xenopsd_records() -> Iterator[str]:
 
 
 def legacy_records() -> Iterator[str]:
-    yield from ("| name | class | fields | |", "|---|---|---|---|")
+    yield from ("| name and class | fields | |", "|---|---|---|")
     for record, name in legacy.NAMES.items():
-        yield "| {} | `{}` | {} | {} |".format(name, record.__name__, _fields(record) or "none",
-                                              _cell(_first_sentence(record)))
+        yield "| {} {} | {} | {} |".format(name, _class(record), _cell(_prose(_fields(record))),
+                                           _cell(_first_sentence(record)))
 
 
 def page_types() -> Iterator[str]:
@@ -165,7 +172,7 @@ def hvm_entries() -> Iterator[str]:
             yield "| {} | {} | | |".format(typecode, name)
             continue
         layout = kind.layout
-        shown = ["{:#x} `{}`".format(field.offset, field.name) for field in layout._fields]
+        shown = ["{:#x} {}".format(field.offset, _prose(field.name)) for field in layout._fields]
         yield "| {} | {} | {} | {} |".format(typecode, name, layout.size, ", ".join(shown) if len(shown) < 40 else
                                              "{} fields, see `xstream/wire/hvm_context.py`".format(len(shown)))
 
@@ -197,18 +204,20 @@ def skip(app: Sphinx, kind: str, name: str, value: Any, skipped: bool, options: 
 def _aliases() -> List[Tuple[str, str]]:
     """How the package's type aliases are written out in signatures, and their names; the longest first."""
     found = []
-    for module, name in (("source", "SourceLike"), ("sink", "SinkLike")):
-        alias = getattr(import_module("xstream.stream." + module), name, None)
+    for module, name, shown in (("stream.source", "SourceLike", "SourceLike"), ("stream.sink", "SinkLike", "SinkLike"),
+                                ("wire.legacy", "Record", "legacy.Record"), ("wire.libxc", "Record", "Record")):
+        alias = getattr(import_module("xstream." + module), name, None)
         if alias is not None:
-            found += [(stringify_annotation(alias, mode), name) for mode in ("smart", "fully-qualified")]
+            found += [(stringify_annotation(alias, mode, short_literals=False), shown)
+                      for mode in ("smart", "fully-qualified", "fully-qualified-except-typing")]
     return sorted(found, key=lambda pair: -len(pair[0]))
 
 
-def shorten(app: Sphinx, kind: str, name: str, value: Any, options: Options, signature: str, returned: str) -> Any:
-    if signature is None:
-        return None
+def shorten(app: Sphinx, kind: str, name: str, value: Any, options: Options, signature: Optional[str],
+            returned: Optional[str]) -> Tuple[Optional[str], Optional[str]]:
     for written, alias in _aliases():
-        signature = signature.replace(written, alias)
+        signature = signature and signature.replace(written, alias)
+        returned = returned and returned.replace(written, alias)
     return signature, returned
 
 
