@@ -14,7 +14,7 @@ from sphinx.transforms import SphinxTransform
 from sphinx.transforms.post_transforms import SphinxPostTransform
 
 EDGE = re.compile(r"\s*(\S+) --> (\S+?)(?:: (.*))?$")
-BOX_HEIGHT, ROW, LEFT, CHARACTER = 34, 84, 20, 7.3
+BOX_HEIGHT, ROW, LEFT, CHARACTER = 44, 92, 20, 9.0
 
 
 class Edge(NamedTuple):
@@ -41,7 +41,7 @@ def parse(source: str) -> Tuple[List[str], List[Edge]]:
 def state_diagram(source: str) -> str:
     """The diagram as SVG: states one below the other, arrows that skip or go back beside them."""
     names, edges = parse(source)
-    box = 24 + CHARACTER * max(map(len, names))
+    box = 28 + 8 * max(map(len, names))
     back = [edge for edge in edges if edge.target <= edge.origin]
     skip = sorted((edge for edge in edges if edge.target > edge.origin + 1), key=lambda edge: edge.target - edge.origin)
     left = LEFT + _room(back)
@@ -73,18 +73,18 @@ def _room(edges: List[Edge], passing: float = 0) -> float:
 
 
 def _edge_of(names: List[str], row: int, bottom: float) -> float:
-    return bottom - 9 if names[row] == "(begin)" else bottom
+    return bottom - BOX_HEIGHT / 2 + 8 if names[row] == "(begin)" else bottom
 
 
 def _state(name: str, row: int, left: float, box: float) -> str:
     top, middle = row * ROW, left + box / 2
     if name in ("(begin)", "(end)"):
         radius = 8
-        circle = '<circle class="head" cx="{}" cy="{}" r="{}"/>'.format(middle, top + 17, radius)
-        ring = '<circle class="line" cx="{}" cy="{}" r="12"/>'.format(middle, top + 17)
+        circle = '<circle class="head" cx="{}" cy="{}" r="{}"/>'.format(middle, top + BOX_HEIGHT / 2, radius)
+        ring = '<circle class="line" cx="{}" cy="{}" r="12"/>'.format(middle, top + BOX_HEIGHT / 2)
         return circle if name == "(begin)" else ring + circle
     return '<rect class="box" x="{}" y="{}" width="{}" height="{}" rx="6"/>{}'.format(
-        left, top, box, BOX_HEIGHT, _text(middle, top + 22, name, "middle"))
+        left, top, box, BOX_HEIGHT, _text(middle, top + BOX_HEIGHT / 2 + 5, name, "middle"))
 
 
 def _beside(edges: List[Edge], side: float, direction: int, passing: float) -> List[str]:
@@ -95,7 +95,7 @@ def _beside(edges: List[Edge], side: float, direction: int, passing: float) -> L
         x = side + direction * (widest + 16 + 14 * lane)
         leaving[edge.origin] = leaving.get(edge.origin, -1) + 1
         arriving[edge.target] = arriving.get(edge.target, -1) + 1
-        start = edge.origin * ROW + BOX_HEIGHT - 6 - 11 * (leaving[edge.origin] % 3)
+        start = edge.origin * ROW + BOX_HEIGHT - 5 - 17 * (leaving[edge.origin] % 3)
         stop = edge.target * ROW + 7 + 10 * (arriving[edge.target] % 3)
         drawn.append(_arrow("M{} {} H{} V{} H{}".format(side, start, x, stop, side + direction * 7), side, stop,
                             180 if direction > 0 else 0))

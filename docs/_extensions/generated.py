@@ -132,7 +132,7 @@ def _records(table: Dict[int, Tuple[str, Any]]) -> Iterator[str]:
     for number, (name, record) in sorted(table.items()):
         text = re.sub("^{}: ?".format(re.escape(name)), "", _first_sentence(record))
         yield "| {:#04x} | {} {} | {} | {} |".format(number, name, _class(record), _cell(_prose(_fields(record))),
-                                                     _cell(text))
+                                                     _cell(text[:1].upper() + text[1:]))
 
 
 def libxc_records() -> Iterator[str]:
