@@ -1,4 +1,4 @@
-"""Build of the Cython kernels; the package's metadata lives here because the setuptools of Python 3.6 reads no other.
+"""Build the Cython kernels. The package's metadata is here because the setuptools of Python 3.6 reads no other place.
 
 ``XSTREAM_ABI3=1`` builds for the limited API of Python 3.11: one wheel for that Python and all later ones.
 """
@@ -13,22 +13,21 @@ from Cython.Build import cythonize
 from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
-# The builder that pip calls doesn't look beside this file by itself.
+# pip's build backend doesn't add this file's folder to the path.
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent / "release")]
 import pages  # noqa: E402
 
 KERNELS = Path("xstream/kernels")
 ABI3 = os.environ.get("XSTREAM_ABI3") == "1"
 if ABI3 and sys.version_info < (3, 11):
-    sys.exit("XSTREAM_ABI3=1 needs Python 3.11 or later: the limited API has no buffers before")
+    sys.exit("XSTREAM_ABI3=1 needs Python 3.11 or later: the limited API had no buffer protocol before")
 
 
 class BuildKernels(build_ext):
-    """build_ext without the traces that the building Python leaves in what it links."""
+    """build_ext without traces of the building Python in the shared objects."""
 
     def build_extensions(self) -> None:
-        # A Python with a shared library of its own has an rpath to it among its flags: a path of the building machine.
-        # No list of commands at all (MSVC's way) is nobody's case here: the kernels are for Linux.
+        # A Python with a shared library has an rpath to it in its linker flags: a path of the building machine.
         self.compiler.linker_so = [flag for flag in self.compiler.linker_so if not flag.startswith("-Wl,-rpath")]
         super().build_extensions()
 
@@ -38,7 +37,7 @@ class BuildKernels(build_ext):
 
 
 def kernels() -> List[Extension]:
-    """One extension for each .pyx; without debug information, unless CFLAGS asks for it."""
+    """One extension for each .pyx, without debug information unless CFLAGS has -g."""
     debug = "-g" in os.environ.get("CFLAGS", "").split()
     return [
         Extension(
@@ -62,7 +61,7 @@ def version() -> str:
     return found.group(1)
 
 
-# What Python 3.6 takes is said outright: its pip may be too old to see it for itself, and a later tqdm wants more.
+# Upper bounds for Python 3.6: its pip may be too old to notice which versions support it.
 NUMPY = ["numpy>=1.13,<1.20; python_version < '3.7'", "numpy>=1.14; python_version >= '3.7'"]
 TQDM = ["tqdm>=4.19,<4.63; python_version < '3.7'", "tqdm>=4.19; python_version >= '3.7'"]
 TEST = ["pytest>=6.2", "pytest-benchmark>=3.4", "hypothesis>=6.31"]
@@ -95,7 +94,7 @@ setup(
     ],
     platforms=["Linux"],
     python_requires=">=3.6",
-    # A host without a network installs this one wheel: the command line needs nothing more, and shows no progress.
+    # The command line has no requirements, so that a host without a network needs only this wheel.
     extras_require={"arrays": NUMPY, "progress": TQDM, "test": TEST + NUMPY + TQDM},
     entry_points={"console_scripts": ["xstream = xstream.cli:main"]},
     packages=find_packages(include=["xstream", "xstream.*"]),
@@ -103,9 +102,9 @@ setup(
     data_files=pages.write(Path("build/pages")),
     package_data={"xstream": ["py.typed"], "xstream.kernels": ["*.pyi"]},
     zip_safe=False,
-    # The C of one Cython doesn't compile on every Python of another: each version has its own folder.
+    # C code of one Cython version may not compile on the Pythons of another: one folder per version.
     ext_modules=cythonize(kernels(), language_level=3, build_dir="build/cython-" + cython_version),
     cmdclass={"build_ext": BuildKernels},
-    # A build folder of its own, or the wheel would take along what was built for one Python only.
+    # A separate build folder: otherwise the wheel would include modules that were built for one Python only.
     options={"bdist_wheel": {"py_limited_api": "cp311"}, "build": {"build_base": "build/abi3"}} if ABI3 else {},
 )

@@ -1,6 +1,6 @@
-"""Builds of a commit: the source distribution, a wheel for each kind of host, and a bundle for those without a network.
+"""Build a commit: the source distribution, a wheel for each kind of host, and a bundle for hosts without a network.
 
-The same commit gives the same bytes by the same tools, wherever and whenever.
+Builds are reproducible: the same commit and the same tools give the same bytes.
 """
 import gzip
 import hashlib
@@ -16,12 +16,12 @@ HERE = Path(__file__).resolve().parent
 
 
 class Target(NamedTuple):
-    """A kind of host, and what a wheel for it is built with."""
+    """A kind of host, and how its wheel is built."""
 
     name: str
     #: The interpreter tag: "cp36", or "cp311" for the limited API of that Python.
     python: str
-    #: Machine, C library and its oldest version, as zig names them.
+    #: Machine, C library and the oldest version of the library, in zig's notation.
     zig: str
     #: A platform tag that the wheel must have.
     platform: str
@@ -30,7 +30,7 @@ class Target(NamedTuple):
 
 
 TARGETS = (
-    # pip before 19.3, which such hosts have, knows no younger platform tag than manylinux1.
+    # These hosts have pip before 19.3, which knows no platform tag newer than manylinux1.
     Target("cp36", "cp36", "x86_64-linux-gnu.2.12", "manylinux1_x86_64", "x86_64"),
     Target("abi3", "cp311", "x86_64-linux-gnu.2.17", "manylinux_2_17_x86_64", "x86_64"),
     Target("abi3-musl", "cp311", "x86_64-linux-musl", "musllinux_1_2_x86_64", "x86_64"),
@@ -39,18 +39,18 @@ TARGETS = (
 
 
 class Tools(NamedTuple):
-    """What builds, as scripts/wheel-tools lays it out in a folder."""
+    """The build tools, in the folder that scripts/wheel-tools filled."""
 
     folder: Path
-    #: Seconds since 1970: the commit's, for everything that has a time.
+    #: The commit's time, in seconds since 1970: used for every timestamp.
     epoch: int
 
     def python(self, tag: str = "cp311") -> Path:
-        """The Python that builds wheels of an interpreter tag; that of cp311 has the other tools, too."""
+        """The Python that builds wheels with an interpreter tag; the one of cp311 also has the other tools."""
         return self.folder / tag / "bin" / "python"
 
     def environment(self, **more: str) -> Dict[str, str]:
-        """That of every step: nothing of the caller's that could reach a file."""
+        """The environment of every step, without the caller's settings that could change a built file."""
         kept = {name: value for name, value in os.environ.items()
                 if name not in ("CC", "CFLAGS", "LDFLAGS", "CPPFLAGS", "LDSHARED", "PYTHONPATH", "MAKEFLAGS")}
         beside = self.python().parent
@@ -59,7 +59,7 @@ class Tools(NamedTuple):
 
 
 def run(command: Sequence[object], cwd: Optional[Path] = None, env: Optional[Dict[str, str]] = None) -> str:
-    """What a command says; where it fails, that is shown and the end."""
+    """The output of a command. If the command fails, print its output and exit."""
     words = [str(word) for word in command]
     ran = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=cwd, env=env)
     if ran.returncode:
@@ -69,7 +69,7 @@ def run(command: Sequence[object], cwd: Optional[Path] = None, env: Optional[Dic
 
 
 def build_sdist(tools: Tools, checkout: Path, scratch: Path, dist: Path) -> Path:
-    """The source distribution of the checkout's commit: what isn't committed isn't in it."""
+    """The source distribution of the checkout's commit; uncommitted changes aren't in it."""
     tree = folder(scratch / "tree")
     archive = scratch / "tree.tar"
     run(["git", "-C", checkout, "archive", "--output", archive, "HEAD"])
@@ -90,7 +90,7 @@ def build_wheel(tools: Tools, target: Target, sdist: Path, scratch: Path, dist: 
         XSTREAM_ABI3="0" if target.python == "cp36" else "1", _PYTHON_HOST_PLATFORM="linux-" + target.machine)
     run([tools.python(target.python), "-m", "pip", "wheel", ".", "--no-deps", "--no-build-isolation",
          "--wheel-dir", "built"], source, environment)
-    # auditwheel finds the platform tags from the symbols; nothing is left for it to repair.
+    # auditwheel derives the platform tags from the symbols; it has nothing to repair.
     run([tools.python(), "-m", "auditwheel", "repair", "--plat", "auto", "--wheel-dir", folder(source / "tagged"),
          next((source / "built").iterdir())], env=tools.environment())
     tagged = next((source / "tagged").iterdir())
@@ -98,7 +98,7 @@ def build_wheel(tools: Tools, target: Target, sdist: Path, scratch: Path, dist: 
 
 
 def build_bundle(tools: Tools, wheel: Path, scratch: Path, dist: Path) -> Path:
-    """The bundle for dom0s with Python 3.6: the wheel, what it may use, their checksums and a script that installs."""
+    """The bundle for dom0s with Python 3.6: the wheel, its optional requirements, checksums and an install script."""
     bundle = scratch / "xstream-{}-xcp-ng-8.3".format(wheel.name.split("-")[1])
     shutil.copytree(tools.folder / "bundle", bundle / "wheels")
     for file, to in (wheel, "wheels"), (HERE / "install.sh", "."), (HERE.parent / "LICENSE", "."):
@@ -109,7 +109,7 @@ def build_bundle(tools: Tools, wheel: Path, scratch: Path, dist: Path) -> Path:
 
 
 def pack(archive: Path, tree: Path, epoch: int) -> Path:
-    """Pack a folder into a .tar.gz that tells of nothing but its contents."""
+    """Pack a folder into a .tar.gz that depends on nothing but the folder's contents."""
     def plain(member: tarfile.TarInfo) -> tarfile.TarInfo:
         member.mtime, member.uid, member.gid, member.uname, member.gname = epoch, 0, 0, "", ""
         member.mode = 0o755 if member.mode & 0o100 else 0o644
@@ -132,5 +132,5 @@ def folder(path: Path) -> Path:
 
 
 def files(tree: Path) -> Iterator[Path]:
-    """All files below a folder, in an order that depends on nothing but their names."""
+    """All files below a folder, sorted by name."""
     return iter(sorted(path for path in tree.rglob("*") if path.is_file()))

@@ -1,4 +1,4 @@
-"""What is looked at in a wheel before anybody installs it."""
+"""Static checks of a wheel: contents, metadata, and its shared objects."""
 import re
 import zipfile
 from io import BytesIO
@@ -10,7 +10,7 @@ from elftools.elf.dynamic import DynamicSection
 from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import SymbolTableSection
 
-#: A wheel is copied by hand, over slow lines, onto small disks.
+#: Wheels are copied by hand, over slow links, to small disks.
 MOST_BYTES = 1000000
 
 LIBRARIES = {"gnu": {"libc.so.6"}, "musl": {"libc.musl-x86_64.so.1"}}
@@ -18,7 +18,7 @@ SOURCES = re.compile(r"\.(pyx|pxd|c|h|o)$")
 
 
 def check_wheel(tools: Tools, target: Target, wheel: Path) -> None:
-    """Raise SystemExit with every complaint about a wheel."""
+    """Raise SystemExit with all complaints about a wheel."""
     complaints = list(_contents(wheel)) + list(_binaries(target, wheel))
     if target.platform not in wheel.name:
         complaints.append("isn't tagged " + target.platform)
@@ -31,7 +31,7 @@ def check_wheel(tools: Tools, target: Target, wheel: Path) -> None:
 
 
 def check_metadata(tools: Tools, distribution: Path) -> None:
-    """Raise SystemExit where the metadata aren't whole, or the description cannot be shown."""
+    """Raise SystemExit if metadata are missing or the description can't be rendered."""
     run([tools.python(), "-m", "twine", "check", "--strict", distribution], env=tools.environment())
 
 
@@ -42,7 +42,7 @@ def _contents(wheel: Path) -> Iterator[str]:
         names = archive.namelist()
         info = next(name for name in names if name.endswith(".dist-info/METADATA"))
         metadata = archive.read(info).decode("utf-8")
-    yield from ("holds a source, " + name for name in names if SOURCES.search(name))
+    yield from ("contains a source, " + name for name in names if SOURCES.search(name))
     ends = ["xstream/py.typed", "LICENSE", "share/man/man1/xstream.1", "share/bash-completion/completions/xstream"]
     kernels = {Path(name).name.split(".")[0] for name in names if name.endswith(".so")}
     stubs = {Path(name).stem for name in names if name.endswith(".pyi")}

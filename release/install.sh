@@ -1,7 +1,7 @@
 #!/bin/sh
 # Install xstream from this folder, without a network: sh install.sh [PREFIX]
-# It goes into a virtual environment of its own, PREFIX/lib/xstream, with links to the command, its man page and its
-# completion in PREFIX, which is /usr/local for root, ~/.local for others. To be rid of it, remove these four.
+# It is installed into a virtual environment, PREFIX/lib/xstream, with links to the command, its man page and its bash
+# completion in PREFIX. PREFIX is /usr/local for root, ~/.local for others. To uninstall, remove these four.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 python=${PYTHON:-python3}
@@ -14,7 +14,7 @@ fits='import platform, sys, venv
 sys.exit(sys.version_info[:2] != (3, 6) or platform.machine() != "x86_64" or platform.libc_ver()[0] != "glibc")'
 if ! "$python" -c "$fits" 2>/dev/null; then
     echo "install.sh: this is for XCP-ng 8.3 and XenServer 8: Python 3.6 with its venv module, glibc, x86-64." >&2
-    echo "$python is none such. Nothing was changed; another wheel of the release may fit this host." >&2
+    echo "$python is something else. Nothing was changed; another wheel of the release may fit this host." >&2
     exit 2
 fi
 (cd "$here" && sha256sum --quiet --check sha256sums) || {

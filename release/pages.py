@@ -1,14 +1,14 @@
-"""The man page and the completions of bash, zsh and fish, drawn from the argument parser of ``xstream.cli``.
+"""Generate the man page and the completions of bash, zsh and fish from the argument parser of ``xstream.cli``.
 
-setup.py draws them whenever it builds, and installs them where their readers look: see :data:`PAGES`. Run by itself, it
-writes them into a folder.
+setup.py generates them in every build and installs them where man and the shells look for them: see :data:`PAGES`. Run
+as a program, this module writes them into a folder.
 """
 import argparse
 import sys
 from pathlib import Path
 from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
-#: Where a page goes under the installation's prefix, and its name there.
+#: Folder of each page under the installation's prefix, and its name there.
 PAGES = {
     "man": ("share/man/man1", "xstream.1"),
     "bash": ("share/bash-completion/completions", "xstream"),
@@ -18,7 +18,7 @@ PAGES = {
 
 
 class Command(NamedTuple):
-    """A parser without commands of its own; its words are what leads to it: ``("simulate", "send")``."""
+    """A parser without subcommands. ``words`` are the words that select it: ``("simulate", "send")``."""
 
     words: Tuple[str, ...]
     text: str
@@ -27,7 +27,7 @@ class Command(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """What may come after some words: a command's name and what it does."""
+    """A subcommand's name, what it does, and the words that come before it."""
 
     before: Tuple[str, ...]
     word: str
@@ -35,7 +35,7 @@ class Choice(NamedTuple):
 
 
 def commands(parser: argparse.ArgumentParser, words: Tuple[str, ...] = ()) -> Iterator[Command]:
-    """Every command, in the parser's order."""
+    """All commands, in the parser's order."""
     below = _below(parser)
     if below is None:
         shown = [action for action in parser._actions if action.help != argparse.SUPPRESS]
@@ -47,7 +47,7 @@ def commands(parser: argparse.ArgumentParser, words: Tuple[str, ...] = ()) -> It
 
 
 def choices(parser: argparse.ArgumentParser, words: Tuple[str, ...] = ()) -> Iterator[Choice]:
-    """Every word of every command, and what it comes after."""
+    """All words of all commands, with the words before them."""
     below = _below(parser)
     if below is not None:
         for word, listed in zip(below.choices, below._choices_actions):
@@ -60,7 +60,7 @@ def _below(parser: argparse.ArgumentParser) -> "Optional[argparse._SubParsersAct
 
 
 def draw(parser: argparse.ArgumentParser, version: str, epilog: str) -> Dict[str, str]:
-    """The text of each page; ``epilog`` says what the exit statuses mean."""
+    """The text of each page. ``epilog`` explains the exit statuses."""
     return {"man": man(parser, version, epilog), "bash": bash(parser), "zsh": zsh(parser), "fish": fish(parser)}
 
 
@@ -89,12 +89,12 @@ def _usage(action: argparse.Action) -> str:
 
 
 def _help(action: argparse.Action) -> str:
-    """The help text, which argparse would put its own values into."""
+    """The help text with argparse's placeholders filled in."""
     return (action.help or "") % {"default": action.default, "prog": "xstream"}
 
 
 def _value(action: argparse.Action) -> str:
-    """What an option takes: empty for one that takes nothing."""
+    """The placeholder for an option's value; empty for an option without one."""
     if action.nargs == 0:
         return ""
     return "|".join(map(str, action.choices)) if action.choices else str(action.metavar or action.dest.upper())
@@ -130,7 +130,7 @@ def bash(parser: argparse.ArgumentParser) -> str:
                                          ).replace(" ", "\\ "), cases="\n".join(cases), values="\n".join(values))
 
 
-BASH = """# bash completion of xstream, drawn from its argument parser
+BASH = """# bash completion of xstream, generated from its argument parser
 _xstream() {{
     local current=${{COMP_WORDS[COMP_CWORD]}} before=${{COMP_WORDS[COMP_CWORD - 1]}}
     local command="" options="" values="" word
@@ -170,7 +170,7 @@ def zsh(parser: argparse.ArgumentParser) -> str:
     after: Dict[Tuple[str, ...], List[Choice]] = {}
     for choice in choices(parser):
         after.setdefault(choice.before, []).append(choice)
-    lines = ["#compdef xstream", "# zsh completion of xstream, drawn from its argument parser", ""]
+    lines = ["#compdef xstream", "# zsh completion of xstream, generated from its argument parser", ""]
     for before, below in after.items():
         lines += ["{}() {{".format(_function(before)), "    local -a words_below=("]
         lines += ["        {}".format(_quoted(choice.word + ":" + choice.text)) for choice in below]
@@ -202,7 +202,7 @@ def _bracket(text: str) -> str:
 
 
 def fish(parser: argparse.ArgumentParser) -> str:
-    lines = ["# fish completion of xstream, drawn from its argument parser"]
+    lines = ["# fish completion of xstream, generated from its argument parser"]
     siblings: Dict[Tuple[str, ...], List[str]] = {}
     for choice in choices(parser):
         siblings.setdefault(choice.before, []).append(choice.word)
@@ -221,7 +221,7 @@ def fish(parser: argparse.ArgumentParser) -> str:
 
 
 def _seen(words: Tuple[str, ...], not_yet: Sequence[str] = ()) -> str:
-    """fish's test that the words are there, and none of those that may follow."""
+    """fish's test that the words are present, and none of ``not_yet``."""
     tests = ["__fish_seen_subcommand_from " + word for word in words]
     if not_yet:
         tests.append("not __fish_seen_subcommand_from " + " ".join(not_yet))
@@ -229,7 +229,7 @@ def _seen(words: Tuple[str, ...], not_yet: Sequence[str] = ()) -> str:
 
 
 def write(folder: Path) -> List[Tuple[str, List[str]]]:
-    """Draw all pages into a folder; returns them as setuptools' ``data_files``."""
+    """Write all pages into a folder; returns them as setuptools' ``data_files``."""
     from xstream import cli
     from xstream.version import __version__
     folder.mkdir(parents=True, exist_ok=True)

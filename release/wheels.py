@@ -1,4 +1,4 @@
-"""Everything that scripts/wheels does once its tools are there."""
+"""Build, check and try a release: the part of scripts/wheels after its tools are installed."""
 import argparse
 import shutil
 import sys
@@ -13,21 +13,21 @@ from builds import HERE, TARGETS, Tools, build_bundle, build_sdist, build_wheel,
 from checks import check_metadata, check_wheel
 
 CHECKOUT = HERE.parent
-#: Hosts that are no Python of this machine: made by a script, when they are wanted.
+#: Hosts that aren't a Python of this machine; a script makes them on demand.
 MADE = {"musl": "musl-python", "aarch64": "arm-python"}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts/wheels", description="Build, check and try out a release.")
     parser.add_argument("hosts", nargs="*", metavar="HOST",
-                        help='what tries it: a version of Python ("3": the newest), musl or aarch64; default: all')
+                        help='try it on: a version of Python ("3": the newest), musl or aarch64; default: all')
     parser.add_argument("--kernels", action="store_const", const="tests/kernels", default="tests", dest="tests",
-                        help="run only the kernels' tests: all else is the same in every wheel and the sdist")
+                        help="run only the kernels' tests; everything else is the same in all wheels and the sdist")
     options = parser.parse_args()
     hosts = options.hosts or at_hand() + list(MADE)
     tools = Tools(CHECKOUT / ".venv-wheels", int(run(["git", "-C", CHECKOUT, "log", "-1", "--format=%ct"])))
     if run(["git", "-C", CHECKOUT, "status", "--porcelain"]):
-        say("What isn't committed isn't built.")
+        say("Uncommitted changes aren't built.")
     dist = CHECKOUT / "dist"
     shutil.rmtree(dist, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix="xstream-wheels-") as scratch:
@@ -42,7 +42,7 @@ def at_hand() -> List[str]:
 
 
 def build_all(tools: Tools, scratch: Path, dist: Path) -> Dict[str, Path]:
-    """Build everything twice, compare, check; returns the wheel of each target."""
+    """Build everything twice, compare the builds and check them; returns the wheel of each target."""
     with ThreadPoolExecutor(2) as pool:
         folders = [folder(dist), folder(scratch / "again")]
         sdists = list(pool.map(lambda to: build_sdist(tools, CHECKOUT, scratch / ("sdist-" + to.name), to), folders))
@@ -57,7 +57,7 @@ def build_all(tools: Tools, scratch: Path, dist: Path) -> Dict[str, Path]:
     if bytes_of[0] != bytes_of[1]:
         raise SystemExit("two builds differ: {}".format(sorted(
             name for name in bytes_of[0] if bytes_of[0][name] != bytes_of[1].get(name))))
-    say("Built twice, the same bytes:")
+    say("Built twice, identical:")
     for path in files(dist):
         say("{:>10}  {}  {}".format(path.stat().st_size, digest(path), path.name))
     for target in TARGETS:
@@ -77,9 +77,9 @@ def try_host(tools: Tools, host: str, wheels: Dict[str, Path], dist: Path, tests
         return
     python = trials.describe(tools.folder / host / "bin" / "python3") if host == "musl" else trials.find_python(host)
     if python is None:
-        raise SystemExit("no Python {} at hand".format(host))
+        raise SystemExit("Python {} isn't installed".format(host))
     name = "Python {}{}".format(python.version, " on musl" if python.musl else "")
-    report("{}, {}".format(name, python.target() or "refused; the sdist"),
+    report("{}, {}".format(name, python.target() or "no wheel; the sdist"),
            trials.try_python(python, wheels, sdist, tests, folder(scratch)))
     if python.target() == "cp36":
         other = trials.describe(tools.python())
