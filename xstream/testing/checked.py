@@ -165,7 +165,7 @@ class CheckedGuest(Guest):
         if used and max(used) >= len(memory) // PAGE_SIZE:
             raise violated("at has to be numbers of pages within memory", "page {} of {}".format(
                 max(used), len(memory) // PAGE_SIZE))
-        if len(set(used)) != len(set(frames)) and not any(missing):
+        if len(set(used)) < len(set(frames)) and not any(missing):
             raise violated("each frame has to have a page of its own")
         if self._restoring and memory.readonly:
             raise violated("memory has to be writable when restoring")
