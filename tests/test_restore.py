@@ -170,6 +170,21 @@ def test_checkpoints_within_libxl():
             assert target.memory.pages[0].tobytes() == samples.page(11)
 
 
+def test_a_stream_that_is_cut_after_a_checkpoint_gives_the_same_report_from_every_source():
+    """Wherever it is cut: within page data, heads or state."""
+    source = SimulatedGuest(pages=40, dirty=0.3)
+    data = stream_of(source, live=True, checkpoint=lambda number: number < 3)
+    with Reader(data, checkpointed=True) as reader:
+        ends = [reader.offset + 8 for record in reader if isinstance(record, xstream.Checkpoint)]
+    for cut in [*range(ends[0], len(data), 3001), *ends]:
+        reports = []
+        for way in ("buffer", "mapped", "descriptor", "pipe", "object"):
+            with WAYS[way](data[:cut]) as input_:
+                reports.append(xstream.restore(input_, SimulatedGuest.empty(), checkpointed=True))
+        assert reports.count(reports[0]) == 5 and reports[0].failover is None
+        assert reports[0].checkpoints == sum(end <= cut for end in ends)
+
+
 def test_a_legacy_stream_has_to_be_converted_first():
     target = SimulatedGuest.empty()
     with pytest.raises(UnsupportedStream, match="convert"):

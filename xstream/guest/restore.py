@@ -79,7 +79,7 @@ _Bytes = bytes  # within Restored that name is a field
 class Restored(NamedTuple):
     """What a restore did.
 
-    - ``pages``: pages written, repetitions included; ``bytes``: length of the stream;
+    - ``pages``: pages written, repetitions included; ``bytes``: offset of the end of the last complete record;
     - ``differing``: PFNs, 1024 at most, whose page sent for comparison (VERIFY) isn't what was restored;
     - ``checkpoints``: how many took effect; ``failover``: the error that ended a checkpointed stream after one of them,
       or None. Merely ending there is normal and no error;
@@ -172,6 +172,7 @@ class Restorer:
         self._incoming = StateRecords(self._limits)  # since then
         self._spool: Optional[Spool] = None          # memory since then; from the first checkpoint on
         self._checkpoints = self._pages = 0
+        self._offset = 0  # end of the last complete record
         self._differing: List[int] = []
         self._failover: Optional[Exception] = None
         self._completed = Completed()
@@ -217,10 +218,14 @@ class Restorer:
             self._take_run(run)
         else:
             record = self._next_record()
-            if record is None or not self._take(record):
+            more = record is not None and self._take(record)
+            if record is not None:
+                self._offset = self._reader.source.offset
+            if not more:
                 self._end()
                 return False
-        self._progress(self._reader.source.offset)
+        self._offset = self._reader.source.offset
+        self._progress(self._offset)
         return True
 
     def _begin(self) -> None:
@@ -387,7 +392,7 @@ class Restorer:
         if self._back_channel is None:
             # Under COLO it is complete already, and runs.
             self._finish()
-        self.restored = Restored(self._pages, self._reader.source.offset, tuple(self._differing), self._checkpoints,
+        self.restored = Restored(self._pages, self._offset, tuple(self._differing), self._checkpoints,
                                  self._failover, self._completed, tuple(_reported(self._state)))
         self.close()
 
