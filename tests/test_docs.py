@@ -11,12 +11,15 @@ checkout:
 import doctest
 import os
 import re
+import struct
 import subprocess
 import sys
 from pathlib import Path
 from typing import Iterator, List, NamedTuple, Tuple
 
 import pytest
+
+from xstream.wire import libxc
 
 ROOT = Path(__file__).resolve().parent.parent
 if not (ROOT / "docs" / "conf.py").exists():
@@ -28,6 +31,7 @@ RUN, NOT_RUN = ("python", "sh", "console"), ("text", "mermaid")
 FENCE = re.compile(r"^( *)(```+)([^\n`]*)\n(.*?)^\1\2 *$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+FORMATS = {"8": "B", "32": "I", "64": "Q"}
 #: Longer than any example needs.
 TIMEOUT = 120
 
@@ -122,3 +126,30 @@ def test_links(page):
     missing = [link for link in links(page) if link.partition("#")[0]
                and not (ROOT / page).parent.joinpath(link.partition("#")[0]).exists()]
     assert missing == []
+
+
+def layouts() -> Iterator[Tuple[str, List[Tuple[str, str]]]]:
+    """Name of each record that begins with numbers, and (field, format) of these, as the page says."""
+    text = (ROOT / "docs" / "reference" / "records.md").read_text(encoding="utf-8")
+    classes = dict(libxc.RECORDS.values())
+    for names, body in re.findall(r"^\| ([A-Z][^|]*) \| ([^|]*) \|$", text.partition("### Layouts")[2], re.MULTILINE):
+        first = names.split(", ")[0]
+        for name in names.split(", "):
+            name = first.rpartition("_")[0] + name if name.startswith("_") else name
+            known = ("count",) + classes[name]._fields if name in classes else ()
+            fields = [(field, FORMATS[bits]) for field, bits in re.findall(r"\b(\w+) u(8|32|64)\b", body)
+                      if field in known]
+            if fields:
+                yield name, fields
+
+
+@pytest.mark.parametrize("name, fields", list(layouts()))
+def test_layouts_on_the_page_are_those_of_the_code(name, fields):
+    record_type = next(number for number, (known, _) in libxc.RECORDS.items() if known == name)
+    special = {"guest_width": 8, "pt_levels": 4, "count": 1}
+    values = {field: special.get(field, number + 5) for number, (field, _) in enumerate(fields)}
+    body = b"".join(struct.pack("<" + form, values[field]) for field, form in fields)
+    rest = {"X86_TSC_INFO": 0, "X86_PV_VCPU_BASIC": libxc.VCPU_BASIC_SIZES[8]}.get(name, 16)
+    record = libxc.parse(record_type, body + bytes(-len(body) % 8 + rest))
+    assert {field: getattr(record, field) for field in values if field != "count"} == {
+        field: value for field, value in values.items() if field != "count"}
