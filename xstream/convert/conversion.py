@@ -17,7 +17,7 @@ from xstream.limits import Limits
 from xstream.stream.legacy_reader import LegacyReader
 from xstream.stream.output import is_stream, output
 from xstream.stream.sink import Sink, SyncedSink, open_sink
-from xstream.stream.source import BufferSource, DescriptorSource
+from xstream.stream.source import DescriptorSource
 from xstream.wire import legacy, libxc
 
 Progress = Callable[[int], object]
@@ -241,12 +241,8 @@ def _opened(request: Request) -> Iterator[Tuple[AnyReader, Optional[Again]]]:
         if isinstance(reader, NestedReader):
             reader.look_ahead()
         legacy_inside = any(layer.format == legacy.LAYER for layer in reader.layers)
-        in_memory = isinstance(reader.source, BufferSource) and not _is_file(source)
-        if not legacy_inside or not (in_memory or _is_file(source)):
-            yield reader, None
-            return
-        if in_memory:
-            yield reader, lambda: request.open(source)
+        if not legacy_inside or not _is_file(source):
+            yield reader, (lambda: request.open(source)) if _is_buffer(source) else None
             return
     with _descriptor(source) as fd:
         begin = os.lseek(fd, 0, os.SEEK_CUR)
@@ -271,6 +267,15 @@ def _opened_again(request: Request, fd: int, begin: int) -> Iterator[AnyReader]:
 def _is_file(source: Any) -> bool:
     """Whether a source is a regular file, by path or descriptor."""
     return isinstance(source, (str, int, os.PathLike)) and stat.S_ISREG(os.stat(source).st_mode)
+
+
+def _is_buffer(source: Any) -> bool:
+    """Whether a source is a buffer."""
+    try:
+        memoryview(source)
+    except TypeError:
+        return False
+    return True
 
 
 @contextlib.contextmanager
