@@ -237,3 +237,7 @@ def test_save_files_with_legacy_memory():
         xstream.XlWriter(io.BytesIO(), xl.SaveHeader(8))
     with pytest.raises(StreamError):
         xstream.LibvirtWriter(io.BytesIO(), libvirt.SaveHeader(b""))
+
+
+def test_a_suspend_image_announces_the_stream_that_it_has():
+    assert wrap(containers.xenopsd(samples.hvm(), 0xF2), "xenopsd") == containers.xenopsd(samples.hvm(), 0xF0)

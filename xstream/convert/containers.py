@@ -343,8 +343,8 @@ class XenopsdTarget(Target):
             return  # the one supplied has been written
         if isinstance(record, xenopsd.MemoryImage):
             self._announced = True
-            if self.origin.from_legacy:
-                record = xenopsd.MemoryImage(xenopsd.LIBXC)
+            # What follows may be converted, and a header may have been wrong about it.
+            record = record._replace(type=xenopsd.LIBXL if libxl.LAYER in self.origin.formats else xenopsd.LIBXC)
         elif isinstance(record, xenopsd.Blob) and record.type in _EMULATORS:
             if record.type == xenopsd.QEMU_RECORD:
                 record = record._replace(type=xenopsd.QEMU_TRAD)
