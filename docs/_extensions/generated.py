@@ -10,10 +10,12 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 import pages
 from sphinx.application import Sphinx
 from sphinx.ext.autodoc import Options
+from sphinx.pycode import ModuleAnalyzer
 from sphinx.util.typing import stringify_annotation
 
 import xstream
 from xstream import cli
+from xstream.bench.__main__ import _parser as bench_parser
 from xstream.wire import hvm_context, hvm_params, legacy, libxc, libxl, xenopsd
 
 #: Sections of the API page: title, the modules whose public names it lists, and what it says first.
@@ -64,17 +66,32 @@ def _home(name: str) -> str:
 
 def _documented(name: str) -> List[str]:
     value = getattr(xstream, name)
-    if inspect.isclass(value):
-        inherited = [] if issubclass(value, (tuple, Exception)) else ["   :inherited-members:"]
-        return [".. autoclass:: xstream." + name, "   :members:"] + inherited + [""]
-    return [".. auto{}:: xstream.{}".format("function" if callable(value) else "data", name), ""]
+    if not inspect.isclass(value):
+        return [".. auto{}:: xstream.{}".format("function" if callable(value) else "data", name), ""]
+    lines = [".. autoclass:: xstream." + name, "   :members:"]
+    if issubclass(value, tuple):
+        # The signature shows the fields; only those with a comment of their own are listed again.
+        commented = ModuleAnalyzer.for_module(value.__module__).find_attr_docs()
+        fields = [field for field in getattr(value, "_fields", ()) if (name, field) not in commented]
+        lines += ["   :exclude-members: " + ", ".join(fields)] if fields else []
+    elif not issubclass(value, Exception):
+        lines.append("   :inherited-members:")
+    return lines + [""]
 
 
 def commands() -> Iterator[str]:
-    for command in pages.commands(cli.argument_parser()):
-        name = " ".join(("xstream",) + command.words)
-        yield from ("(command-{})=".format("-".join(command.words)), "## " + name, "", _prose(command.text), "",
-                    "```text", _usage(name, command), "```", "")
+    return _commands("xstream", cli.argument_parser())
+
+
+def bench() -> Iterator[str]:
+    return _commands("python -m xstream.bench", bench_parser())
+
+
+def _commands(program: str, parser: argparse.ArgumentParser) -> Iterator[str]:
+    for command in pages.commands(parser):
+        name = " ".join((program,) + command.words)
+        anchor = "(command-{})=".format("-".join(command.words) or "bench")
+        yield from (anchor, "## " + name, "", _prose(command.text), "", "```text", _usage(name, command), "```", "")
         yield from ("| argument | |", "|---|---|")
         for action in command.operands + command.options:
             if not isinstance(action, argparse._HelpAction):
@@ -184,7 +201,7 @@ def parameters() -> Iterator[str]:
 
 
 GENERATED: Dict[str, Callable[[], Iterator[str]]] = {
-    "api": api, "commands": commands, "exit-status": exit_status, "libxc-records": libxc_records,
+    "api": api, "bench": bench, "commands": commands, "exit-status": exit_status, "libxc-records": libxc_records,
     "libxl-records": libxl_records, "xenopsd-records": xenopsd_records, "legacy-records": legacy_records,
     "page-types": page_types, "hvm-entries": hvm_entries, "hvm-params": parameters,
 }
@@ -194,11 +211,6 @@ def fill(app: Sphinx, name: str, source: List[str]) -> None:
     def made(found: Any) -> str:
         return "\n".join(GENERATED[found.group(1)]())
     source[0] = re.sub(r"<!-- generated: ([\w-]+) -->", made, source[0])
-
-
-def skip(app: Sphinx, kind: str, name: str, value: Any, skipped: bool, options: Options) -> Any:
-    """Leave out the fields of named tuples, which the class's signature shows already."""
-    return True if "Alias for field number" in (inspect.getdoc(value) or "") else None
 
 
 def _aliases() -> List[Tuple[str, str]]:
@@ -215,6 +227,8 @@ def _aliases() -> List[Tuple[str, str]]:
 
 def shorten(app: Sphinx, kind: str, name: str, value: Any, options: Options, signature: Optional[str],
             returned: Optional[str]) -> Tuple[Optional[str], Optional[str]]:
+    if inspect.isclass(value) and issubclass(value, xstream.StreamError) and "__init__" not in vars(value):
+        return "", None     # that of StreamError
     for written, alias in _aliases():
         signature = signature and signature.replace(written, alias)
         returned = returned and returned.replace(written, alias)
@@ -223,6 +237,5 @@ def shorten(app: Sphinx, kind: str, name: str, value: Any, options: Options, sig
 
 def setup(app: Sphinx) -> Dict[str, Any]:
     app.connect("source-read", fill)
-    app.connect("autodoc-skip-member", skip)
     app.connect("autodoc-process-signature", shorten)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
