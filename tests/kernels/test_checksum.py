@@ -1,6 +1,6 @@
 """Each implementation of CRC32C that this CPU can run, compared with a plain reference.
 
-To run those of older CPUs, see "Other CPUs" in CONTRIBUTING.md.
+scripts/test-other-cpus runs those of older CPUs.
 """
 import contextlib
 import functools

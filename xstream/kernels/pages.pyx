@@ -34,6 +34,7 @@ cdef extern from "pagecopy.h" nogil:
         int held
     void copy_page "xs_copy_page"(copies_held *copies, unsigned char *to, const unsigned char *source)
     void finish_copies "xs_finish_copies"(copies_held *copies)
+    void prefetch_page "xs_prefetch_page"(const unsigned char *page)
 
 cdef extern from "zero.h" nogil:
     ctypedef int (*zero_function "xs_zero_function")(const uint8_t *page) noexcept
@@ -125,16 +126,25 @@ def scatter(uint8_t[::1] memory not None, const uint64_t[::1] pfns not None, con
     refuse(pfns, bad, memory.shape[0])
 
 
+cdef inline void prefetch(const uint8_t[::1] memory, const uint64_t[::1] pfns, Py_ssize_t i) noexcept nogil:
+    """Begin to load the page of the PFN at an index, if there are both."""
+    cdef uint64_t pfn
+    if i < pfns.shape[0]:
+        pfn = load64(&pfns[0], i)
+        if pfn < <uint64_t>(memory.shape[0] // PAGE):
+            prefetch_page(&memory[pfn * PAGE])
+
+
 cdef Py_ssize_t gather_pages(const uint8_t[::1] memory, const uint64_t[::1] pfns, uint8_t[::1] pages) noexcept nogil:
     """Copy; the index of the first PFN past the memory, or -1."""
-    cdef Py_ssize_t i = 0
-    cdef Run run
-    while i < pfns.shape[0]:
-        run = run_at(&pfns[0], i, pfns.shape[0])
-        if not run_fits(run, memory.shape[0] // PAGE):
+    cdef Py_ssize_t i
+    cdef uint64_t pfn
+    for i in range(pfns.shape[0]):
+        pfn = load64(&pfns[0], i)
+        if pfn >= <uint64_t>(memory.shape[0] // PAGE):
             return i
-        memcpy(&pages[i * PAGE], &memory[run.first * PAGE], run.length * PAGE)
-        i += run.length
+        prefetch(memory, pfns, i + 2)
+        memcpy(&pages[i * PAGE], &memory[pfn * PAGE], PAGE)
     return -1
 
 
