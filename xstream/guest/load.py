@@ -8,6 +8,7 @@ from xstream.containers.reader import NestedReader
 from xstream.errors import MemoryMismatch, StreamError, TruncatedStream
 from xstream.guest.deltas import DeltaDecoder
 from xstream.guest.memory import Applied, GuestMemory, uint64
+from xstream.guest.parallel import Workers, usable_cpus
 from xstream.guest.tables import checked_tables, from_legacy
 from xstream.kernels import pfns as pfn_kernel
 from xstream.limits import Limits
@@ -107,15 +108,17 @@ class Loader:
 
     Behind VERIFY, pages are compared and not written; with ``strict`` reading a difference is a MemoryMismatch, else
     the first are named in ``Loaded.differing`` (Xen's restorer logs and goes on). In a checkpointed stream what stands
-    behind a complete checkpoint takes effect with the next one.
+    behind a complete checkpoint takes effect with the next one. ``jobs``: threads that copy the pages of a batch where
+    they are in memory; what is loaded, and every error, is the same with any number.
     """
 
     def __init__(self, reader: AnyReader, memory: GuestMemory, *,
-                 on_record: Callable[[Any], object] = lambda record: None) -> None:
+                 on_record: Callable[[Any], object] = lambda record: None, jobs: int = 1) -> None:
         self.reader = reader
         self.memory = memory
         self.loaded = Loaded()
         self._on_record = on_record
+        self._workers = Workers(jobs)
         self._spool: Optional[Spool] = None
         self._deltas = DeltaDecoder(memory, reader.limits)
         self._unmapped = _Unmapped()
@@ -123,7 +126,8 @@ class Loader:
     def run(self, progress: Callable[[int], Any] = lambda offset: None) -> Loaded:
         """Load everything; ``progress`` is told the absolute offset reached, once a batch. Raises StreamError's kin."""
         try:
-            self._load(progress)
+            with self._workers:
+                self._load(progress)
             self._unmapped.apply(self.memory)
         finally:
             self._unmapped.close()
@@ -149,7 +153,7 @@ class Loader:
         if self._spool is None and not reader.verifying and not reader.pt_levels:
             run = reader.next_run()
             if run is not None:
-                self._count(self.memory.apply_run(run))
+                self._count(self.memory.apply_run(run, self._workers))
                 return True
         record = reader.next_record()
         if isinstance(record, SPOOLED):
@@ -186,7 +190,7 @@ class Loader:
             if self.reader.verifying:
                 self._compare(record)
             else:
-                self._count(self.memory.apply(record))
+                self._count(self.memory.apply(record, self._workers))
         except StreamError as error:
             self._locate(error)
             raise
@@ -236,8 +240,12 @@ def taken_back(reader: AnyReader, record: PageData) -> Optional[memoryview]:
     return pfns if types.count(0xF) == len(types) else None
 
 
-def load(source: Any, memory: GuestMemory, **options: Any) -> Loaded:
-    """Load a stream's final memory into ``memory``. ``source`` and ``options`` are those of xstream.open."""
+def load(source: Any, memory: GuestMemory, *, jobs: Optional[int] = None, **options: Any) -> Loaded:
+    """Load a stream's final memory into ``memory``. ``source`` and ``options`` are those of xstream.open.
+
+    ``jobs``: threads that copy pages; default: one for each CPU that this process may use. The result and every error
+    are the same with any number.
+    """
     options.setdefault("limits", Limits(guest_pfns=memory.limit))
     with open_stream(source, **options) as reader:
-        return Loader(reader, memory).run()
+        return Loader(reader, memory, jobs=usable_cpus() if jobs is None else jobs).run()

@@ -36,19 +36,19 @@ class DigestReport(NamedTuple):
 
 def digest(source: Any, *, limits: Limits = Limits(), progress: Callable[[int], Any] = lambda offset: None,
            jobs: int = 1, **options: Any) -> DigestReport:
-    """Load a stream's final memory and checksum it; ``source`` and ``options`` are those of xstream.open. With ``jobs``
-    the CRCs are so many threads' work; a SHA-256 is always one's.
+    """Load a stream's final memory and checksum it; ``source`` and ``options`` are those of xstream.open. ``jobs``:
+    threads that copy pages and compute CRCs. A SHA-256 is always computed by one thread.
 
     Raises StreamError's kin.
     """
-    return digest_memory(_load(source, limits, progress, options), jobs)
+    return digest_memory(_load(source, limits, progress, options, jobs), jobs)
 
 
 def page_digests(source: Any, *, limits: Limits = Limits(), progress: Callable[[int], Any] = lambda offset: None,
                  jobs: int = 1, **options: Any) -> Iterator[Tuple[int, int]]:
     """(PFN, CRC32C of its page) of each populated PFN, ascending, by ``jobs`` threads. Raises StreamError's kin, before
     the first pair."""
-    memory = _load(source, limits, progress, options)
+    memory = _load(source, limits, progress, options, jobs)
     return (pair for first, sums in run_digests(memory, jobs) for pair in enumerate(sums, first))
 
 
@@ -85,10 +85,10 @@ def _image_sha256(memory: GuestMemory, populated: int, pages_sha: Any) -> Option
     return image_sha.hexdigest()
 
 
-def _load(source: Any, limits: Limits, progress: Callable[[int], Any], options: Any) -> GuestMemory:
+def _load(source: Any, limits: Limits, progress: Callable[[int], Any], options: Any, jobs: int) -> GuestMemory:
     memory = GuestMemory(limit=limits.guest_pfns)
     with open_stream(source, limits=limits, **options) as reader:
-        Loader(reader, memory).run(progress)
+        Loader(reader, memory, jobs=jobs).run(progress)
     return memory
 
 

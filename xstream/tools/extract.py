@@ -52,22 +52,23 @@ def zeros(size: int) -> Iterator[memoryview]:
 
 
 def extract(source: Any, path: str, *, limits: Limits = Limits(),
-            progress: Callable[[int], Any] = lambda offset: None, **options: Any) -> ExtractReport:
+            progress: Callable[[int], Any] = lambda offset: None, jobs: int = 1, **options: Any) -> ExtractReport:
     """Write the memory that a stream ends in to the file ``path``, PFN 0 first, holes sparse, mode 0600.
 
     The file appears when it is complete, not before. Where ``path`` is "-" (stdout), a pipe or a device, the bytes are
     written to it in order, holes as zeros, once all of the stream has been read. ``limits.guest_pfns`` bounds the
-    size. ``source`` and ``options`` are those of xstream.open. Raises StreamError's kin and OSError.
+    size. ``source`` and ``options`` are those of xstream.open. ``jobs``: threads that copy pages. Raises
+    StreamError or a subclass, and OSError.
     """
     with open_stream(source, limits=limits, **options) as reader:
         if is_stream(path):
             memory = GuestMemory(limit=limits.guest_pfns)
-            Loader(reader, memory).run(progress)
+            Loader(reader, memory, jobs=jobs).run(progress)
             _write_in_order(memory, path)
         else:
             with replacing(path) as fd:
                 memory = GuestMemory(limit=limits.guest_pfns, file=fd)
-                Loader(reader, memory).run(progress)
+                Loader(reader, memory, jobs=jobs).run(progress)
         return ExtractReport(len(memory) * PAGE_SIZE, memory.populated_count)
 
 
