@@ -2,10 +2,11 @@
 import struct
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
-from samples import page
+from samples import TOP_TABLE, context, hvm_context, page
+from samples import extended as extended_state
 
 ALL_ONES = 2 ** 32 - 1
-NOTAB, L1TAB, L2TAB, PIN, BROKEN, XALLOC, XTAB = 0x0, 0x1, 0x2, 0x8, 0xD, 0xE, 0xF
+NOTAB, L1TAB, L2TAB, L4TAB, PIN, BROKEN, XALLOC, XTAB = 0x0, 0x1, 0x2, 0x4, 0x8, 0xD, 0xE, 0xF
 BASIC = {4: 0xAF0, 8: 0x1430}
 
 
@@ -85,11 +86,11 @@ def extended_info(width: int, guest_width: int, xsave: Optional[int] = 864, exte
 
 def pv_head(width: int, guest_width: int, p2m_size: int = 16, **info: Any) -> bytes:
     frames = -(-p2m_size // (4096 // guest_width))
-    return ulongs(width, p2m_size) + extended_info(width, guest_width, **info) + ulongs(width, *range(frames))
+    return ulongs(width, p2m_size) + extended_info(width, guest_width, **info) + ulongs(width, *[4] * frames)
 
 
 def vcpu(guest_width: int, xsave: Optional[int] = 848, extended: bool = True, mark: int = 0) -> bytes:
-    body = bytes([mark]) * BASIC[guest_width] + bytes([mark + 1]) * (128 if extended else 0)
+    body = context(guest_width, mark) + (extended_state(mark + 1) if extended else b"")
     return body + (struct.pack("<QQ", 3, xsave) + bytes([mark + 2]) * xsave if xsave is not None else b"")
 
 
@@ -98,7 +99,7 @@ def pv_tail(width: int, guest_width: int, unmapped: Sequence[int] = (), vcpus: S
     return head + b"".join(vcpus or [vcpu(guest_width)]) + page(99)
 
 
-def hvm_tail(context: bytes = b"context", signature: bytes = b"DeviceModelRecord0002", blob: bytes = b"QEMU's",
+def hvm_tail(context: bytes = hvm_context()[8:], signature: bytes = b"DeviceModelRecord0002", blob: bytes = b"QEMU's",
              length: Optional[int] = None) -> bytes:
     size = b"" if signature == b"QemuDeviceModelRecord" else struct.pack("<I", len(blob) if length is None else length)
     return struct.pack("<QQQI", 0xFEFFC, 0xFEFFD, 0xFEFFE, len(context)) + context + signature + size + blob
@@ -120,8 +121,8 @@ def hvm(width: int = 8, memory: Optional[bytes] = None, chunks: bytes = b"", tai
 def pv(width: int = 8, guest_width: int = 8, memory: Optional[bytes] = None, tail: Optional[bytes] = None) -> bytes:
     """A live PV stream of 16 PFNs; PFN 5 is sent, and taken back by the tail."""
     if memory is None:
-        memory = batch(width, [word(3, L1TAB), word(4), word(5)], [bytes(4096), page(4), page(5)])
-    tail = pv_tail(width, guest_width, [5, 9], [vcpu(guest_width, mark=7), vcpu(guest_width, 100, mark=20)]) \
+        memory = batch(width, [word(3, TOP_TABLE[guest_width]), word(4), word(5)], [bytes(4096), page(4), page(5)])
+    tail = pv_tail(width, guest_width, [5, 9], [vcpu(guest_width, mark=7), vcpu(guest_width, 700, mark=20)]) \
         if tail is None else tail
     return pv_head(width, guest_width) + memory + tsc_info() + vcpu_info(0, 2) + \
         toolstack(struct.pack("<II", 1, 0)) + chunk(-9) + chunk(0) + tail

@@ -3,7 +3,10 @@ import struct
 from typing import Dict, List, Sequence, Tuple
 
 PV, HVM = 1, 2
-NOTAB, L1TAB, BROKEN, XALLOC, XTAB = 0x0, 0x1, 0xD, 0xE, 0xF
+NOTAB, L1TAB, L3TAB, L4TAB, BROKEN, XALLOC, XTAB = 0x0, 0x1, 0x3, 0x4, 0xD, 0xE, 0xF
+#: By guest width: the type of a top-level page table, and where struct vcpu_guest_context has rdx, gdt_ents and cr3.
+TOP_TABLE = {8: L4TAB, 4: L3TAB}
+CONTEXT_FIELDS = {8: ("<Q", 616, 4960, 5008), 4: ("<I", 524, 2704, 2728)}
 
 
 def headers(guest: int = HVM, version: int = 3, *, marker: int = 2 ** 64 - 1, ident: int = 0x58454E46, options: int = 0,
@@ -51,15 +54,31 @@ def pv_info(width: int = 8, levels: int = 4) -> bytes:
 def p2m_frames(start: int, last: int, width: int = 8, frames: int = -1) -> bytes:
     entries = 4096 // width
     wanted = last // entries - start // entries + 1 if frames < 0 else frames
-    return record(0x03, struct.pack("<II", start, last) + struct.pack("<{}Q".format(wanted), *range(wanted)))
+    return record(0x03, struct.pack("<II", start, last) + struct.pack("<{}Q".format(wanted), *[4] * wanted))
 
 
 def vcpu(kind: int, vcpu_id: int, blob: bytes) -> bytes:
     return record(kind, struct.pack("<II", vcpu_id, 0) + blob)
 
 
+def context(width: int = 8, mark: int = 0, start_info: int = 4, top_table: int = 3) -> bytes:
+    """A vcpu's registers: ``mark`` in every byte but those of the frames."""
+    blob = bytearray([mark]) * (0x1430 if width == 8 else 0xAF0)
+    form, rdx, gdt_ents, cr3 = CONTEXT_FIELDS[width]
+    for offset, value in ((rdx, start_info), (gdt_ents, 0), (cr3, top_table << 12)):
+        struct.pack_into(form, blob, offset, value)
+    if width == 8:
+        struct.pack_into("<Q", blob, 4992, 0)  # cr1: no table for user mode
+    return bytes(blob)
+
+
+def extended(mark: int = 0) -> bytes:
+    """struct xen_domctl_ext_vcpucontext: vcpu, size, and the rest."""
+    return struct.pack("<II", 0, 128) + bytes([mark]) * 120
+
+
 def vcpu_basic(width: int = 8, vcpu_id: int = 0) -> bytes:
-    return vcpu(0x04, vcpu_id, bytes(0x1430 if width == 8 else 0xAF0))
+    return vcpu(0x04, vcpu_id, context(width))
 
 
 def shared_info() -> bytes:
@@ -86,14 +105,14 @@ def hvm(version: int = 3, memory: bytes = b"", tail: bytes = b"") -> bytes:
 
 
 def pv_tail(width: int = 8) -> bytes:
-    return tsc_info() + shared_info() + vcpu_basic(width) + vcpu(0x05, 0, bytes(128)) + vcpu(0x06, 0, bytes(24)) + \
-        vcpu(0x0C, 0, bytes(16)) + end()
+    return (tsc_info() + shared_info() + vcpu_basic(width) + vcpu(0x05, 0, extended())
+            + vcpu(0x06, 0, bytes(16 + 576)) + vcpu(0x0C, 0, bytes(16)) + end())
 
 
 def pv(version: int = 3, width: int = 8, memory: bytes = b"", tail: bytes = b"") -> bytes:
     """A PV stream of 16 PFNs: a page table without entries, a page, an XTAB."""
     static = policies() + static_data_end() if version == 3 else b""
-    memory = memory or batch([word(3, L1TAB), word(4), word(5, XTAB)], [bytes(4096), page(4)])
+    memory = memory or batch([word(3, TOP_TABLE[width]), word(4), word(5, XTAB)], [bytes(4096), page(4)])
     start = headers(PV, version) + pv_info(width, 4 if width == 8 else 3) + static + p2m_frames(0, 15, width)
     return start + memory + (tail or pv_tail(width))
 

@@ -12,13 +12,15 @@ import pytest
 import xen_tools as tools
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from legacy_samples import PARAMS, XTAB, batch, chunk, page, param, toolstack, vcpu, word
+from legacy_samples import L4TAB, PARAMS, XTAB, batch, chunk, page, param, toolstack, vcpu, word
 from ways import WAYS
 
 import xstream
 from xstream.wire import legacy, libxc, libxl, xl
 
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "conversion.md"
+#: A PV guest's memory; the tail unmaps PFN 9.
+UNMAPPED = batch(8, [word(3, L4TAB), word(4), word(9)], [bytes(4096), page(4), page(5)])
 BODY = batch(8, [word(0), word(2)], [page(1), page(2)])
 #: What Xen's converter does: it refuses the stream, or its output differs.
 REFUSED, OTHERWISE = "refused", "otherwise"
@@ -53,7 +55,7 @@ def hvm(memory=BODY, chunks=b"", **tail):
         + chunk(0) + samples.hvm_tail(**tail)
 
 
-def pv(memory=batch(8, [word(4)], [page(4)]), chunks=samples.vcpu_info(0, 2), freed=(),
+def pv(memory=batch(8, [word(3, L4TAB), word(4)], [bytes(4096), page(4)]), chunks=samples.vcpu_info(0, 2), freed=(),
        vcpus=(vcpu(8, mark=7), vcpu(8, mark=9)), **info):
     return samples.pv_head(8, 8, **info) + memory + samples.tsc_info() + chunks + chunk(-9) + chunk(0) \
         + samples.pv_tail(8, 8, freed, vcpus)
@@ -112,8 +114,8 @@ ROWS = {
         {"format": "libxl"}, OTHERWISE,
         lambda ours, report: ours == converted(pv(), to="libxl")[0] and report.dropped == ("legacy TOOLSTACK",)),
     "xsave areas of several sizes": (
-        pv(vcpus=(vcpu(8, mark=7), vcpu(8, 100, mark=9))), "pv", {}, REFUSED,
-        lambda ours, report: [len(record.blob) for record in of_type(ours, libxc.VcpuXsave)] == [848, 100]),
+        pv(vcpus=(vcpu(8, mark=7), vcpu(8, 700, mark=9))), "pv", {}, REFUSED,
+        lambda ours, report: [len(record.blob) for record in of_type(ours, libxc.VcpuXsave)] == [848, 700]),
     "toolstack chunk twice": (
         hvm(chunks=toolstack(samples.physmap(8, [(4, 5, 6, b"n\0")]))
             + toolstack(samples.physmap(8, [(1, 2, 3, b"n\0")]))), "hvm", {"format": "libxl"}, OTHERWISE,
@@ -123,8 +125,8 @@ ROWS = {
         hvm().replace(chunk(-9) + chunk(0), chunk(0)), "hvm", {}, OTHERWISE,
         lambda ours, report: isinstance(records(ours)[-1], libxc.Checkpoint) and report.checkpoints == 1),
     "PFNs that the tail unmaps": (
-        pv(memory=batch(8, [word(4), word(9)], [page(4), page(5)]), freed=[5, 9]), "pv", {}, OTHERWISE,
-        lambda ours, report: populated(ours) == [4] and batches(ours) == [([4], [0])]),
+        pv(memory=UNMAPPED, freed=[5, 9]), "pv", {}, OTHERWISE,
+        lambda ours, report: populated(ours) == [3, 4] and batches(ours) == [([3, 4], [4, 0])]),
     "verify mode": (
         hvm(memory=BODY + chunk(-1) + BODY), "hvm", {}, OTHERWISE,
         lambda ours, report: len(of_type(ours, libxc.Verify)) == 1),
@@ -200,9 +202,9 @@ def test_the_table_has_these_rows():
 
 def test_unmapped_pfns_from_a_pipe():
     """Their pages have been written already; a batch of XTAB follows, which takes them out of the map."""
-    stream = pv(memory=batch(8, [word(4), word(9)], [page(4), page(5)]), freed=[5, 9])
+    stream = pv(memory=UNMAPPED, freed=[5, 9])
     result, _ = converted(stream, "pipe")
-    assert batches(result) == [([4, 9], [0, 0]), ([9], [15])] and populated(result) == [4]
+    assert batches(result) == [([3, 4, 9], [4, 0, 0]), ([9], [15])] and populated(result) == [3, 4]
     assert converted(stream, "buffer")[0] == converted(stream, "descriptor")[0]
 
 

@@ -19,7 +19,7 @@ import containers
 import legacy_samples as samples
 import pytest
 from legacy_samples import batch, chunk, page, word
-from samples import memory_of
+from samples import hvm_context, memory_of
 from ways import WAYS
 
 import xstream
@@ -215,9 +215,9 @@ def test_records_of_a_pv_guest():
     assert [type(record).__name__ for record in result] == [
         "PVInfo", "StaticDataEnd", "P2MFrames", "PageData", "TscInfo", "VcpuBasic", "VcpuExtended", "VcpuXsave",
         "VcpuBasic", "VcpuExtended", "VcpuXsave", "SharedInfo", "End"]
-    assert (result[2].start_pfn, result[2].end_pfn, result[2].pfns.tolist()) == (0, 15, [0])
+    assert (result[2].start_pfn, result[2].end_pfn, result[2].pfns.tolist()) == (0, 15, [4])
     assert [record.vcpu_id for record in result[5:11]] == [0, 0, 0, 2, 2, 2]
-    assert [len(record.blob) for record in (result[7], result[10])] == [848, 100]
+    assert [len(record.blob) for record in (result[7], result[10])] == [848, 700]
     assert result[4][:4] == (1, 2400000, 123456789, 3)
 
 
@@ -247,7 +247,7 @@ def test_records_of_an_hvm_guest():
         "StaticDataEnd", "TscInfo", "PageData", "HvmParams", "HvmParams", "HvmContext", "End"]
     assert result[3].params == [(legacy.PARAMS[number], value) for number, value in samples.PARAMS]
     assert result[4].params == [(5, 0xFEFFC), (6, 0xFEFFD), (1, 0xFEFFE)]
-    assert bytes(result[5].blob) == b"context"
+    assert bytes(result[5].blob) == hvm_context()[8:]
 
 
 @pytest.mark.parametrize("width", [4, 8])
@@ -452,7 +452,7 @@ def test_memory_is_bounded(way, tmp_path):
                 out.write(struct.pack("<Q", 65536))
                 for start in range(0, 65536, 1024):
                     out.write(struct.pack("<i1024Q", 1024, *range(start, start + 1024)) + bytes(4 << 20))
-                out.write(struct.pack("<iiQQQI", -9, 0, 1, 2, 3, 0) + b"DeviceModelRecord0002" + bytes(4))
+                out.write(struct.pack("<iiQQQI", -9, 0, 1, 2, 3, 7) + b"context" + b"DeviceModelRecord0002" + bytes(4))
         out = os.open(os.devnull, os.O_WRONLY)
         if sys.argv[1] == "pipe":
             reading, writing = os.pipe()

@@ -21,7 +21,7 @@ ODD = [
     containers.libxl(tail=record(0x80000005, b"later") + record(3, struct.pack("<II", 1, 7) + b"odd", padding=9)
                      + containers.xenstore() + record(0xFFFFFFFF)),
     containers.libxl_header(options=0xF6) + record(1, b"body") + samples.hvm(
-        tail=record(0x80000001, b"x", padding=3) + samples.tsc_info() + samples.hvm_params()
+        tail=record(0x80000001, b"x", padding=3) + samples.tsc_info() + samples.hvm_context() + samples.hvm_params()
         + record(0, b"12345", padding=1)) + containers.emulator() + record(0, b"end"),
     containers.libxl_header() + containers.emulator() + containers.context() + samples.hvm(2) + containers.end(),
     containers.xl(rest=b"more optional data", optional=0xFFFF),
@@ -209,7 +209,8 @@ def test_the_inner_writer_writes_only_in_its_turn():
         inner.write(libxc.TscInfo(0, 0, 0, 0))
     writer.write(libxl.End())
     assert writer.ended and writer.index == 3
-    xstream.verify(writer.sink._file.getvalue(), checkpointed=True)
+    with pytest.raises(xstream.IncompleteStream, match="HVM_CONTEXT, HVM_PARAMS"):
+        xstream.verify(writer.sink._file.getvalue(), checkpointed=True)
 
 
 def test_a_device_models_record_of_a_pv_guest_is_not_written():

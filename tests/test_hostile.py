@@ -22,6 +22,9 @@ STREAMS = {
 }
 FAST_WAYS = ("buffer", "object", "fed", "pipe")
 
+#: What follows the memory of an HVM guest.
+HVM_END = samples.tsc_info() + samples.hvm_context() + samples.hvm_params() + samples.end()
+
 
 def survive(stream, way="buffer", **options):
     """What reading gives: the records, or the error that it must be if it is one."""
@@ -134,7 +137,7 @@ def source_of(*parts):
 def test_a_million_empty_records(verb):
     writer = piped(source_of(headers(HVM) + static_data_end())
                    + "\nfor _ in range(1000): out.write({!r} * 1000)\n".format(record(0x80000001))
-                   + source_of(samples.end()))
+                   + source_of(HVM_END))
     run_in_small_memory(verb, writer.stdout, 64)
     writer.stdout.close()
     assert writer.wait() == 0
@@ -144,7 +147,7 @@ def test_a_million_empty_records(verb):
 def test_records_of_all_kinds_without_end(verb):
     pair = record(0x80000001, b"x") + batch([word(5, XTAB)])
     writer = piped(source_of(headers(HVM) + static_data_end())
-                   + "\nfor _ in range(100): out.write({!r} * 1000)\n".format(pair) + source_of(samples.end()))
+                   + "\nfor _ in range(100): out.write({!r} * 1000)\n".format(pair) + source_of(HVM_END))
     run_in_small_memory(verb, writer.stdout, 64)
     writer.stdout.close()
     assert writer.wait() == 0
@@ -157,7 +160,7 @@ def test_memory_is_bounded_whatever_the_size(verb):
         for batch in range(128):
             words = struct.pack("<1024Q", *range(1024 * batch, 1024 * batch + 1024))
             out.write(struct.pack("<IIII", 1, 8 + 8192 + len(pages), 1024, 0) + words + pages)
-        """.replace("\n        ", "\n") + source_of(samples.end()))
+        """.replace("\n        ", "\n") + source_of(HVM_END))
     run_in_small_memory(verb, writer.stdout, 64)
     writer.stdout.close()
     assert writer.wait() == 0
@@ -169,7 +172,7 @@ def test_extract_of_a_large_stream_from_a_pipe_in_bounded_memory(tmp_path):
         for batch in range(64):
             words = struct.pack("<1024Q", *range(1024 * batch, 1024 * batch + 1024))
             out.write(struct.pack("<IIII", 1, 8 + 8192 + len(pages), 1024, 0) + words + pages)
-        """.replace("\n        ", "\n") + source_of(samples.end()))
+        """.replace("\n        ", "\n") + source_of(HVM_END))
     out = tmp_path / "image"
     run_in_small_memory("extract(0, {!r})".format(str(out)), writer.stdout, 64)
     writer.stdout.close()

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from legacy_samples import BROKEN, L2TAB, PIN, XALLOC, XTAB, batch, chunk, page, word
-from samples import memory_of
+from samples import context, hvm_context, memory_of
 from ways import WAYS, whole
 
 import xstream
@@ -112,10 +112,10 @@ def test_device_models(signature):
 
 
 def test_vcpus():
-    stream = samples.pv(tail=samples.pv_tail(8, 8, [], [samples.vcpu(8, 0, mark=1), samples.vcpu(8, 500, mark=4)]))
+    stream = samples.pv(tail=samples.pv_tail(8, 8, [], [samples.vcpu(8, 0, mark=1), samples.vcpu(8, 700, mark=4)]))
     vcpus = [record for _, _, record in records_of(stream) if isinstance(record, legacy.VcpuContext)]
-    assert [(one.vcpu_id, one.basic[:1], one.extended[:1], len(one.xsave)) for one in vcpus] == [
-        (0, b"\1", b"\2", 0), (2, b"\4", b"\5", 500)]
+    assert [(one.vcpu_id, one.basic[:1], one.extended[-1:], len(one.xsave)) for one in vcpus] == [
+        (0, b"\1", b"\2", 0), (2, b"\4", b"\5", 700)]
     bare = samples.pv_head(8, 8, xsave=None, extended=False) + chunk(-9) + chunk(0) + \
         samples.pv_tail(8, 8, [], [samples.vcpu(8, None, False)])
     vcpu = next(record for _, _, record in records_of(bare) if isinstance(record, legacy.VcpuContext))
@@ -319,7 +319,7 @@ def finish(writer, last):
     if last:
         writer.write(legacy.LastCheckpoint())
     writer.write(legacy.EndOfBody())
-    writer.write(legacy.HvmTail(1, 2, 3, b"context"))
+    writer.write(legacy.HvmTail(1, 2, 3, hvm_context()[8:]))
     writer.write(legacy.DeviceModel(legacy.REMUS_DEVICE_MODEL, b"blob"))
     if not last:
         writer.write(libxc.Checkpoint())
@@ -484,7 +484,7 @@ def test_any_pv_guest_converted_is_that_guest(width, guest_width, rounds, unmapp
     writer.write(legacy.EndOfBody())
     writer.write(legacy.UnmappedPfns(struct.pack("<{}Q".format(len(unmapped)), *sorted(unmapped))))
     for vcpu in sorted(vcpus):
-        writer.write(legacy.VcpuContext(vcpu, bytes([vcpu]) * samples.BASIC[guest_width], bytes([1]) * 128 * extended,
+        writer.write(legacy.VcpuContext(vcpu, context(guest_width, vcpu), bytes([1]) * 128 * extended,
                                         3 if xsave else None, bytes([vcpu]) * vcpus[vcpu] if xsave else None))
     writer.write(legacy.SharedInfo(page(77)))
     for way in ("buffer", "descriptor", "pipe"):
@@ -501,7 +501,7 @@ def test_any_pv_guest_converted_is_that_guest(width, guest_width, rounds, unmapp
                 kind for kind, there in zip(expected.types, expected.populated) if there]
         records = list(xstream.open(converted.getvalue()))
         basic = {one.vcpu_id: bytes(one.blob) for one in records if isinstance(one, libxc.VcpuBasic)}
-        assert basic == {vcpu: bytes([vcpu]) * samples.BASIC[guest_width] for vcpu in vcpus}
+        assert basic == {vcpu: context(guest_width, vcpu) for vcpu in vcpus}
         areas = {one.vcpu_id: bytes(one.blob) for one in records if isinstance(one, libxc.VcpuXsave)}
         assert areas == ({vcpu: bytes([vcpu]) * vcpus[vcpu] for vcpu in vcpus} if xsave else {})
         assert sum(isinstance(one, libxc.VcpuExtended) for one in records) == len(vcpus) * extended

@@ -41,7 +41,7 @@ def test_fields():
     records = {type(record).__name__: record for _, _, record in records_of(samples.pv())}
     assert records["PVInfo"][:2] == (8, 4)
     assert (records["P2MFrames"].start_pfn, records["P2MFrames"].end_pfn) == (0, 15)
-    assert records["P2MFrames"].pfns.tolist() == [0]
+    assert records["P2MFrames"].pfns.tolist() == [4]
     assert records["VcpuBasic"].vcpu_id == 0 and len(records["VcpuBasic"].blob) == 0x1430
 
 

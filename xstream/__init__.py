@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from xstream.convert.conversion import Converted, convert
     from xstream.errors import (
         CorruptStream,
+        IncompleteStream,
         LimitExceeded,
         MemoryMismatch,
         MissingPart,
@@ -74,21 +75,22 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
-    "BackChannelWriter", "Cancelled", "Checkpoint", "CheckpointDirtyPfnList", "Completed", "Converted", "CorruptStream",
-    "CpuidPolicy", "Decision", "DomainHeader", "End", "Guest", "GuestError", "GuestMemory", "HookError", "HvmContext",
-    "HvmParams", "ImageHeader", "LayerRecord", "LegacyReader", "LegacyWriter", "LibvirtWriter", "LibxlWriter",
-    "LimitExceeded", "Limits", "MemoryMismatch", "MissingPart", "MsrPolicy", "NeedMoreData", "NestedReader",
-    "OrderError", "P2MFrames", "PVInfo", "PageData", "Pages", "PushReader", "Reader", "Restored", "Round", "Saved",
-    "SharedInfo", "SimulatedGuest", "StaticDataEnd", "StreamError", "StrictViolation", "TruncatedStream", "TscInfo",
-    "Unknown", "UnsupportedStream", "VcpuBasic", "VcpuExtended", "VcpuMsrs", "VcpuXsave", "Verify", "Writer",
-    "XenopsdWriter", "XlWriter", "__version__", "compare_policies", "contents", "convert", "digest", "downtime_policy",
-    "extract", "info", "load", "open", "page_digests", "policy", "restore", "save", "verify", "xen_policy",
+    "BackChannelWriter", "Cancelled", "Checkpoint", "CheckpointDirtyPfnList", "Completed", "Converted",
+    "CorruptStream", "CpuidPolicy", "Decision", "DomainHeader", "End", "Guest", "GuestError", "GuestMemory",
+    "HookError", "HvmContext", "HvmParams", "ImageHeader", "IncompleteStream", "LayerRecord", "LegacyReader",
+    "LegacyWriter", "LibvirtWriter", "LibxlWriter", "LimitExceeded", "Limits", "MemoryMismatch", "MissingPart",
+    "MsrPolicy", "NeedMoreData", "NestedReader", "OrderError", "P2MFrames", "PVInfo", "PageData", "Pages",
+    "PushReader", "Reader", "Restored", "Round", "Saved", "SharedInfo", "SimulatedGuest", "StaticDataEnd",
+    "StreamError", "StrictViolation", "TruncatedStream", "TscInfo", "Unknown", "UnsupportedStream", "VcpuBasic",
+    "VcpuExtended", "VcpuMsrs", "VcpuXsave", "Verify", "Writer", "XenopsdWriter", "XlWriter", "__version__",
+    "compare_policies", "contents", "convert", "digest", "downtime_policy", "extract", "info", "load", "open",
+    "page_digests", "policy", "restore", "save", "verify", "xen_policy",
 ]
 
 #: The module of each name: it is loaded when the name is first used.
 _HOMES = {name: "xstream." + module for module, names in {
-    "errors": "CorruptStream LimitExceeded MemoryMismatch MissingPart OrderError StreamError StrictViolation "
-              "TruncatedStream UnsupportedStream",
+    "errors": "CorruptStream IncompleteStream LimitExceeded MemoryMismatch MissingPart OrderError StreamError "
+              "StrictViolation TruncatedStream UnsupportedStream",
     "guest.guest": "Cancelled Completed Guest GuestError HookError Pages",
     "guest.load": "load",
     "guest.memory": "GuestMemory",

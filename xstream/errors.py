@@ -1,5 +1,5 @@
 """Every error that reading or writing a stream raises, each saying where it is and what was wrong there."""
-from typing import Any, Optional
+from typing import Any, Dict, Optional, Sequence
 
 
 class StreamError(Exception):
@@ -79,6 +79,21 @@ class StrictViolation(CorruptStream):
 
 class OrderError(CorruptStream):
     """A record stands where it must not, comes twice, or is missing."""
+
+
+class IncompleteStream(StreamError):
+    """The stream ends as it should, but lacks records without which no guest runs.
+
+    An interrupted save can look like this: zeros in place of what was never written read as the END record. ``missing``
+    names the records.
+    """
+
+    def __init__(self, message: str, *, missing: Sequence[str], **where: Any) -> None:
+        super().__init__(message, **where)
+        self.missing = tuple(missing)
+
+    def as_dict(self) -> Dict[str, Any]:
+        return dict(super().as_dict(), missing=list(self.missing))
 
 
 class TruncatedStream(StreamError):

@@ -12,8 +12,8 @@ class Limits(NamedTuple):
     body_length: int = 16 << 20
     #: PFN words in one PAGE_DATA record. Xen sends 1024; a record full of pages has 32767; 8 MiB of words.
     batch_pfns: int = 1 << 20
-    #: One more than the highest PFN of a guest: 1 TiB of guest-physical address space.
-    guest_pfns: int = 1 << 28
+    #: One more than the highest PFN of a guest: 16 TiB of guest-physical address space, Xen's own limit for a guest.
+    guest_pfns: int = 1 << 32
     #: Bytes of all records beside memory that are kept until the stream, or its next checkpoint, is complete. Those of
     #: a guest with 512 vcpus take less than 16 MiB.
     state_length: int = 64 << 20

@@ -9,7 +9,7 @@ from typing import Any, Deque, List, NamedTuple, Optional, Tuple
 from xstream.containers.layers import LAYERS, LayerReader, Settings
 from xstream.containers.nesting import INNER_CHECKPOINT, INNER_END
 from xstream.errors import OrderError, StrictViolation
-from xstream.stream.reader import Identity, Layer, PageRun
+from xstream.stream.reader import Identity, Layer, PageRun, incomplete
 from xstream.stream.records import RecordReader
 from xstream.stream.source import PendingPages, Source
 from xstream.wire import libxc, libxl
@@ -120,6 +120,16 @@ class NestedReader(RecordReader[Any]):
     def domain(self) -> Any:
         """The memory stream's domain header."""
         return self.memory.domain
+
+    @property
+    def missing(self) -> Tuple[str, ...]:
+        """Records that a guest can't run without and that haven't come: the memory stream's."""
+        return () if self._memory is None else tuple(self._memory.missing)
+
+    def check_whole(self) -> None:
+        """Raise IncompleteStream if the container, read to its end, lacks what a guest can't run without."""
+        if self.missing:
+            raise incomplete(self)
 
     @property
     def verifying(self) -> bool:

@@ -200,6 +200,7 @@ def _transfer(items: Items, target: Target, progress: Progress) -> None:
             for layer, record in items:
                 target.take(layer, record)
                 progress(reader.source.offset)
+        reader.check_whole()
     except TruncatedStream:
         # Whatever follows the last complete checkpoint is void, truncated pages included.
         if not reader.checkpoints:

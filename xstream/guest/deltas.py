@@ -4,13 +4,25 @@ from collections import deque
 from typing import Any, Deque, Iterator, Optional
 
 from xstream.errors import CorruptStream, LimitExceeded
-from xstream.guest.memory import GuestMemory
 from xstream.kernels import deltas
 from xstream.kernels import pfns as pfn_kernel
 from xstream.limits import Limits
 from xstream.stream.source import pieces
 from xstream.wire.frames import Buffer
 from xstream.wire.libxc import PAGE_SIZE, PageData
+
+# What type checkers need: Python 3.6 has no Protocol.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class Receiver(Protocol):
+        """What the receiver of a stream has, such as a GuestMemory: its pages, and a state byte for each PFN."""
+
+        @property
+        def state(self) -> Buffer: ...
+        def grow(self, count: int) -> None: ...
+        def read(self, pfns: Any) -> bytearray: ...
 
 _FAULTS = {
     deltas.ZERO_RUN: "page delta with a marker of no words",
@@ -23,7 +35,7 @@ class _Batch:
     """A batch whose pages are being decoded: its words, their PFNs, the receiver's copies, which of them it has, and
     how many are done."""
 
-    def __init__(self, words: Buffer, memory: GuestMemory) -> None:
+    def __init__(self, words: Buffer, memory: "Receiver") -> None:
         self.words = words
         self.pfns = memoryview(bytearray(8 * pfn_kernel.count_data(words))).cast("Q")
         pfn_kernel.data_pfns(words, self.pfns)
@@ -45,7 +57,7 @@ class DeltaDecoder:
     is asked for. Batches wait for their pages; ``limits.batch_pfns`` bounds how many PFNs do.
     """
 
-    def __init__(self, memory: GuestMemory, limits: Limits = Limits(), *, advice: str = "") -> None:
+    def __init__(self, memory: "Receiver", limits: Limits = Limits(), *, advice: str = "") -> None:
         self._memory = memory
         self._advice = advice
         self._limits = limits

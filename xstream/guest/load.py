@@ -147,6 +147,7 @@ class Loader:
             self._unmapped.complete()
         if isinstance(self.reader, NestedReader):
             self.reader.look_ahead()  # raises where there was no memory
+        self.reader.check_whole()
 
     def _step(self) -> bool:
         reader = self.reader

@@ -50,6 +50,8 @@ class TargetPV:
         """Note where the guest's p2m is; a later record replaces or continues an earlier one."""
         first = record.start_pfn // (PAGE_SIZE // self._width)
         frames = array("Q", bytes(record.frames))
+        if first > len(self._leaves):  # a later record fills the gap
+            self._leaves.extend(array("Q", bytes(8 * (first - len(self._leaves)))))
         self._leaves[first:first + len(frames)] = frames
         self._pfn_end = max(self._pfn_end, record.end_pfn + 1)
 

@@ -4,10 +4,10 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 from xstream.errors import CorruptStream, LimitExceeded, OrderError, StreamError, StrictViolation, TruncatedStream
 from xstream.kernels import pfns as pfn_kernel
 from xstream.limits import Limits
-from xstream.stream.reader import Identity, Layer, PageRun, only_layer
+from xstream.stream.reader import Identity, Layer, PageRun, incomplete, only_layer
 from xstream.stream.records import RecordReader
 from xstream.stream.source import PendingPages, Source, open_source
-from xstream.wire import legacy, libxc
+from xstream.wire import legacy, libxc, vcpu
 from xstream.wire.legacy import CHUNK, U32, Record
 from xstream.wire.libxc import PAGE_SIZE, PageData
 
@@ -18,6 +18,8 @@ _EXTENDED_INFO_LIMIT = 1 << 20
 _REST_AT_ONCE = 64 << 10
 #: Unmapped PFNs given in one record.
 _UNMAPPED_AT_ONCE = 1 << 15
+#: What is missing until a tail is complete.
+_NO_TAIL = "tail"
 
 
 class LegacyReader(RecordReader[Record]):
@@ -64,6 +66,7 @@ class LegacyReader(RecordReader[Record]):
         self._start: Optional[legacy.Start] = None
         self._info: Optional[legacy.ExtendedInfo] = None
         self._vcpus = [0]
+        self._missing: Tuple[str, ...] = (_NO_TAIL,)
         self._compressing = self._compress_next = self._last = self._finished = False
         # No bound methods: a cycle would keep a file mapped until the collector comes.
         self._step: Callable[[LegacyReader], Optional[Record]] = LegacyReader._read_start
@@ -100,6 +103,16 @@ class LegacyReader(RecordReader[Record]):
         head = self._start
         return {} if head is None else {
             "guest": _GUESTS[head.guest], "toolstack_bits": 8 * head.width, "p2m_size": head.p2m_size}
+
+    @property
+    def missing(self) -> Tuple[str, ...]:
+        """What a guest can't run without and that hasn't come, or was empty in the last complete tail."""
+        return self._missing
+
+    def check_whole(self) -> None:
+        """Raise IncompleteStream if the stream, read to its end, lacks what a guest can't run without."""
+        if self.missing:
+            raise incomplete(self)
 
     @property
     def layers(self) -> Tuple[Layer, ...]:
@@ -400,6 +413,10 @@ class LegacyReader(RecordReader[Record]):
             mask, area = self._parsed(at, legacy.parse_xsave_head, self.source.need(size)[at:])
             self._check_size(area, self.limits.body_length, at + 8, "size of the xsave area")
         whole = self._keep(self.source.need(size + area))
+        if not vcpu.top_table(whole[:basic], self._info.guest_width):
+            # The zeros of an interrupted save would go on as checkpoints; the old restore says "PT base is bad".
+            raise CorruptStream("vcpu context without page tables", offset=0, field="ctrlreg[3]",
+                                expected="the PFN of a top-level page table", got=0)
         extended = whole[basic:basic + legacy.VCPU_EXTENDED_SIZE] if self._info.extended else b""
         self.source.advance(size + area)
         self._left += 1
@@ -410,6 +427,8 @@ class LegacyReader(RecordReader[Record]):
         self._where = "SHARED_INFO"
         page = self._keep(self.source.need(legacy.SHARED_INFO_SIZE))
         self.source.advance(legacy.SHARED_INFO_SIZE)
+        # It says where the guest's p2m is, so all zeros were never written.
+        self._missing = () if any(page) else ("SHARED_INFO",)
         self._end_tail()
         return legacy.SharedInfo(page)
 
@@ -417,6 +436,7 @@ class LegacyReader(RecordReader[Record]):
         self._where = "HVM_TAIL"
         pfns = legacy.parse_magic_pfns(self.source.need(legacy.MAGIC_PFNS_SIZE))
         context = self._read_blob(legacy.MAGIC_PFNS_SIZE, "length of the HVM context")
+        self._missing = () if len(context) and any(context) else ("HVM_CONTEXT",)
         if self._device_model:
             self._step = LegacyReader._read_device_model
         else:

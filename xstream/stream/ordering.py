@@ -23,55 +23,58 @@ def _table(**rows: Tuple[Sequence[int], Dict[int, str]]) -> Table:
     return {state: {**dict.fromkeys(stay, state), **go} for state, (stay, go) in rows.items()}
 
 
-_ANY = (TSC_INFO, CPUID_POLICY, MSR_POLICY)
-_HVM = _ANY + (HVM_CONTEXT, HVM_PARAMS)
-_HVM_MEMORY = _HVM + (PAGE_DATA, CHECKPOINT)
-_PV = _ANY + (SHARED_INFO, VCPU_BASIC, VCPU_EXTENDED, VCPU_XSAVE, VCPU_MSRS)
+_ANY = (TSC_INFO, CPUID_POLICY, MSR_POLICY, VERIFY)
+_HVM = _ANY + (HVM_CONTEXT, HVM_PARAMS, CHECKPOINT)
+_VCPU = (VCPU_BASIC, VCPU_EXTENDED, VCPU_XSAVE, VCPU_MSRS)
+_PV = _ANY + _VCPU + (SHARED_INFO,)
 _PV_MEMORY = _PV + (P2M_FRAMES, PAGE_DATA, CHECKPOINT)
 
 #: (version, guest type) -> state -> record type -> next state. What isn't in a state's row must not come there.
 #: In version 2 the place of STATIC_DATA_END is inferred, before the first P2M_FRAMES (PV) or PAGE_DATA (HVM); one
-#: that comes before is taken for what it says, one that comes after is a second one.
+#: that comes before is taken for what it says, one that comes after is a second one. VERIFY changes what PAGE_DATA
+#: means, not what may come. An HVM stream may end without STATIC_DATA_END, as libxenguest lets it.
 TABLES: Dict[Tuple[int, int], Table] = {
     (3, GUEST_HVM): _table(
-        start=(_HVM, {STATIC_DATA_END: "memory"}),
-        memory=(_HVM_MEMORY, {VERIFY: "verify", END: "end"}),
-        verify=(_HVM_MEMORY + (VERIFY,), {END: "end"}),
+        start=(_HVM, {STATIC_DATA_END: "memory", END: "end"}),
+        memory=(_HVM + (PAGE_DATA,), {END: "end"}),
         end=((), {}),
     ),
     (2, GUEST_HVM): _table(
-        start=(_HVM, {STATIC_DATA_END: "memory", PAGE_DATA: "memory", CHECKPOINT: "memory", VERIFY: "verify",
-                      END: "end"}),
-        memory=(_HVM_MEMORY, {VERIFY: "verify", END: "end"}),
-        verify=(_HVM_MEMORY + (VERIFY,), {END: "end"}),
+        start=(_HVM, {STATIC_DATA_END: "memory", PAGE_DATA: "memory", END: "end"}),
+        memory=(_HVM + (PAGE_DATA,), {END: "end"}),
         end=((), {}),
     ),
     (3, GUEST_PV): _table(
-        start=(_ANY, {PV_INFO: "info", STATIC_DATA_END: "static"}),
-        static=(_ANY, {PV_INFO: "ready"}),
+        start=(_ANY + _VCPU, {PV_INFO: "info", STATIC_DATA_END: "static"}),
+        static=(_ANY + _VCPU, {PV_INFO: "ready"}),
         info=(_PV, {STATIC_DATA_END: "ready"}),
         ready=(_PV, {P2M_FRAMES: "memory"}),
-        memory=(_PV_MEMORY, {VERIFY: "verify", END: "end"}),
-        verify=(_PV_MEMORY + (VERIFY,), {END: "end"}),
+        memory=(_PV_MEMORY, {END: "end"}),
         end=((), {}),
     ),
     (2, GUEST_PV): _table(
-        start=(_ANY, {PV_INFO: "info", STATIC_DATA_END: "static"}),
-        static=(_ANY, {PV_INFO: "ready"}),
+        start=(_ANY + _VCPU, {PV_INFO: "info", STATIC_DATA_END: "static"}),
+        static=(_ANY + _VCPU, {PV_INFO: "ready"}),
         info=(_PV, {STATIC_DATA_END: "ready", P2M_FRAMES: "memory"}),
         ready=(_PV, {P2M_FRAMES: "memory"}),
-        memory=(_PV_MEMORY, {VERIFY: "verify", END: "end"}),
-        verify=(_PV_MEMORY + (VERIFY,), {END: "end"}),
+        memory=(_PV_MEMORY, {END: "end"}),
         end=((), {}),
     ),
 }
 
-#: What every stream that Xen writes has by its END; a restore can do without, a verifier asks for it.
+#: What a guest can't run without, by the end of the stream. libxenguest itself insists only on VCPU_BASIC of vcpu 0;
+#: without the others no Xen has written the stream and no guest runs from it.
+NEEDED: Dict[int, Tuple[int, ...]] = {
+    GUEST_HVM: (HVM_CONTEXT, HVM_PARAMS),
+    GUEST_PV: (VCPU_BASIC, SHARED_INFO),
+}
+
+#: What else every stream that Xen writes has by its END. A guest runs without it; a strict check reports its absence.
 USUAL: Dict[Tuple[int, int], Tuple[int, ...]] = {
-    (3, GUEST_HVM): (CPUID_POLICY, MSR_POLICY, PAGE_DATA, TSC_INFO, HVM_CONTEXT, HVM_PARAMS),
-    (2, GUEST_HVM): (PAGE_DATA, TSC_INFO, HVM_CONTEXT, HVM_PARAMS),
-    (3, GUEST_PV): (CPUID_POLICY, MSR_POLICY, PAGE_DATA, TSC_INFO, SHARED_INFO),
-    (2, GUEST_PV): (PAGE_DATA, TSC_INFO, SHARED_INFO),
+    (3, GUEST_HVM): (STATIC_DATA_END, CPUID_POLICY, MSR_POLICY, PAGE_DATA, TSC_INFO),
+    (2, GUEST_HVM): (PAGE_DATA, TSC_INFO),
+    (3, GUEST_PV): (CPUID_POLICY, MSR_POLICY, PAGE_DATA, TSC_INFO),
+    (2, GUEST_PV): (PAGE_DATA, TSC_INFO),
 }
 
 
@@ -95,13 +98,23 @@ class Ordering:
         self._strict = strict
         self._limits = limits
         self._p2m_end = 0
+        self._p2m_leaves = bytearray()  # 1 for each p2m frame that has come
         self._seen: Set[int] = set()
-        self._vcpu0 = False
+        self._have: Set[int] = set()  # of NEEDED, those that have come with contents
+        self._missing_at_checkpoint: Tuple[str, ...] = ()
+        self._early_basic = self._optional_since_checkpoint = False
+        self.verifying = False  # VERIFY has come: pages are to be compared, not written
 
     @property
-    def verifying(self) -> bool:
-        """Whether pages are to be compared and not written: VERIFY has come."""
-        return self.state == "verify"
+    def missing(self) -> Tuple[str, ...]:
+        """The records that a guest can't run without and that haven't come: by now, or in a checkpointed stream by the
+        last CHECKPOINT."""
+        if self.checkpoints and not self.ended:
+            return self._missing_at_checkpoint
+        return self._missing_now()
+
+    def _missing_now(self) -> Tuple[str, ...]:
+        return tuple(libxc.type_name(needed) for needed in NEEDED[self._kind[1]] if needed not in self._have)
 
     @property
     def ended(self) -> bool:
@@ -176,7 +189,24 @@ class Ordering:
         if check:
             check(self, record)
         self.state = state
-        self._seen.add(record_type)
+        if record_type & OPTIONAL:
+            self._optional_since_checkpoint = self.checkpoints > 0
+        elif record_type in NEEDED[self._kind[1]]:
+            self._note_needed(record_type, record)
+        # Only known types are remembered: a stream may have any number of optional ones.
+        elif record_type in libxc.RECORDS:
+            self._seen.add(record_type)
+
+    def _note_needed(self, record_type: int, record: Any) -> None:
+        """Take note of a record of NEEDED; one with bad contents takes the place of a good one before it."""
+        if record_type == HVM_CONTEXT:
+            good = libxc.hvm_context_ends(record.blob)
+            (self._have.add if good else self._have.discard)(record_type)
+        elif record_type == VCPU_BASIC:
+            if record.vcpu_id == 0 and len(record.blob):
+                self._have.add(record_type)
+        elif record_type != HVM_PARAMS or len(record.entries):
+            self._have.add(record_type)
 
     def _reason(self, record_type: int) -> str:
         if record_type in (PAGE_DATA, P2M_FRAMES) and self._kind[0] == 3 and self.state in ("start", "info"):
@@ -190,6 +220,9 @@ class Ordering:
         return "must not come here"
 
     def _check_pv_info(self, record: libxc.PVInfo) -> None:
+        if self._early_basic and record.guest_width != 4:
+            raise OrderError("X86_PV_VCPU_BASIC of a 32-bit guest's size before it", offset=0, field="guest_width",
+                             expected=4, got=record.guest_width)
         self.guest_width = record.guest_width
 
     def _check_p2m_frames(self, record: libxc.P2MFrames) -> None:
@@ -198,29 +231,47 @@ class Ordering:
                                 expected="under {}".format(self._limits.guest_pfns), got=record.end_pfn)
         libxc.check_p2m_frames(record, self.guest_width)
         entries = libxc.PAGE_SIZE // self.guest_width
-        next_pfn = -(-self._p2m_end // entries) * entries
-        if record.start_pfn >= next_pfn + entries:
-            raise OrderError("X86_PV_P2M_FRAMES leaves a gap in the p2m", offset=0, field="start_pfn",
-                             expected="at most {}".format(next_pfn + entries - 1), got=record.start_pfn)
+        first, last = record.start_pfn // entries, record.end_pfn // entries
+        if last >= len(self._p2m_leaves):
+            self._p2m_leaves.extend(bytes(last + 1 - len(self._p2m_leaves)))
+        self._p2m_leaves[first:last + 1] = b"\1" * (last + 1 - first)
         self._p2m_end = max(self._p2m_end, record.end_pfn + 1)
         self.pfn_end = self._p2m_end
 
     def _check_vcpu_basic(self, record: libxc.VcpuBasic) -> None:
-        libxc.check_vcpu_basic(record, self.guest_width)
-        self._vcpu0 = self._vcpu0 or (record.vcpu_id == 0 and len(record.blob) > 0)
+        # Before X86_PV_INFO libxenguest expects the size of a 32-bit guest's.
+        libxc.check_vcpu_basic(record, self.guest_width or 4)
+        self._early_basic = self._early_basic or (not self.guest_width and len(record.blob) > 0)
 
     def _check_complete(self, record: Any) -> None:
-        if self._kind[1] == GUEST_PV and not self._vcpu0:
-            raise OrderError("no X86_PV_VCPU_BASIC for vcpu 0", offset=-8, field="type",
-                             expected="X86_PV_VCPU_BASIC", got="the end")
+        if self._kind[1] == GUEST_PV:
+            self._check_pv_complete()
         missing = [libxc.type_name(usual) for usual in self._usual if usual not in self._seen]
         if self._strict and missing:
             raise StrictViolation("records missing", offset=-8, field="type", expected=", ".join(missing),
                                   got="the end")
 
+    def _check_pv_complete(self) -> None:
+        if VCPU_BASIC not in self._have:
+            raise OrderError("no X86_PV_VCPU_BASIC for vcpu 0", offset=-8, field="type",
+                             expected="X86_PV_VCPU_BASIC", got="the end")
+        gap = self._p2m_leaves.find(0)
+        if gap >= 0:
+            pfn = gap * (libxc.PAGE_SIZE // self.guest_width)
+            raise OrderError("X86_PV_P2M_FRAMES leave a gap in the p2m", offset=-8, field="start_pfn",
+                             expected="the p2m frame of PFN {:#x}".format(pfn), got="the end")
+
     def _check_checkpoint(self, record: Any) -> None:
         self._check_complete(record)
+        if self._optional_since_checkpoint:
+            # libxenguest buffers what follows a checkpoint, and can't skip a record that it takes from the buffer.
+            raise UnsupportedStream("optional record after a checkpoint", offset=-8, field="type",
+                                    expected="no optional record since the last CHECKPOINT", got="CHECKPOINT")
+        self._missing_at_checkpoint = self._missing_now()
         self.checkpoints += 1
+
+    def _check_verify(self, record: Any) -> None:
+        self.verifying = True
 
 
 def _check_ignored(record: libxc.Record) -> None:
@@ -242,4 +293,5 @@ _CHECKS: Dict[int, Callable[[Ordering, Any], None]] = {
     VCPU_BASIC: Ordering._check_vcpu_basic,
     END: Ordering._check_complete,
     CHECKPOINT: Ordering._check_checkpoint,
+    VERIFY: Ordering._check_verify,
 }

@@ -1,7 +1,7 @@
 """libxc streams: records out of a source."""
 from typing import Any, Dict, NamedTuple, Optional, Tuple
 
-from xstream.errors import CorruptStream, LimitExceeded, StreamError, StrictViolation, TruncatedStream
+from xstream.errors import CorruptStream, IncompleteStream, LimitExceeded, StreamError, StrictViolation, TruncatedStream
 from xstream.kernels import batches as batch_kernel
 from xstream.limits import Limits
 from xstream.stream.ordering import Ordering
@@ -49,6 +49,14 @@ class Layer(NamedTuple):
     offset: int
     records: int
     about: Dict[str, Any]
+
+
+def incomplete(reader: Any) -> IncompleteStream:
+    """The error for a stream that ends without what ``reader.missing`` names."""
+    return IncompleteStream(
+        "not whole: the stream ends without records that a guest can't run without, as after an interrupted save",
+        missing=reader.missing, layer=reader.layer, offset=reader.offset, record=reader.index, field="records",
+        expected=", ".join(reader.missing), got="the end of the stream")
 
 
 def only_layer(reader: Any) -> Tuple[Layer, ...]:
@@ -129,6 +137,17 @@ class Reader(RecordReader[Record]):
     def ended(self) -> bool:
         """Whether END has come."""
         return self._ordering is not None and self._ordering.ended
+
+    @property
+    def missing(self) -> Tuple[str, ...]:
+        """Records that a guest can't run without and that haven't come (in a checkpointed stream: by the last
+        CHECKPOINT): of an HVM guest HVM_CONTEXT with its own END entry and HVM_PARAMS, of a PV guest SHARED_INFO."""
+        return self.ordering.missing
+
+    def check_whole(self) -> None:
+        """Raise IncompleteStream if the stream, read to its end, lacks what a guest can't run without."""
+        if self.missing:
+            raise incomplete(self)
 
     @property
     def verifying(self) -> bool:

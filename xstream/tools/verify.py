@@ -1,9 +1,22 @@
-"""Is this stream good? Structure, order and PFN words; page data isn't looked at."""
-from typing import Any, Callable, NamedTuple, Tuple
+"""Whether a stream is good: its structure, order, PFN words and record bodies; page data isn't read."""
+from typing import Any, Callable, Dict, NamedTuple, Optional, Tuple
 
-from xstream.containers.opening import open_stream
+from xstream.containers.opening import AnyReader, open_stream
+from xstream.errors import StreamError
+from xstream.limits import Limits
 from xstream.stream.reader import Layer
+from xstream.wire import legacy, libxc, libxl
+from xstream.wire.formats import record_name
 from xstream.wire.libxc import PAGE_SIZE, PageData
+
+# What type checkers need; the module itself is only loaded for streams that need it.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from xstream.tools.pfn_checks import PfnChecks
+
+_GUEST_WIDTH = {3: 4, 4: 8}
+#: Where a record's body lies in it, by layer.
+_BODY_OFFSET: Dict[str, int] = {libxc.LAYER: 8, libxl.LAYER: 8}
 
 
 class VerifyReport(NamedTuple):
@@ -23,29 +36,84 @@ class VerifyReport(NamedTuple):
     layers: Tuple[Layer, ...]
 
 
-def verify(source: Any, *, progress: Callable[[int], Any] = lambda offset: None, **options: Any) -> VerifyReport:
-    """Check a whole stream; ``source`` and ``options`` are those of xstream.open.
+class _Verifier:
+    """One pass over a reader's records."""
 
-    ``progress`` is told the offset reached, now and then. Raises the first fault, as StreamError's kin.
+    def __init__(self, reader: AnyReader) -> None:
+        self._reader = reader
+        self._pfn_checks: Optional[PfnChecks] = None
+        self.batches = self.pfns = self.pages = 0
+
+    def step(self) -> bool:
+        """Check the next record, or run of batches; False at the end."""
+        run = self._reader.next_run()
+        if run is not None:
+            self._batches(run.records, run.words, run.pages)
+            return True
+        record = self._reader.next_record()
+        if isinstance(record, PageData):
+            self._batches(1, record.words, len(record.data) // PAGE_SIZE)
+        elif record is not None:
+            self._check(record)
+        return record is not None
+
+    def finish(self) -> None:
+        """Check what only the end can tell. Raises IncompleteStream, CorruptStream."""
+        self._reader.check_whole()
+        if self._pfn_checks is not None:
+            self._pfn_checks.finish()
+
+    def _batches(self, batches: int, words: Any, pages: int) -> None:
+        self.batches += batches
+        self.pfns += len(words) // 8
+        self.pages += pages
+        checks = self._need_pfn_checks()
+        if checks is not None:
+            checks.note_batch(words)
+
+    def _check(self, record: Any) -> None:
+        from xstream.tools.bodies import check_body  # loads what only some records need
+        reader = self._reader
+        try:
+            check_body(record, _GUEST_WIDTH.get(reader.pt_levels, 0))
+            checks = self._need_pfn_checks()
+            if checks is not None:
+                checks.note(record)
+        except StreamError as error:
+            if error.layer is None:
+                error.located(layer=reader.layer, base=reader.offset + _BODY_OFFSET.get(reader.layer, 0),
+                              record=reader.index, record_type=record_name(reader.layer, record))
+            raise
+
+    def _need_pfn_checks(self) -> Optional["PfnChecks"]:
+        """Those of a PV guest, or of a legacy stream, whose pages may be compressed; None for others."""
+        if self._pfn_checks is None and (self._reader.pt_levels or self._reader.layer == legacy.LAYER):
+            from xstream.tools.pfn_checks import PfnChecks
+            self._pfn_checks = PfnChecks(self._reader)
+        return self._pfn_checks
+
+
+def verify(source: Any, *, format: Optional[str] = None, limits: Limits = Limits(), strict: bool = False,
+           checkpointed: bool = False, width: Optional[int] = None, guest: Optional[str] = None,
+           progress: Callable[[int], Any] = lambda offset: None) -> VerifyReport:
+    """Check a whole stream: structure, order, PFN words, record bodies, and that it has all a guest needs to run.
+
+    Page data isn't read, so page tables and the start info page are not checked: a restore may still refuse a page
+    table entry, or the frames that the start info page names. The same holds for the frames in the registers of a
+    legacy stream's PV guest. For the rest, a stream is good if a restore accepts it.
+    ``source`` and the other arguments are those of :func:`xstream.open`. ``progress`` is called with the offset reached
+    after each record or run of batches.
+
+    Raises the first fault: StreamError or a subclass. IncompleteStream means that the stream ends without what a guest
+    can't run without, as after an interrupted save.
     """
-    with open_stream(source, **options) as reader:
-        batches = pfns = pages = 0
-        while True:
-            run = reader.next_run()
-            if run is not None:
-                batches += run.records
-                pfns += len(run.words) // 8
-                pages += run.pages
-            else:
-                record = reader.next_record()
-                if record is None:
-                    break
-                if isinstance(record, PageData):
-                    batches += 1
-                    pfns += record.pfn_count
-                    pages += len(record.data) // PAGE_SIZE
+    with open_stream(source, format=format, limits=limits, strict=strict, checkpointed=checkpointed, width=width,
+                     guest=guest) as reader:
+        verifier = _Verifier(reader)
+        while verifier.step():
             progress(reader.source.offset)
+        verifier.finish()
         layers = reader.layers
-        return VerifyReport(*reader.identity, records=sum(layer.records for layer in layers), batches=batches,
-                            pfns=pfns, pages=pages, checkpoints=reader.checkpoints, bytes=reader.source.offset,
-                            layers=layers)
+        return VerifyReport(*reader.identity, records=sum(layer.records for layer in layers),
+                            batches=verifier.batches, pfns=verifier.pfns, pages=verifier.pages,
+                            checkpoints=reader.checkpoints, bytes=reader.source.offset, layers=layers)

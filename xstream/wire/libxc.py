@@ -35,6 +35,10 @@ _PV_INFO = struct.Struct("<BB6s")
 _TSC = struct.Struct("<IIQII")
 _PARAM = struct.Struct("<QQ")
 HVM_PARAM_SIZE = _PARAM.size
+#: An entry of an HVM context: typecode, instance, length; typecode 0 ends it. A guest has about ten entries per vcpu.
+_CONTEXT_ENTRY = struct.Struct("<HHI")
+_CONTEXT_END = 0
+_MOST_CONTEXT_ENTRIES = 65536
 
 #: Sizes of vcpu_guest_context by guest width (xen/include/public/arch-x86/xen.h).
 VCPU_BASIC_SIZES = {4: 0xAF0, 8: 0x1430}
@@ -193,6 +197,20 @@ class HvmContext(NamedTuple):
 
     blob: Buffer
     padding: Buffer = b""
+
+
+def hvm_context_ends(untrusted: Buffer) -> bool:
+    """Whether the entries of an HVM_CONTEXT blob lead to an END entry: without one, Xen refuses the context. Only the
+    chain is followed; :mod:`xstream.wire.hvm_context` reads the entries."""
+    offset = 0
+    for _ in range(_MOST_CONTEXT_ENTRIES):
+        if len(untrusted) - offset < _CONTEXT_ENTRY.size:
+            return False
+        typecode, _instance, length = _CONTEXT_ENTRY.unpack_from(untrusted, offset)
+        if typecode == _CONTEXT_END:
+            return offset > 0
+        offset += _CONTEXT_ENTRY.size + length
+    return False
 
 
 class HvmParams(NamedTuple):

@@ -132,6 +132,12 @@ _ONLINE = 1 << 5
 _GDT_ENTRIES = 14 * 512
 
 
+def top_table(untrusted: Buffer, guest_width: int) -> int:
+    """The frame of the top-level page table in a VCPU_BASIC blob of the width's size (cr3); 0 if there is none."""
+    places = _PLACES[guest_width]
+    return cr3_frame(_word(untrusted, places, places.ctrlreg + 3 * guest_width), guest_width)
+
+
 def frames(untrusted: Buffer, guest_width: int, *, in_stream: bool) -> Frames:
     """The frame numbers of a VCPU_BASIC blob of the width's size; ``in_stream`` or as the guest has them.
 
@@ -148,8 +154,7 @@ def frames(untrusted: Buffer, guest_width: int, *, in_stream: bool) -> Frames:
         # In a stream bit 0 tells a table in PFN 0 from none.
         cr1 = _word(untrusted, places, places.ctrlreg + 8)
         user = cr1 >> 12 if (cr1 & 1 if in_stream else cr1) else None
-    cr3 = cr3_frame(_word(untrusted, places, places.ctrlreg + 3 * guest_width), guest_width)
-    return Frames(_word(untrusted, places, places.rdx), gdt, cr3, user)
+    return Frames(_word(untrusted, places, places.rdx), gdt, top_table(untrusted, guest_width), user)
 
 
 def with_frames(blob: Buffer, guest_width: int, new: Frames, *, in_stream: bool) -> bytearray:

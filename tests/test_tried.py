@@ -1,0 +1,77 @@
+"""Inputs that version 0.1.0 got wrong, with the verdicts that are right: see the README beside them."""
+import io
+import json
+import os
+
+import pytest
+from ways import WAYS
+
+import xstream
+from xstream.cli import main
+
+#: Where a stream is to be refused: the error, and words of its message.
+NOT_GOOD = {
+    "01-zero-tail-hvm.xl": (xstream.IncompleteStream, "HVM_CONTEXT, HVM_PARAMS"),
+    "01-zero-tail-legacy-pv64-guest64": (xstream.CorruptStream, "without page tables"),
+    "11-empty-context.xl": (xstream.IncompleteStream, "HVM_CONTEXT"),
+    "11-noend.xl": (xstream.CorruptStream, "without an END"),
+    "pv-rdx-high.xs": (xstream.CorruptStream, "start info"),
+    "pv-verify-ok-restore-bad.xs": (xstream.CorruptStream, "start info"),
+    "verify-ok-load-bad-legacy.bin": (xstream.CorruptStream, "compressed pages"),
+}
+GOOD = {
+    "05-1tib-hvm.xl": {}, "legacy-extinfo-block": {}, "legacy-remus-compressed": {"checkpointed": True},
+}
+
+
+@pytest.fixture
+def tried(genuine_stream):
+    """The bytes of an input."""
+    return lambda name: genuine_stream("tried", name + ".xz").path.read_bytes()
+
+
+@pytest.mark.parametrize("way", ["mapped", "pipe"])
+@pytest.mark.parametrize("name", NOT_GOOD)
+def test_what_is_not_good(name, way, tried):
+    error, words = NOT_GOOD[name]
+    with WAYS[way](tried(name)) as source, pytest.raises(error, match=words) as raised:
+        xstream.verify(source)
+    assert raised.value.layer is not None and raised.value.offset is not None and raised.value.record is not None
+
+
+@pytest.mark.parametrize("way", ["mapped", "pipe"])
+@pytest.mark.parametrize("name", GOOD)
+def test_what_is_good(name, way, tried):
+    with WAYS[way](tried(name)) as source:
+        assert xstream.verify(source, **GOOD[name]).records > 0
+
+
+@pytest.mark.parametrize("name", ["01-zero-tail-hvm.xl", "01-zero-tail-legacy-pv64-guest64"])
+def test_no_verb_takes_what_is_not_whole(name, tmp_path, tried):
+    path = tmp_path / "stream"
+    path.write_bytes(tried(name))
+    out = str(tmp_path / "out")
+    for command in (["verify"], ["extract", out], ["digest"], ["convert", out]):
+        assert main([command[0], str(path)] + command[1:]) == 1
+        assert not os.path.exists(out)
+
+
+def test_a_legacy_tail_of_zeros_is_no_checkpoint(tried):
+    with xstream.open(tried("01-zero-tail-legacy-pv64-guest64"), checkpointed=True) as reader, \
+            pytest.raises(xstream.CorruptStream):
+        list(reader)
+    assert reader.checkpoints == 0
+
+
+def test_info_goes_on_to_the_end(tmp_path, capsys, tried):
+    path = tmp_path / "stream"
+    path.write_bytes(tried("01-zero-tail-hvm.xl"))
+    report = xstream.info(str(path))
+    assert report.bytes > 0
+    main(["info", "--json", str(path)])
+    assert json.loads(capsys.readouterr().out)["bytes"] == report.bytes
+
+
+def test_zeros_after_the_end_are_good(tried):
+    stream = io.BytesIO(tried("05-1tib-hvm.xl") + bytes(1 << 20))
+    assert xstream.verify(stream).pages

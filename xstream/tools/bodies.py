@@ -1,0 +1,78 @@
+"""Checks of what is in a record's body, by the parsers that also show it: what Xen or the toolstack would refuse."""
+from typing import Any, Callable, Dict
+
+from xstream.errors import CorruptStream, StreamError
+from xstream.wire import hvm_context, legacy, libxc, msrs, policies, shared_info, xenopsd, xl
+
+_VCPU_HEAD = 8
+#: Offset of ``vmce`` in struct xen_domctl_ext_vcpucontext: where Xen lets it end.
+_VCPU_EXTENDED_LEAST = 32
+_SHARED_INFO = (libxc.SharedInfo, legacy.SharedInfo)
+
+
+def check_body(record: Any, guest_width: int) -> None:
+    """Raise a StreamError for a body that can't be what its type says. Its offset is relative to the body.
+
+    ``guest_width``: of a PV guest, in bytes; 0 if unknown.
+    """
+    if isinstance(record, _SHARED_INFO):
+        if guest_width:
+            shared_info.parse(record.page, guest_width)
+        return
+    check = _CHECKS.get(type(record))
+    if check is not None:
+        check(record)
+
+
+def _check_hvm_context(record: libxc.HvmContext) -> None:
+    if not len(record.blob):
+        return  # check_whole() reports it
+    # The chain of entries, but not their lengths: these differ between versions of Xen.
+    hvm_context.parse(record.blob)
+
+
+def _check_vcpu_extended(record: libxc.VcpuExtended) -> None:
+    """Xen takes a structure of at least 32 bytes, and of no more bytes than there are."""
+    length = len(record.blob)
+    if not length:
+        return  # Xen 4.6 to 4.8 wrote empty ones
+    size = int.from_bytes(record.blob[4:8], "little")
+    if length < _VCPU_EXTENDED_LEAST or 0 < size < _VCPU_EXTENDED_LEAST or size > length:
+        raise CorruptStream("extended vcpu context of a wrong size", offset=_VCPU_HEAD + 4, field="size",
+                            expected="{} to the {} bytes of the record".format(_VCPU_EXTENDED_LEAST, length), got=size)
+
+
+def _check_vcpu_msrs(record: libxc.VcpuMsrs) -> None:
+    try:
+        msrs.parse(record.blob)
+    except StreamError as error:
+        error.offset = _VCPU_HEAD + (error.offset or 0)
+        raise
+
+
+def _check_xl_header(record: xl.SaveHeader) -> None:
+    if record.has_config and record.mandatory_flags & xl.JSON_CONFIG:
+        record.config_object  # noqa: B018
+
+
+def _check_cpuid_policy(record: libxc.CpuidPolicy) -> None:
+    policies.parse(record.leaves)
+
+
+def _check_msr_policy(record: libxc.MsrPolicy) -> None:
+    msrs.parse(record.entries)
+
+
+def _check_xenops(record: xenopsd.Xenops) -> None:
+    record.fields  # noqa: B018
+
+
+_CHECKS: Dict[Any, Callable[[Any], None]] = {
+    libxc.HvmContext: _check_hvm_context,
+    libxc.VcpuExtended: _check_vcpu_extended,
+    libxc.VcpuMsrs: _check_vcpu_msrs,
+    libxc.CpuidPolicy: _check_cpuid_policy,
+    libxc.MsrPolicy: _check_msr_policy,
+    xl.SaveHeader: _check_xl_header,
+    xenopsd.Xenops: _check_xenops,
+}

@@ -1,0 +1,151 @@
+"""Checks of a stream's records against the PFNs that came: what a restore finds out only with all memory in place.
+
+Source: xg_sr_restore_x86_pv.c in tools/libs/guest (process_vcpu_basic(), process_start_info(), update_guest_p2m());
+tools/libxc/xc_domain_restore.c of Xen 4.5 for legacy streams.
+"""
+from array import array
+from typing import Any, Dict, Optional, Tuple
+
+from xstream.containers.opening import AnyReader
+from xstream.errors import CorruptStream, LimitExceeded, StreamError
+from xstream.guest.deltas import DeltaDecoder
+from xstream.guest.memory import reserve
+from xstream.kernels import pfns as pfn_kernel
+from xstream.wire import legacy, libxc, vcpu
+from xstream.wire.frames import Buffer
+from xstream.wire.libxc import PAGE_SIZE
+
+_NOTAB = 0
+_NEVER_SENT = 0xF
+_PINNED = 8
+_BODY = 8  # of a libxc record, after its header
+
+
+class _Shapes:
+    """Memory for a DeltaDecoder that only looks at the shape of compressed pages: the receiver's copies are zeros."""
+
+    def __init__(self, state: memoryview) -> None:
+        self.state = state
+
+    def grow(self, count: int) -> None:
+        """There is a state for every PFN."""
+
+    def read(self, pfns: memoryview) -> bytearray:
+        return bytearray(len(pfns) * PAGE_SIZE)
+
+
+class PfnChecks:
+    """Follows one reader: types of PFNs, where a PV guest's p2m is, and its vcpus.
+
+    Memory: a byte for each PFN that came, 8 bytes for each p2m frame, and the last context of each vcpu, bounded by
+    ``Limits.body_length``.
+    """
+
+    def __init__(self, reader: AnyReader) -> None:
+        self._reader = reader
+        limit = reader.limits.guest_pfns
+        self._state = memoryview(reserve(limit))[:limit]
+        self._leaves = array("Q")
+        self._contexts: Dict[int, Tuple[bytes, int, int]] = {}  # by vcpu id: context, record and offset
+        self._contexts_size = 0
+        self._decoder: Optional[DeltaDecoder] = None
+        self._verdict: Optional[StreamError] = None
+
+    def note_batch(self, words: Buffer) -> None:
+        """Take note of the PFN words of a batch."""
+        pfn_kernel.mark(words, self._state)
+
+    def note(self, record: Any) -> None:
+        """Take note of a record other than a batch. Raises CorruptStream, with an offset relative to the record, for
+        compressed pages that don't fit; LimitExceeded."""
+        if isinstance(record, libxc.P2MFrames):
+            self._note_p2m_frames(record)
+        elif isinstance(record, libxc.VcpuBasic):
+            self._note_context(record.vcpu_id, record.blob)
+        elif isinstance(record, legacy.CompressedBatch):
+            self._decode(self._deltas.batch(record.words))
+        elif isinstance(record, legacy.CompressedPages):
+            self._decode(self._deltas.pages(record.data))
+        elif isinstance(record, libxc.Checkpoint):
+            if self._decoder is not None:
+                self._decoder.end()
+            self._verdict = self._judge()
+
+    def finish(self) -> None:
+        """The stream has ended. Raises what a restore of it, or of its last checkpoint, would find wrong."""
+        verdict = self._verdict if self._reader.checkpoints else self._judge()
+        if verdict is not None:
+            raise verdict
+
+    @property
+    def _width(self) -> int:
+        return {3: 4, 4: 8}[self._reader.pt_levels]
+
+    @property
+    def _deltas(self) -> DeltaDecoder:
+        if self._decoder is None:
+            self._decoder = DeltaDecoder(_Shapes(self._state), self._reader.limits)
+        return self._decoder
+
+    def _decode(self, batches: Any) -> None:
+        for batch in batches:
+            self.note_batch(batch.words)
+
+    def _note_p2m_frames(self, record: libxc.P2MFrames) -> None:
+        first = record.start_pfn // (PAGE_SIZE // self._width)
+        frames = array("Q", bytes(record.frames))
+        if first > len(self._leaves):
+            self._leaves.extend(array("Q", bytes(8 * (first - len(self._leaves)))))
+        self._leaves[first:first + len(frames)] = frames
+
+    def _note_context(self, vcpu_id: int, blob: Buffer) -> None:
+        if not len(blob):
+            return
+        if vcpu_id not in self._contexts:
+            self._contexts_size += len(blob)
+            limit = self._reader.limits.body_length
+            if self._contexts_size > limit:
+                raise LimitExceeded("contexts of more vcpus than the limit allows", offset=0, field="vcpu_id",
+                                    expected="at most {} bytes of contexts".format(limit), got=self._contexts_size)
+        self._contexts[vcpu_id] = bytes(blob), self._reader.index, self._reader.offset
+
+    def _judge(self) -> Optional[StreamError]:
+        """What is wrong with the guest as it is now, or None."""
+        if not self._reader.pt_levels:
+            return None
+        for vcpu_id, (blob, number, offset) in sorted(self._contexts.items()):
+            try:
+                self._check_context(blob, vcpu_id)
+            except StreamError as error:
+                return error.located(layer=self._reader.memory.layer, base=offset, record=number,
+                                     record_type="X86_PV_VCPU_BASIC")
+        for leaf in self._leaves:
+            try:
+                self._check(leaf, "p2m frame", (_NOTAB,))
+            except StreamError as error:
+                return error.located(layer=self._reader.memory.layer, base=self._reader.offset,
+                                     record=self._reader.index, record_type="X86_PV_P2M_FRAMES")
+        return None
+
+    def _check_context(self, blob: bytes, vcpu_id: int) -> None:
+        """The frames in a context: start info of vcpu 0, GDT, top-level page tables."""
+        frames = vcpu.frames(blob, self._width, in_stream=True)
+        levels = self._reader.pt_levels
+        if vcpu_id == 0:
+            self._check(frames.start_info, "start info (rdx)", (_NOTAB,))
+        for pfn in frames.gdt:
+            self._check(pfn, "gdt_frames", (_NOTAB,))
+        for top, field in ((frames.cr3, "ctrlreg[3]"), (frames.user, "ctrlreg[1]")):
+            if top is not None:
+                self._check(top, field, (levels, levels | _PINNED))
+
+    def _check(self, pfn: int, field: str, types: Tuple[int, ...]) -> None:
+        end = min(len(self._state), self._reader.pfn_end)
+        if pfn >= end or not self._state[pfn] & pfn_kernel.POPULATED:
+            raise CorruptStream("a PFN that the guest doesn't have", field=field,
+                                expected="a populated PFN under {:#x}".format(end), got=hex(pfn))
+        kind = self._state[pfn] & 0xF ^ _NEVER_SENT
+        if kind not in types:
+            raise CorruptStream("a PFN of the wrong type", field=field,
+                                expected=" or ".join(libxc.PAGE_TYPES[one] for one in types),
+                                got="PFN {:#x} of type {}".format(pfn, libxc.PAGE_TYPES[kind]))
