@@ -1,4 +1,4 @@
-"""Compressed checkpoints of legacy streams: batches and pages put together against what the receiver has."""
+"""Compressed checkpoints of legacy streams: page deltas are applied to the receiver's copies of the pages."""
 from array import array
 from collections import deque
 from typing import Any, Deque, Iterator, Optional
@@ -32,8 +32,8 @@ _FAULTS = {
 
 
 class _Batch:
-    """A batch whose pages are being decoded: its words, their PFNs, the receiver's copies, which of them it has, and
-    how many are done."""
+    """A batch that is being decoded: its words and PFNs, the receiver's copies of the pages, which of them exist, and
+    the number of pages decoded so far."""
 
     def __init__(self, words: Buffer, memory: "Receiver") -> None:
         self.words = words
@@ -51,10 +51,10 @@ class _Batch:
 
 
 class DeltaDecoder:
-    """Puts together the batches and the compressed pages of one checkpoint after another.
+    """Decodes the compressed pages of one checkpoint after another.
 
-    ``memory`` is what the receiver has. It is read only: whoever takes a decoded batch enters it there before the next
-    is asked for. Batches wait for their pages; ``limits.batch_pfns`` bounds how many PFNs do.
+    ``memory`` holds the receiver's pages. It is only read: the caller has to apply each decoded batch to it before
+    asking for the next one. Batches are queued until their pages arrive; ``limits.batch_pfns`` bounds the queued PFNs.
     """
 
     def __init__(self, memory: "Receiver", limits: Limits = Limits(), *, advice: str = "") -> None:
@@ -69,7 +69,7 @@ class DeltaDecoder:
         self._before = 0  # bytes of the checkpoint's compressed data before _data
 
     def batch(self, words: Buffer) -> Iterator[PageData]:
-        """Take the PFN words of a batch; gives the batches that need no more data. Raises LimitExceeded."""
+        """Queue the PFN words of a batch; yields the batches that are complete. Raises LimitExceeded."""
         self._waiting.append(bytes(words))
         self._waiting_words += len(words) // 8
         if self._waiting_words > self._limits.batch_pfns:
@@ -78,8 +78,8 @@ class DeltaDecoder:
         yield from self._decode()
 
     def pages(self, data: Any) -> Iterator[PageData]:
-        """Take compressed pages; gives the batches that are complete with them. Raises CorruptStream, also for pages of
-        no batch that has come."""
+        """Decode compressed pages; yields the batches that are complete. Raises CorruptStream, also for more pages than
+        the queued batches have."""
         for piece in pieces(data):
             self._data, self._before, self._at = self._data[self._at:] + bytes(piece), self._before + self._at, 0
             yield from self._decode()
@@ -87,7 +87,7 @@ class DeltaDecoder:
                 raise self._too_much()
 
     def end(self) -> None:
-        """The checkpoint is complete. Raises CorruptStream where its pages aren't, or more have come than it has."""
+        """Finish a checkpoint. Raises CorruptStream if pages are missing or left over."""
         if self._current is not None or self._waiting:
             unfinished = len(self._waiting) + (self._current is not None)
             raise CorruptStream("checkpoint with fewer compressed pages than its batches have",
@@ -118,7 +118,7 @@ class DeltaDecoder:
             yield PageData(batch.words, batch.copies)
 
     def _decode_some(self, batch: _Batch) -> None:
-        """Decode as many of the batch's pages as the data holds."""
+        """Decode the pages of a batch for which there is data."""
         left = len(batch.pfns) - batch.done
         done, taken, status, bad = deltas.decode(
             memoryview(self._data)[self._at:], memoryview(batch.copies)[batch.done * PAGE_SIZE:], batch.indices[:left],

@@ -243,8 +243,8 @@ class Guest:
 
         - HVM: TscInfo, HvmParams, HvmContext. HvmParams combines all parameters of the stream and contains
           ``store_evtchn`` and ``console_evtchn``;
-        - PV: TscInfo; SharedInfo, with what a restore takes over from it: copy it except for the wallclock (12 bytes at
-          0x900, or 16 at 0xC00 for a 64-bit guest); for each vcpu VcpuBasic with MFNs, VcpuExtended, VcpuXsave,
+        - PV: TscInfo; SharedInfo, reduced to what a restored guest keeps: copy all of it except the wallclock (12 bytes
+          at 0x900, or 16 at 0xC00 for a 64-bit guest); for each vcpu VcpuBasic with MFNs, VcpuExtended, VcpuXsave,
           VcpuMsrs.
         """
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""Guest memory: pages by PFN, what is populated, and the page types."""
+"""Guest memory: pages by PFN, which of them are populated, and their types."""
 import contextlib
 import mmap
 import os
@@ -24,7 +24,7 @@ _HUGE_PAGES = 512  # pages in a huge page of 2 MiB
 
 
 class Applied(NamedTuple):
-    """What a batch did to a guest's memory, in pages: carried by it, first of their PFN, sent again."""
+    """What a batch did: the number of pages in it, of those the first of their PFN, and repetitions."""
 
     data: int
     new: int
@@ -34,14 +34,14 @@ class Applied(NamedTuple):
 class GuestMemory:
     """The pages of a guest, PFN 0 first, with a state byte for each PFN.
 
-    - ``pages``: how many there are at the beginning; it grows by what is written, up to ``limit`` PFNs;
-    - over anonymous memory: address space for ``limit`` pages is reserved, and memory is taken where it is written;
-    - ``file``: over a regular file, by descriptor (open for reading and writing, it stays the caller's): grown with
-      ftruncate, pages written with pwritev, holes stay holes;
-    - ``array``: over a writable buffer of whole pages (bytearray, mmap, ndarray), used in place; it can't grow.
+    - ``pages``: the initial number; writing to higher PFNs adds more, up to ``limit``;
+    - by default, anonymous memory: address space for ``limit`` pages is reserved, memory is used only where written;
+    - ``file``: instead, a descriptor of a regular file, open for reading and writing, which stays the caller's. It
+      grows by ftruncate, pages are written by pwritev, and pages that aren't written remain holes;
+    - ``array``: instead, a writable buffer of whole pages (bytearray, mmap, ndarray), used in place; it can't grow.
 
-    A PFN is populated once a page, or an allocate-only type, has come for it, and stays so (as in Xen's restorer). A
-    PFN never mentioned has type XTAB (0xf).
+    A PFN becomes populated when a page or type XALLOC arrives for it, and stays so, as in Xen's restorer. A PFN that
+    was never mentioned has type XTAB (0xf).
     """
 
     def __init__(self, pages: int = 0, *, limit: int = Limits().guest_pfns, file: Optional[int] = None,
@@ -68,7 +68,7 @@ class GuestMemory:
         self.grow(pages)
 
     def __len__(self) -> int:
-        """Number of pages: the highest PFN mentioned plus one, or what ``pages`` or ``grow`` asked for."""
+        """Number of pages: the highest PFN mentioned plus one, or more if ``pages`` or ``grow`` said so."""
         return self._length
 
     def grow(self, pages: int) -> None:
@@ -84,7 +84,7 @@ class GuestMemory:
 
     @property
     def buffer(self) -> memoryview:
-        """The memory as bytes; a writable view. Over a file: a mapping as long as the memory is now."""
+        """The memory as bytes; a writable view. With ``file``, a mapping of the present length."""
         size = self._length * PAGE_SIZE
         if self._fd is not None and len(self._whole) < size:
             self._whole = memoryview(mmap.mmap(self._fd, size))
@@ -92,12 +92,12 @@ class GuestMemory:
 
     @property
     def state(self) -> memoryview:
-        """One byte for each PFN, as ``xstream.kernels.pfns.mark`` leaves them; a view."""
+        """One byte per PFN, as written by ``xstream.kernels.pfns.mark``; a view."""
         return self._state[:self._length]
 
     @property
     def pages(self) -> Any:
-        """The memory, ndarray (n, 4096) uint8; a view that stays good when the memory grows, but doesn't grow."""
+        """The memory, ndarray (n, 4096) uint8; a view, which stays valid but keeps its length when the memory grows."""
         import numpy
         return numpy.frombuffer(self.buffer, numpy.uint8).reshape(-1, PAGE_SIZE)
 
@@ -119,26 +119,26 @@ class GuestMemory:
 
     @property
     def populated_count(self) -> int:
-        """How many PFNs are populated."""
+        """Number of populated PFNs."""
         return pfn_kernel.count_populated(self.state)
 
     def populated_pfns(self, start: int, most: int) -> memoryview:
-        """The first ``most`` populated PFNs from ``start`` on, ascending, uint64; a copy."""
+        """The first populated PFNs from ``start`` on, at most ``most``, ascending, uint64; a copy."""
         found = uint64(min(most, self._length))
         return found[:pfn_kernel.populated_pfns(self.state, start, found)]
 
     def read(self, pfns: Any) -> bytearray:
-        """The pages of ``pfns`` (uint64), one after the other; a copy. Absent pages are zeros."""
+        """The pages of ``pfns`` (uint64), concatenated; a copy. Pages that never arrived are zeros."""
         out = bytearray(len(pfns) * PAGE_SIZE)
         if self._fd is None:
             page_kernel.gather(self._whole, pfns, out)
         else:
-            # Not through a mapping, whose pages would count as this process's memory.
+            # A mapping's pages would count as this process's memory.
             page_kernel.pread_pages(self._fd, pfns, out)
         return out
 
     def forget(self, pfns: Buffer) -> None:
-        """Make ``pfns`` (uint64) as if never mentioned: not populated, without type, their pages zeros."""
+        """Reset ``pfns`` (uint64) to their initial state: not populated, type XTAB, pages of zeros."""
         numbers = memoryview(pfns).cast("B").cast("Q")
         for start in range(0, len(numbers), _AT_ONCE):
             some = numbers[start:start + _AT_ONCE]
@@ -147,16 +147,16 @@ class GuestMemory:
             self._store(sent, bytes(len(sent) * PAGE_SIZE))
 
     def mark(self, words: Buffer) -> Applied:
-        """Enter PFN words: types, and what is populated by them. Grows to the highest PFN. Raises LimitExceeded."""
+        """Record the types of PFN words and what they populate. Grows to the highest PFN. Raises LimitExceeded."""
         highest = pfn_kernel.highest_pfn(words)
         self.grow(highest + 1)
         return Applied(*pfn_kernel.mark(words, self.state))
 
     def apply(self, record: PageData, workers: Workers = ONE_THREAD) -> Applied:
-        """Enter a batch: mark its words and write its pages.
+        """Apply a batch: record its types and write its pages. The last entry of a PFN wins.
 
-        Later entries of a PFN win. ``workers`` share the copying where the pages are in memory and no PFN comes twice.
-        Raises LimitExceeded, and TruncatedStream where pages still to be read are missing.
+        ``workers`` share the copying if the pages are in memory and no PFN occurs twice. Raises LimitExceeded, and
+        TruncatedStream if the source ends within PendingPages.
         """
         applied = self.mark(record.words)
         pfns = data_pfns(record.words)
@@ -171,7 +171,7 @@ class GuestMemory:
         return applied
 
     def apply_run(self, run: PageRun, workers: Workers = ONE_THREAD) -> Applied:
-        """Enter many small batches at once; as ``apply`` of each."""
+        """Apply many small batches at once, in order."""
         applied = self.mark(run.words)
         pfns = data_pfns(run.words)
         self._expect(pfns)
@@ -209,8 +209,8 @@ class GuestMemory:
             self._mapping.madvise(_MADV_HUGEPAGE, pfns[0] * PAGE_SIZE, count * PAGE_SIZE)
 
     def compare(self, record: PageData) -> memoryview:
-        """The PFNs of a batch whose page differs from the memory's, uint64; nothing is written. What the memory
-        doesn't have yet counts as zeros."""
+        """The PFNs of a batch whose page differs from this memory, uint64; nothing is written. Pages that never arrived
+        count as zeros."""
         pfns = data_pfns(record.words)
         self.grow(pfn_kernel.highest_pfn(record.words) + 1)
         differing = uint64(len(pfns))
@@ -236,7 +236,7 @@ class GuestMemory:
 
 
 def reserve(size: int) -> mmap.mmap:
-    """Zeroed bytes that take memory only where they are written to."""
+    """Zeroed bytes that use memory only where they are written."""
     return mmap.mmap(-1, max(size, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE)
 
 

@@ -6,13 +6,13 @@ from xstream.wire.libxc import PAGE_SIZE
 
 
 class Round(NamedTuple):
-    """What one round of a save did.
+    """One round of a save.
 
     - ``number``: from 0; ``phase``: "live", "final" (suspended), "checkpoint" or "verify";
-    - ``pfns``, ``pages``, ``bytes``: sent: PFNs, those of them with data, and all bytes;
-    - ``seconds``: how long it took; ``rate``: bytes a second;
-    - ``dirty``: PFNs that the next round would have to send, None where the guest doesn't run any more;
-    - ``downtime``: seconds that they would take at this rate.
+    - ``pfns``, ``pages``, ``bytes``: number of PFNs, of pages with data, and of bytes sent;
+    - ``seconds``: duration; ``rate``: bytes per second;
+    - ``dirty``: number of PFNs that the next round would send; None once the guest is suspended;
+    - ``downtime``: estimated seconds to send them at this rate.
     """
 
     number: int
@@ -25,12 +25,12 @@ class Round(NamedTuple):
 
     @property
     def rate(self) -> float:
-        """Bytes a second; 0 for a round that took no time."""
+        """Bytes per second; 0 for a round that took no measurable time."""
         return self.bytes / self.seconds if self.seconds > 0 else 0.0
 
     @property
     def downtime(self) -> Optional[float]:
-        """Seconds that sending what is dirty takes at this round's rate; None where that isn't known."""
+        """Estimated seconds to send what is dirty, at this round's rate; None if unknown."""
         if self.dirty is None or not self.rate:
             return None
         return self.dirty * (PAGE_SIZE + 8) / self.rate
@@ -39,18 +39,18 @@ class Round(NamedTuple):
 class Decision(enum.Enum):
     """What a policy wants next."""
 
-    CONTINUE = "another live round"
-    STOP = "suspend, and send the rest"
-    ABORT = "give up; the guest runs on"
+    CONTINUE = "send another live round"
+    STOP = "suspend the guest and send the rest"
+    ABORT = "cancel the save; the guest runs on"
 
 
-#: Asked after every live round.
+#: Called after every live round.
 Policy = Callable[[Round], Decision]
 
 
 def xen_policy(rounds: int = 5, dirty: int = 50) -> Policy:
-    """Xen's own: stop after so many rounds, or with fewer PFNs dirty (simple_precopy_policy() in
-    tools/libs/guest/xg_sr_save.c)."""
+    """Xen's own policy: stop after ``rounds`` rounds, or with fewer than ``dirty`` PFNs dirty (simple_precopy_policy()
+    in tools/libs/guest/xg_sr_save.c)."""
     def policy(last: Round) -> Decision:
         enough = last.number + 1 >= rounds or (last.dirty or 0) < dirty
         return Decision.STOP if enough else Decision.CONTINUE
@@ -58,7 +58,7 @@ def xen_policy(rounds: int = 5, dirty: int = 50) -> Policy:
 
 
 def downtime_policy(milliseconds: float, rounds: int = 30) -> Policy:
-    """Stop once what is dirty can be sent within so many milliseconds at the last round's rate, or after so many
+    """Stop once the dirty PFNs can be sent within ``milliseconds`` at the last round's rate, or after ``rounds``
     rounds."""
     def policy(last: Round) -> Decision:
         short = last.downtime is not None and last.downtime * 1000 <= milliseconds

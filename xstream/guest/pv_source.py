@@ -1,4 +1,4 @@
-"""Saving PV guests: where their p2m is, and PFNs for the MFNs in what isn't a page table.
+"""Saving PV guests: finding the p2m, and translating MFNs outside of page tables to PFNs.
 
 Source: tools/libs/guest/xg_sr_save_x86_pv.c and xg_sr_common_x86_pv.c.
 """
@@ -20,7 +20,7 @@ from xstream.wire.libxc import PAGE_SIZE, P2MFrames, PVInfo, Record, VcpuBasic
 
 _INVALID = p2m_kernel.INVALID
 _FRAME_MASK = (1 << 52) - (1 << 12)
-#: Virtual addresses that are the hypervisor's own, first and last, by guest width.
+#: First and last virtual address reserved for the hypervisor, by guest width.
 _XEN_ADDRESSES = {8: (0xFFFF800000000000, 0xFFFF87FFFFFFFFFF), 4: (0xF5800000, 0xFFFFFFFF)}
 _ADDRESS_MASKS = {8: (1 << 48) - 1, 4: (1 << 32) - 1}
 
@@ -33,10 +33,10 @@ class _Linear(NamedTuple):
 
 
 class SourceP2M:
-    """The p2m of a PV guest that is being saved: found once, read again for each round.
+    """The p2m of a PV guest that is being saved. It is located once, and read again for each round.
 
-    ``frames`` is what was last read: uint64, the MFN of each PFN. ``m2p`` is the host's. Raises GuestError for a guest
-    whose p2m can't be followed, or is for more than ``limit`` PFNs.
+    ``frames`` is what was read last: uint64, the MFN of each PFN. ``m2p`` is the host's table. Raises GuestError for a
+    guest whose p2m can't be located, or has more than ``limit`` PFNs.
     """
 
     def __init__(self, guest: Guest, hooks: Hooks, limit: int) -> None:
@@ -61,28 +61,28 @@ class SourceP2M:
         self.pfns = array("Q", [self.pfn_of(mfn, "p2m frame {}".format(at)) for at, mfn in enumerate(self._leaves)])
 
     def records(self) -> Tuple[Sequence[Record], Sequence[Record]]:
-        """What stands ahead of the static records, and behind them."""
+        """The records before and after the static records."""
         return [PVInfo(self.width, self.levels)], [P2MFrames(0, self.pfn_end - 1, self.pfns.tobytes())]
 
     def refresh(self, dirty: bytearray) -> None:
-        """Read the p2m again, and set the bits of PFNs that have another frame than before in ``dirty``."""
+        """Read the p2m again, and set in ``dirty`` the bits of PFNs whose frame has changed."""
         new = self._read_p2m()
         p2m_kernel.changed(self.frames, new, dirty)
         self.frames = new
 
     def check_unmoved(self) -> None:
-        """Raise GuestError where the guest has moved its linear p2m, which a stream can't follow."""
+        """Raise GuestError if the guest has moved its linear p2m: a stream can't describe that."""
         if self._generation is not None and self._shared_fields()["arch.p2m_generation"] != self._generation:
             raise GuestError("the guest has changed where its p2m is")
 
     def frames_of(self, pfns: Any) -> memoryview:
-        """The MFN of each PFN; INVALID_MFN for one without."""
+        """The MFN of each PFN; INVALID_MFN for a PFN without a page."""
         found = uint64(len(pfns))
         p2m_kernel.lookup(self.frames, pfns, found)
         return found
 
     def pfn_of(self, mfn: int, what: str) -> int:
-        """The PFN of an MFN of the guest's own, else GuestError."""
+        """The PFN of an MFN of the guest. Raises GuestError for any other, with ``what`` in its message."""
         if mfn < len(self.m2p):
             pfn = self.m2p[mfn]
             if pfn < len(self.frames) and self.frames[pfn] == mfn:
@@ -90,7 +90,7 @@ class SourceP2M:
         raise GuestError("{}: MFN {:#x} isn't the guest's".format(what, mfn))
 
     def normalised(self, record: VcpuBasic) -> VcpuBasic:
-        """The record with PFNs for MFNs. Raises GuestError."""
+        """The record with its MFNs translated to PFNs. Raises GuestError."""
         name = "vcpu {}".format(record.vcpu_id)
         try:
             mfns = vcpu_wire.frames(record.blob, self.width, in_stream=False)
@@ -107,7 +107,7 @@ class SourceP2M:
         return shared_info_wire.parse(self._hooks.shared_info(), self.width).fields
 
     def _read_frames(self, mfns: Sequence[int]) -> bytearray:
-        """The contents of frames, one after the other; a copy."""
+        """The contents of frames, concatenated; a copy."""
         out = bytearray(len(mfns) * PAGE_SIZE)
         view = memoryview(out)
         for start in range(0, len(mfns), BATCH_PFNS):
@@ -117,7 +117,7 @@ class SourceP2M:
         return out
 
     def _read_p2m(self) -> memoryview:
-        # Longer than the guest says where its lists end in repeated entries: those PFNs don't exist.
+        # The frames may hold more entries than the guest has PFNs.
         held = memoryview(self._read_frames(self._leaves))[:self.pfn_end * self.width]
         if self.width == 8:
             return held.cast("Q")
@@ -126,14 +126,14 @@ class SourceP2M:
         return frames
 
     def _walk_tree(self, top: int) -> List[int]:
-        """The p2m's frames by the list of lists of frames."""
+        """The p2m's frames, found through the list of lists of frames."""
         lists = -(-self.pfn_end // self._entries ** 2)
         if lists > self._entries:
             raise GuestError("max_pfn {:#x} is too large for a p2m tree".format(self.pfn_end))
         self._check_mfn(top, "p2m frame list list")
         middle = self._list(self._read_frames([top]), lists)
         self._check_mfns(middle, "p2m frame list list")
-        # Entries at the end that are all the same stand for PFNs that aren't there.
+        # A run of identical entries at the end means PFNs that don't exist.
         kept = _repeated_end(middle) + 1
         self.pfn_end = min(self.pfn_end, kept * self._entries ** 2)
         leaves = self._list(self._read_frames(middle[:kept]), -(-self.pfn_end // self._entries))
@@ -144,7 +144,7 @@ class SourceP2M:
         return list(struct.unpack_from("<{}{}".format(count, "Q" if self.width == 8 else "I"), data))
 
     def _walk_tables(self, linear: _Linear) -> List[int]:
-        """The p2m's frames by the page tables that map it."""
+        """The p2m's frames, found through the page tables that map it."""
         mask = _ADDRESS_MASKS[self.width]
         first = linear.address
         last = first + -(-self.pfn_end // self._entries) * PAGE_SIZE - 1
@@ -164,7 +164,7 @@ class SourceP2M:
         return tables
 
     def _without_missing(self, tables: List[int], address: int) -> List[int]:
-        """The L1 tables of a p2m list but for those at the end that are all the same: PFNs in them aren't there."""
+        """The L1 tables without the run of identical ones at the end, whose PFNs don't exist."""
         kept = _repeated_end(tables)
         if kept in (0, len(tables) - 1):
             return tables
@@ -192,7 +192,7 @@ def _canonical(address: int) -> bool:
 
 
 def _repeated_end(items: Sequence[int]) -> int:
-    """Where the run of the same item begins that the items end in."""
+    """Index at which the run of identical items at the end begins."""
     begin = len(items) - 1
     while begin and items[begin - 1] == items[-1]:
         begin -= 1

@@ -1,4 +1,4 @@
-"""Restoring PV guests: MFNs for the PFNs in page tables, contexts and start info, and the p2m they get.
+"""Restoring PV guests: translating PFNs in page tables, vcpu contexts and start info to MFNs, and writing the p2m.
 
 Source: tools/libs/guest/xg_sr_restore_x86_pv.c.
 """
@@ -24,12 +24,13 @@ from xstream.wire.libxc import PAGE_SIZE, P2MFrames, PageData, SharedInfo, VcpuB
 
 _NOTAB = 0
 _PINNED = range(9, 13)
+_NO_PFN = 2 ** 64 - 1
 
 
 class TargetPV:
-    """What restoring a PV guest needs beyond its memory.
+    """The part of a restore that is specific to PV guests.
 
-    Raises CorruptStream for numbers in the stream that don't fit each other, located but for the record.
+    Raises CorruptStream for numbers in the stream that contradict each other, with offsets relative to the record.
     """
 
     def __init__(self, guest: Guest, hooks: Hooks, memory: TargetMemory) -> None:
@@ -47,8 +48,10 @@ class TargetPV:
         self._width = guest_width
 
     def add_frames(self, record: P2MFrames) -> None:
-        """Note where the guest's p2m is; a later record replaces or continues an earlier one."""
+        """Note where the guest's p2m is; a later record replaces or extends an earlier one."""
         first = record.start_pfn // (PAGE_SIZE // self._width)
+        # A range that is skipped has to be filled by a later record.
+        self._leaves.extend([_NO_PFN] * (first - len(self._leaves)))
         frames = array("Q", bytes(record.frames))
         if first > len(self._leaves):  # a later record fills the gap
             self._leaves.extend(array("Q", bytes(8 * (first - len(self._leaves)))))
@@ -56,7 +59,8 @@ class TargetPV:
         self._pfn_end = max(self._pfn_end, record.end_pfn + 1)
 
     def localised(self, reader: Any, record: PageData) -> PageData:
-        """The batch with MFNs in its page tables; what they refer to is populated first. ``reader`` is the stream's."""
+        """The batch with MFNs in its page tables. PFNs that they refer to are populated first. ``reader`` is the
+        stream's."""
         record = checked_tables(reader, record)
         types = data_types(record.words)
         if not any_tables(types):
@@ -75,7 +79,7 @@ class TargetPV:
         return record._replace(data=data)
 
     def localised_vcpu(self, record: VcpuBasic) -> VcpuBasic:
-        """A context with MFNs, for a guest whose memory is complete."""
+        """A vcpu context with MFNs. All memory must have arrived."""
         try:
             pfns = vcpu_wire.frames(record.blob, self._width, in_stream=True)
         except StreamError as error:
@@ -94,7 +98,7 @@ class TargetPV:
         return record._replace(blob=vcpu_wire.with_frames(record.blob, self._width, mfns, in_stream=False))
 
     def restored_info(self, record: SharedInfo) -> SharedInfo:
-        """What the guest takes over of its shared info."""
+        """The part of the shared info that a restored guest keeps."""
         return record._replace(page=shared_info_wire.restored(record.page, self._width))
 
     def finish(self) -> None:
@@ -103,7 +107,7 @@ class TargetPV:
         self._write_p2m()
 
     def write_start_info(self, vcpu0: VcpuBasic) -> Completed:
-        """Bring the start info up to date; ``vcpu0`` is its context as it came."""
+        """Update the start info for this host. ``vcpu0`` is vcpu 0's context as it arrived."""
         pfn = vcpu_wire.frames(vcpu0.blob, self._width, in_stream=True).start_info
         where = memoryview(array("Q", [pfn]))
         page = self._memory.read(where)
@@ -119,7 +123,7 @@ class TargetPV:
         return Completed(store, console_frame, pfn, tuple(self._leaves))
 
     def _disconnect_console(self, pfn: int) -> None:
-        """As Xen does since 4.21; what the guest has written to its console stays."""
+        """Mark the console ring as disconnected, as Xen does since 4.21; its contents stay."""
         where = memoryview(array("Q", [pfn]))
         page = self._memory.read(where)
         console.set_disconnected(page)
@@ -135,7 +139,7 @@ class TargetPV:
                 self._hooks.pin_tables(frames, memoryview(bytearray(kind for _, kind in some)))
 
     def _write_p2m(self) -> None:
-        """The guest's own p2m: where its PFNs are now."""
+        """Write the new frames to the guest's own p2m."""
         end, entries = self._pfn_end, PAGE_SIZE // self._width
         for pfn in set(self._leaves):
             self._frame_of(pfn, "p2m frame", _is_data)
@@ -146,7 +150,7 @@ class TargetPV:
             frames = uint64(count)
             p2m_kernel.populated_only(self._p2m[begin:begin + count], self._memory.state[begin:begin + count], frames)
             where = memoryview(leaves)
-            # What stands behind the last entry stays.
+            # Whatever follows the last entry stays.
             content = memoryview(self._memory.read(where))
             if self._width == 8:
                 content[:8 * count] = frames.cast("B")
@@ -168,11 +172,11 @@ def _is_data(kind: int) -> bool:
     return kind == _NOTAB
 
 
-#: From a state byte, whatever else it says of the PFN, to its type if that is a pinned table's, else 0.
+#: Maps a state byte to the PFN's type if it is a pinned page table, else to 0.
 _PINNED_TYPES = bytes(byte & 0xF ^ 0xF if byte & 0xF ^ 0xF in _PINNED else 0 for byte in range(256))
 
 
 def _pinned(state: Buffer) -> Iterator[Tuple[int, int]]:
-    """(index, type) of the state bytes of pinned tables."""
+    """(index, type) of each state byte of a pinned page table."""
     kinds = bytes(state).translate(_PINNED_TYPES)
     return ((match.start(), kinds[match.start()]) for match in re.finditer(b"[^\\0]", kinds))

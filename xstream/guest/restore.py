@@ -1,4 +1,4 @@
-"""Restoring a guest from a stream, plain or with checkpoints: the engine that reads it.
+"""Restoring a guest from a stream, plain or with checkpoints, in any container.
 
 Source of the order and the rules: tools/libs/guest/xg_sr_restore.c, xg_sr_restore_x86_hvm.c.
 """
@@ -130,7 +130,7 @@ _QEMU = (xenopsd.QEMU_TRAD, xenopsd.QEMU_XEN, xenopsd.QEMU_RECORD)
 
 
 class _Place(NamedTuple):
-    """Where a record stands."""
+    """The position of a record."""
 
     layer: str
     number: int

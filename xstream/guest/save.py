@@ -38,23 +38,23 @@ from xstream.wire.libxc import (
     Verify,
 )
 
-#: Bytes of a dirty bitmap that are looked at in one step.
+#: Bytes of a dirty bitmap that are expanded to PFNs in one step.
 _BITMAP_PIECE = 8192
 _XTAB = 0xF
 _SUPERPAGE_PFNS = 512
 _BAD_TABLE = {
     pagetables.STALE: "an MFN that isn't the guest's",
-    pagetables.SUPERPAGE: "a superpage, which a stream can't have",
+    pagetables.SUPERPAGE: "a superpage, which can't be saved",
     pagetables.LEVEL: "a level that the guest doesn't have",
 }
 
 
 class Saved(NamedTuple):
-    """What a save did.
+    """The report of a save.
 
-    - ``rounds``: each round, in order; ``bytes``: of the whole stream;
-    - ``downtime``: seconds from the (last) suspension to the end of what is sent under it;
-    - ``checkpoints``: how many were sent.
+    - ``rounds``: all rounds, in order; ``bytes``: length of the stream;
+    - ``downtime``: seconds from the last suspension until the guest's memory and state had been written;
+    - ``checkpoints``: number of checkpoints sent.
     """
 
     rounds: Tuple[Round, ...]
@@ -80,7 +80,7 @@ class Saver:
         if back_channel is not None and (checkpoint is None or guest.kind != "hvm" or container is not None):
             raise ValueError("a back channel is for bare streams with checkpoints of HVM guests")
         if verify and checkpoint is not None:
-            raise ValueError("a stream with checkpoints has no place for VERIFY")
+            raise ValueError("verify and checkpoint exclude each other: a stream with checkpoints can't hold VERIFY")
         self.saved: Optional[Saved] = None
         self._sink: Sink
         self._guest = guest
@@ -95,6 +95,7 @@ class Saver:
         self._verify = verify
         self._checkpoint = checkpoint
         self._back_channel: Optional[Source] = None if back_channel is None else open_source(back_channel)
+        self._owns_back_channel = self._back_channel is not back_channel
         self._on_round = on_round
         self._progress = progress
         self._cancelled = cancelled
@@ -122,6 +123,9 @@ class Saver:
                 with contextlib.suppress(HookError):
                     self._hooks.end()
             raise
+        finally:
+            if self._back_channel is not None and self._owns_back_channel:
+                self._back_channel.close()
         self._hooks.end()
         self.saved = Saved(tuple(self._rounds), self._sink.offset, self._downtime, self._checkpoints)
 
@@ -165,7 +169,7 @@ class Saver:
             self._writer.write(record)
 
     def _live_rounds(self) -> Iterator[None]:
-        """Rounds while the guest runs, until the policy has had enough. What is dirty then isn't cleaned yet."""
+        """Send rounds while the guest runs, until the policy stops. Dirty PFNs then aren't cleaned yet."""
         dirty = self._everything()
         while True:
             yield from self._round(dirty, "live")
@@ -177,11 +181,11 @@ class Saver:
             dirty = self._read_dirty()
 
     def _stop_and_send(self, phase: str, whole: bool = False) -> Iterator[None]:
-        """Suspend the guest; send the whole of it or what is dirty, and its state."""
+        """Suspend the guest; send all of its memory or what is dirty, and its state."""
         self._hooks.suspend()
         self._suspended = True
         begin = time.monotonic()
-        # Read in any case: it also brings the p2m up to date.
+        # Needed for a whole round too: it also reads the p2m again.
         dirty = self._read_dirty()
         if pfn_kernel.count_bits(self._deferred):
             dirty = _union(dirty, self._deferred)
@@ -199,7 +203,7 @@ class Saver:
         self._downtime = time.monotonic() - begin
 
     def _send_checkpoints(self, go_on: Callable[[int], bool]) -> Iterator[None]:
-        """Close the first checkpoint, and send more of them."""
+        """Complete the first checkpoint, and send further ones."""
         while True:
             self._enclosure.checkpoint(self._writer)
             self._sink.drain()
@@ -218,8 +222,8 @@ class Saver:
             self._hooks.track_dirty(False)
 
     def _roll_back(self) -> None:
-        """After a failure. Once a checkpoint has been sent, the destination may go on with it: two of a guest must not
-        run."""
+        """Undo what has been done. Once a checkpoint has been sent, the destination may have continued from it, and the
+        guest must not run twice."""
         with contextlib.suppress(HookError):
             self._stop_tracking()
         if self._suspended and not self._checkpoints:
@@ -249,7 +253,7 @@ class Saver:
         return count + pfn_kernel.count_bits(self._deferred)
 
     def _merge_dirty_list(self, source: Source, dirty: bytearray) -> None:
-        """COLO: what the secondary has changed since the last checkpoint differs, too."""
+        """COLO: add the PFNs that the secondary has changed since the last checkpoint."""
         start = source.offset
         kind, length = FRAME.unpack_from(source.need(FRAME.size))
         where: Dict[str, Any] = {"layer": "libxc back channel", "offset": start}
@@ -290,7 +294,7 @@ class Saver:
         self._on_round(self._rounds[-1])
 
     def _send_batch(self, pfns: memoryview) -> int:
-        """Send PFNs as one record; gives the number of pages in it."""
+        """Send PFNs as one record; returns the number of pages in it."""
         types = memoryview(bytearray(len(pfns)))
         self._hooks.page_types(self._frames_of(pfns), types)
         words = memoryview(bytearray(8 * len(pfns)))
@@ -320,7 +324,7 @@ class Saver:
         return self._p2m.frames_of(pfns) if self._p2m else pfns
 
     def _send_with_tables(self, p2m: SourceP2M, words: memoryview, pfns: memoryview, pages: Pages) -> int:
-        """Send a batch with page tables in it: a copy, in which they are normalised."""
+        """Send a batch that contains page tables: a copy in which they are normalised."""
         if not len(self._scratch):
             self._scratch = memoryview(bytearray(BATCH_PFNS * PAGE_SIZE))
         copy = self._scratch[:len(pfns) * PAGE_SIZE]

@@ -17,7 +17,7 @@ from xstream.wire.libxc import PAGE_SIZE, HvmParams, Record, SharedInfo, TscInfo
 
 _NOTAB, _BROKEN, _XALLOC, _XTAB = 0x0, 0xD, 0xE, 0xF
 _BLOCK_PAGES = 64
-#: Of the PFNs of an HVM guest that aren't ordinary memory, this share each is of another type than XTAB.
+#: Of 16 PFNs of an HVM guest without a page, these have another type than XTAB.
 _ODD_TYPES = {5: _XALLOC, 11: _BROKEN}
 _CONSOLE_PFN = 17
 _EVTCHN_PARAMS = (2, 18)
@@ -25,31 +25,31 @@ _PATTERNS = ("random", "hot", "sweep")
 
 
 class SimulatedGuest(Guest):
-    """A guest of ``pages`` PFNs, whose contents follow from ``seed`` alone.
+    """A guest of ``pages`` PFNs whose contents depend on ``seed`` alone.
 
-    - ``kind``: "hvm" or "pv"; ``width``: of a PV guest's words, 8 or 4 bytes; ``vcpus``;
-    - ``p2m``: how a PV guest shows its p2m: "tree" or "linear";
-    - ``used``: share of the pages that have contents; the others are zero and take no memory;
+    - ``kind``: "hvm" or "pv"; ``width``: word size of a PV guest, 8 or 4 bytes; ``vcpus``: their number;
+    - ``p2m``: how a PV guest publishes its p2m: "tree" or "linear";
+    - ``used``: share of the pages that have contents; the others are zero and use no memory;
     - ``holes``: share of PFNs without a page (XTAB; in an HVM guest a few are BROKEN or XALLOC);
-    - ``dirty``: while it runs and is being saved, it writes to so many pages for each page that is read; ``pattern``:
-      which: "random", "hot" (a tenth of its memory), "sweep" (one after the other);
-    - ``balloon``: PFNs that it gives up, and partly takes back, while it is being saved;
-    - ``torn``: L1 tables of a PV guest that hold a frame not its own while it is being saved;
-    - ``fail``: name of a hook to the number of its call, from 1, that raises OSError;
+    - ``dirty``: pages that it writes to for each page that is sent while it runs; ``pattern``: which pages: "random",
+      "hot" (a tenth of its memory), "sweep" (one after the other);
+    - ``balloon``: number of pages that it gives up, or takes back, during a live save;
+    - ``torn``: number of a PV guest's L1 tables that contain a foreign frame during a live save;
+    - ``fail``: maps the name of a hook to the number of the call, from 1, that raises OSError;
     - ``spliceable``: see Guest.
 
-    ``memory`` is its GuestMemory: with MFNs in a PV guest's page tables. ``running`` says whether it runs. The guest
-    does what it does within its hooks, and when ``step`` is called: it has no thread.
+    ``memory`` is its GuestMemory, with MFNs in a PV guest's page tables. ``running`` tells whether it runs. It has no
+    thread: it changes its memory within its hooks and when ``step`` is called.
 
-    One to restore into is made by ``empty``.
+    ``SimulatedGuest.empty()`` makes a guest to restore into.
     """
 
     kind: str
     memory: GuestMemory
-    #: What ``complete`` was told, once a restore is; and whether one has failed.
+    #: The argument of ``complete`` after a restore, and whether a restore has failed.
     completed: Optional[Completed]
     abandoned: bool
-    #: PV: where its start info and its p2m are.
+    #: PV: the PFNs of its start info and its p2m.
     start_info_pfn: Optional[int]
     p2m_pfns: Sequence[int]
     _rng: random.Random
@@ -91,8 +91,8 @@ class SimulatedGuest(Guest):
     @classmethod
     def empty(cls, kind: str = "hvm", *, seed: int = 0, limit: int = Limits().guest_pfns,
               fail: Optional[Dict[str, int]] = None) -> "SimulatedGuest":
-        """A guest without memory, to restore into. ``limit``: PFNs that the host has memory for, at most 2^22 for a PV
-        guest; ``seed`` decides its frames."""
+        """A guest without memory, to restore into. ``limit``: number of PFNs for which the host has memory, at most
+        2^22 for a PV guest; ``seed`` determines its frames."""
         guest = cls.__new__(cls)
         if kind == "pv":
             limit = min(limit, 1 << 22)
@@ -127,7 +127,7 @@ class SimulatedGuest(Guest):
 
     @property
     def static(self) -> Sequence[Record]:
-        """The CPU policies that it has."""
+        """Its CPU policies."""
         return self._static
 
     @property
@@ -137,21 +137,21 @@ class SimulatedGuest(Guest):
 
     @property
     def pinned(self) -> Dict[int, int]:
-        """PV: type of each page table that a restore has pinned, by frame."""
+        """PV: the type of each page table that a restore has pinned, by frame."""
         return self._pinned
 
-    # What is in it
+    # Contents
 
     def _choose_holes(self, pages: int, share: float) -> Dict[int, int]:
-        """Type of each PFN that isn't there."""
-        # Page tables can be torn, and mended, at the first entry of each.
+        """The PFNs without a page, and their types."""
+        # The first PFN of each L1 table has a page: tear() and mend() change that entry.
         room = [pfn for pfn in range(self._first, pages) if pfn % 512]
         chosen = self._rng.sample(room, min(int(pages * share), len(room)))
         odd = _ODD_TYPES if self.kind == "hvm" else {}
         return {pfn: odd.get(at % 16, _XTAB) for at, pfn in enumerate(chosen)}
 
     def _fill(self, used: int, absent: Dict[int, int]) -> None:
-        """Contents that tell each page from every other."""
+        """Give each page contents of its own."""
         memory = self.memory.buffer
         block = simulated_state.noise(self._rng, _BLOCK_PAGES * PAGE_SIZE)
         for start in range(0, used * PAGE_SIZE, len(block)):
@@ -237,10 +237,10 @@ class SimulatedGuest(Guest):
             value = checksum.crc32c(pages, checksum.crc32c(words, value))
         return value
 
-    # What it does
+    # Activity
 
     def step(self, pages: int) -> None:
-        """Run for the time in which so many pages are sent."""
+        """Run for the time in which ``pages`` pages are sent."""
         if self._dirty is None or not self.running:
             return
         self._debt += pages * self._dirtying
@@ -290,14 +290,14 @@ class SimulatedGuest(Guest):
             self._set_type(pfn, _XTAB)
             if self._where:
                 self._frames.give_up(pfn)
-        # Xen notes that a PFN of an HVM guest comes or goes, and of a PV guest what that one writes.
+        # Xen marks the PFN of an HVM guest as dirty, and for a PV guest the pages that the guest itself writes.
         self._note(self._kernel.map(pfn) if self._where else [pfn])
 
     def _set_type(self, pfn: int, kind: int) -> None:
         self.memory.mark(_words(array("Q", [pfn]), bytes([kind])))
 
     def _enter(self, hook: str) -> None:
-        """Fail where that was asked for."""
+        """Fail if ``fail`` says so."""
         if hook in self._fail:
             self._fail[hook] -= 1
             if not self._fail[hook]:
@@ -437,7 +437,7 @@ class SimulatedGuest(Guest):
 
     def populate(self, pfns: Any, frames: Any) -> None:
         self._enter("populate")
-        # They have no contents yet; what the stream says of them comes next.
+        # Allocated, without contents; the stream's types follow.
         self.memory.mark(_words(pfns, bytes([_XALLOC]) * len(pfns)))
         frames[:] = memoryview(self._frames.take(list(pfns))) if self.kind == "pv" else memoryview(pfns)
 

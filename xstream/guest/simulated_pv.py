@@ -1,4 +1,4 @@
-"""The inside of a simulated PV guest: its frames, its p2m, and the page tables that map all of its memory."""
+"""The internals of a simulated PV guest: its frames, its p2m, and page tables that map all of its memory."""
 import random
 import struct
 from array import array
@@ -10,19 +10,19 @@ from xstream.wire.libxc import PAGE_SIZE
 
 INVALID = p2m_kernel.INVALID
 START_INFO, STORE, CONSOLE, GDT, FIRST_P2M = range(1, 6)
-#: Frames begin here: above 4 GiB, so that a 32-bit guest's cr3 has to be folded.
+#: The first frame: above 4 GiB, so that a 32-bit guest's cr3 needs its high bits.
 _FIRST_MFN = 0x180000
-#: Frames that are the hypervisor's.
+#: Frames that belong to the hypervisor.
 _XEN_MFN = 0x1000
 COMPAT_M2P_MFN = 0x2000
 
-_DATA, _TABLE, _XEN = 0x67, 0x25, 0x63  # flags of entries: a page to write, a page table, the hypervisor's
+_DATA, _TABLE, _XEN = 0x67, 0x25, 0x63  # flags of page-table entries for: a writable page, a table, the hypervisor
 _NX = 1 << 63
 _FRAME = (1 << 52) - (1 << 12)
 
 
 class Layout(NamedTuple):
-    """Where a PV guest of so many pages has what it needs; PFNs, each kind in one run."""
+    """The PFNs that a PV guest of ``pages`` pages uses for its p2m and page tables."""
 
     width: int
     pages: int
@@ -37,16 +37,16 @@ class Layout(NamedTuple):
 
     @property
     def top(self) -> int:
-        """The top table, for the kernel."""
+        """The top-level table of the kernel."""
         return self.l4[0] if self.width == 8 else self.l3[0]
 
     @property
     def user(self) -> int:
-        """The top table for user mode, of a 64-bit guest."""
+        """The top-level table for user mode of a 64-bit guest."""
         return self.l4[1] if self.width == 8 else 0
 
     def levels(self) -> Dict[int, int]:
-        """Type of each page table, by PFN; the top ones are pinned."""
+        """The type of each page table, by PFN; top-level tables are pinned."""
         types = {pfn: level for level, run in enumerate((self.l1, self.l2, self.l3, self.l4), 1) for pfn in run}
         for pfn in (self.l4 if self.width == 8 else self.l3):
             types[pfn] |= 8
@@ -64,7 +64,7 @@ def layout(width: int, pages: int) -> Layout:
         l2 = -(-l1 // 512)
         counts += [l1, l2, -(-l2 // 512), 2]
     else:
-        # The hypervisor keeps the last 84 slots of the four L2 tables.
+        # The last 84 slots of the four L2 tables are reserved for the hypervisor.
         counts += [min(-(-pages // 512), 4 * 512 - 84), 4, 1, 0]
     runs: List[range] = []
     at = FIRST_P2M
@@ -78,10 +78,10 @@ def layout(width: int, pages: int) -> Layout:
 
 
 class Frames:
-    """The host's frames: which the guest has for which PFN. ``m2p`` and ``mfns`` (by PFN) are uint64 views."""
+    """The guest's frames. ``m2p`` (PFN by MFN) and ``mfns`` (MFN by PFN) are uint64 views."""
 
     def __init__(self, rng: random.Random, pages: int) -> None:
-        # Frames are handed out in an order that looks random, and each once.
+        # Each frame is handed out once, in pseudo-random order.
         self._room = 1 << max(16, (2 * pages - 1).bit_length())
         self._step = rng.randrange(self._room // 4, self._room // 2) | 1
         self._next = rng.randrange(self._room)
@@ -91,7 +91,7 @@ class Frames:
         self.mfns = memoryview(array("Q", [INVALID])) if not pages else memoryview(array("Q", [INVALID]) * pages)
 
     def take(self, pfns: List[int]) -> "array[int]":
-        """New frames for PFNs. Raises MemoryError where there are none left."""
+        """Allocate frames for PFNs. Raises MemoryError if there are none left."""
         if len(pfns) > self._left:
             raise MemoryError("the host has no frames left")
         self._left -= len(pfns)
@@ -104,13 +104,13 @@ class Frames:
         return mfns
 
     def give_up(self, pfn: int) -> None:
-        """Hand a PFN's frame back to the host."""
+        """Return a PFN's frame to the host."""
         self.m2p[self.mfns[pfn]] = INVALID
         self.mfns[pfn] = INVALID
 
 
 class Kernel:
-    """What the guest's kernel keeps in the guest's memory, and writes to it. It says which PFNs it has written."""
+    """The guest's kernel: it writes p2m, page tables and start info to the guest's memory."""
 
     def __init__(self, memory: GuestMemory, frames: Frames, where: Layout, *, linear: bool) -> None:
         self._words = memory.buffer.cast("Q")
@@ -137,7 +137,7 @@ class Kernel:
         self.write_start_info(in_mfns=True)
 
     def map(self, pfn: int) -> List[int]:
-        """Bring the p2m and the page table of a PFN up to date; the PFNs written to."""
+        """Update p2m and page table for a PFN; returns the PFNs written to."""
         where = self._where
         entries = PAGE_SIZE // where.width
         leaf = where.leaves[pfn // entries]
@@ -151,7 +151,7 @@ class Kernel:
         return [leaf, table]
 
     def tear(self, table: int) -> None:
-        """Have the first entry of an L1 table point to a frame that isn't the guest's."""
+        """Let the first entry of an L1 table point to a frame that doesn't belong to the guest."""
         self._words[table * 512] = _XEN_MFN << 12 | _DATA
 
     def mend(self, table: int) -> None:
@@ -159,7 +159,7 @@ class Kernel:
         self._words[table * 512] = self._entry((table - self._where.l1[0]) * 512, self._where.levels())
 
     def write_start_info(self, in_mfns: bool) -> None:
-        """The start info: with MFNs as Xen gave it, or with PFNs as the guest leaves it when it suspends itself."""
+        """Write the start info: with MFNs, as Xen fills it in, or with PFNs, as a guest does before it suspends."""
         store, console = (self._frames.mfns[pfn] if in_mfns else pfn for pfn in (STORE, CONSOLE))
         form = "<32sQQI4xQI4xQI" if self._where.width == 8 else "<32sIIIIIII"
         struct.pack_into(form, self._bytes, START_INFO * PAGE_SIZE, b"xen-3.0-x86", self._where.pages, 0x7F000, 0,
@@ -192,7 +192,7 @@ class Kernel:
         self._write_frames(where.top_list, array("Q", [mfns[pfn] for pfn in where.lists]))
 
     def _write_frames(self, pfn: int, frames: Any) -> None:
-        """A page of frame numbers of the guest's width, all ones behind them."""
+        """Write a page of frame numbers of the guest's width, padded with all ones."""
         page = self._bytes[pfn * PAGE_SIZE:(pfn + 1) * PAGE_SIZE]
         page[:] = b"\xff" * PAGE_SIZE
         if self._where.width == 8:
@@ -207,12 +207,12 @@ class Kernel:
         return mfn << 12 | (_TABLE if pfn in kinds else _DATA | _NX)
 
     def _point(self, above: range, below: range) -> None:
-        """Have the tables ``above`` point to those ``below``, from the slot of PFN 0's address on."""
+        """Let the tables ``above`` point to those ``below``, starting at the slot that maps PFN 0."""
         first = 272 if above == self._where.l4[:1] and len(above) else 0
         for at, pfn in enumerate(above):
             some = below[at * 512:(at + 1) * 512]
             slot = pfn * 512 + first
-            # Entries of a PAE L3 have no bits but present.
+            # In a PAE L3 only the present bit is allowed.
             flags = 1 if above == self._where.l3 and self._where.width == 4 else _TABLE | 2
             self._words[pfn * 512:(pfn + 1) * 512] = array("Q", [0]) * 512
             self._words[slot:slot + len(some)] = array("Q", [self._frames.mfns[table] << 12 | flags for table in some])

@@ -1,7 +1,7 @@
-"""What a simulated guest has besides memory: CPU policies, HVM context and parameters, vcpus; invented, of the right
-shape.
+"""The state of a simulated guest beside its memory: CPU policies, HVM context and parameters, vcpus. The values are
+invented, the layouts are Xen's.
 
-Source of the shapes: xen/include/public/arch-x86/hvm/save.h, hvm/params.h, arch-x86/xen.h, domctl.h.
+Source of the layouts: xen/include/public/arch-x86/hvm/save.h, hvm/params.h, arch-x86/xen.h, domctl.h.
 """
 import random
 import struct
@@ -15,17 +15,17 @@ _LEAVES: Sequence[Tuple[int, int]] = [
     (0x40000000, _NO_SUBLEAF), (0x80000000, _NO_SUBLEAF), (0x80000001, _NO_SUBLEAF), (0x80000008, _NO_SUBLEAF)]
 
 _HVM_MAGIC = 0x54381286
-#: (type code, bytes) of what each vcpu has in the context, and what the domain has.
+#: (typecode, length) of the HVM context's entries for each vcpu, and for the domain.
 _PER_VCPU = [(2, 1032), (5, 24), (6, 1024), (14, 240), (18, 24), (19, 8)]
 _PER_DOMAIN = [(3, 8), (4, 400), (7, 16), (8, 8), (9, 8), (10, 56), (11, 24), (12, 432), (13, 16)]
 
-#: HVM parameters, in the order in which Xen writes them; the pages are outside of what a guest under 4 GiB has.
+#: HVM parameters in the order in which Xen writes them; the pages are beyond the memory of a guest under 4 GiB.
 SPECIAL_PAGES = {1: 0xFEFFC, 5: 0xFEFFD, 6: 0xFEFFB, 27: 0xFEFF8, 28: 0xFEFF9, 29: 0xFEFFA, 17: 0xFEFFF}
 _PARAMS = [*SPECIAL_PAGES.items(), (19, 1), (12, 0xFEFFE000), (34, 0xFC001240), (36, 8)]
 
 
 class Registers(NamedTuple):
-    """The frames in a PV vcpu's context."""
+    """The frame numbers in a PV vcpu's context."""
 
     start_info: int
     gdt: int
@@ -59,7 +59,7 @@ def _entry(kind: int, instance: int, data: bytes) -> bytes:
 
 
 def vcpu_context(rng: random.Random, width: int, registers: Registers) -> bytes:
-    """struct vcpu_guest_context, with the frames that are given: as Xen hands it out."""
+    """struct vcpu_guest_context as Xen returns it, with these frame numbers."""
     blob = bytearray(noise(rng, 0x1430 if width == 8 else 0xAF0))
     word, flags, user_regs, ldt, ctrlreg, tail = ("Q", 512, 520, 4816, 4984, 5136) if width == 8 else \
         ("I", 512, 516, 2632, 2716, 2796)
@@ -67,7 +67,7 @@ def vcpu_context(rng: random.Random, width: int, registers: Registers) -> bytes:
     user = registers.user << 12 if width == 8 else 0
     struct.pack_into("<" + word, blob, flags, 0b100101)  # FPU valid, in the kernel, online
     struct.pack_into("<" + word, blob, user_regs + (96 if width == 8 else 8), registers.start_info)
-    # No LDT, one frame of GDT with its entries, the kernel's stack.
+    # No LDT; a GDT of one frame; the kernel's stack.
     struct.pack_into("<21" + word, blob, ldt, 0, 0, registers.gdt, *[0] * 15, 512, 0x18, 0xC0001000)
     struct.pack_into("<8" + word, blob, ctrlreg, 0x80050033, user, 0, cr3, 0x2660, 0, 0, 0)
     struct.pack_into("<" + word, blob, tail, 0)
@@ -75,10 +75,10 @@ def vcpu_context(rng: random.Random, width: int, registers: Registers) -> bytes:
 
 
 def vcpu_records(rng: random.Random, vcpu: int) -> List[Record]:
-    """What stands behind a vcpu's context."""
+    """The records that follow a vcpu's context."""
     extended = struct.pack("<IIQQHHBB2xQQQQ", vcpu, 64, 0xFFFFFFFF81801000, 0xFFFFFFFF81802000, 0xE033, 0xE033, 1, 0,
                            0, 0, 0, 0)
-    # The areas of x87, SSE and AVX behind xcr0 and xcr0_accum.
+    # xcr0 and xcr0_accum, then the areas of x87, SSE and AVX.
     area = noise(rng, 512) + struct.pack("<QQ48x", 7, 0) + noise(rng, 256)
     xsave = VcpuXsave(vcpu, struct.pack("<QQ", 7, 7) + area)
     msrs = [(0xC0000103, rng.getrandbits(32))] + [(0x6E0, rng.getrandbits(40))] * (vcpu == 0)
@@ -87,5 +87,5 @@ def vcpu_records(rng: random.Random, vcpu: int) -> List[Record]:
 
 
 def noise(rng: random.Random, size: int) -> bytes:
-    """Random bytes that don't depend on the version of Python."""
+    """Random bytes, the same in every version of Python."""
     return rng.getrandbits(8 * size).to_bytes(size, "little")

@@ -1,4 +1,4 @@
-"""Page tables within batches: where they are, and whether a stream's are good ones."""
+"""Page tables within batches of a stream: finding and checking them."""
 from typing import Any
 
 from xstream.errors import CorruptStream
@@ -20,25 +20,26 @@ _BAD_TABLE = {
 
 
 def data_types(words: Buffer) -> bytes:
-    """The types, a byte each, of the words that carry data, in order."""
-    # The type is in the highest nibble of the highest byte of each word.
+    """The page types of the words that carry data, in order, one byte each."""
+    # The type is the high nibble of each word's last byte.
     return bytes(words[7::8]).translate(_TYPE_OF_BYTE).translate(None, _WITHOUT_DATA)
 
 
 def any_tables(types: bytes) -> bool:
-    """Whether there is a page table among pages of these types."""
+    """Whether any of these page types is a page table's."""
     return bool(types.translate(None, b"\0"))
 
 
 def from_legacy(reader: Any) -> bool:
-    """Whether a stream is a legacy one, or was: then tables, and PFNs without a page, mean what they meant there."""
+    """Whether this is a legacy stream or was converted from one. In those, some page-table entries and XTAB words have
+    another meaning."""
     domain = getattr(reader.memory, "domain", None)
     return domain is None or not domain.xen_major
 
 
 def checked_tables(reader: Any, record: PageData) -> PageData:
-    """The batch, once the page tables in it are known to be good ones; its data then are in memory. Nothing is looked
-    at in batches without. Raises CorruptStream, relative to the record."""
+    """The batch, with its page tables checked and, if it has any, its data read into memory. Raises CorruptStream with
+    an offset relative to the record."""
     types = data_types(record.words) if reader.pt_levels else b""
     if not any_tables(types):
         return record

@@ -1,4 +1,4 @@
-"""The memory of a guest that is being restored: populated where a stream wants it, then written, or compared."""
+"""The memory of a guest that is being restored: populated on demand, then written, or compared."""
 from array import array
 from typing import Any, List, Optional, Union
 
@@ -14,14 +14,14 @@ from xstream.stream.writer import BATCH_PFNS
 from xstream.wire.frames import Buffer
 from xstream.wire.libxc import PAGE_SIZE
 
-_NOTHING_SENT = 0xF  # the type of a PFN that no batch has mentioned
+_XTAB = 0xF  # the type of a PFN that no batch has mentioned
 
 
 class TargetMemory:
-    """The guest's PFNs: which are populated, of which type they are, and (PV) in which frame.
+    """The guest's PFNs: whether they are populated, their types, and (PV) their frames.
 
-    ``state``: a byte a PFN, as in :mod:`xstream.kernels.pfns`. ``p2m``: uint64, the frame of each populated PFN of a PV
-    guest; None for HVM, whose frames are PFNs. Both reach to the limit, and take memory only where they are used.
+    ``state``: one byte per PFN, as in :mod:`xstream.kernels.pfns`. ``p2m``: uint64, the frame of each populated PFN of
+    a PV guest; None for HVM, where frames are PFNs. Both cover ``limit`` PFNs, but use memory only where written.
     """
 
     def __init__(self, hooks: Hooks, pv: bool, limit: int) -> None:
@@ -30,14 +30,14 @@ class TargetMemory:
         self.p2m: Optional[memoryview] = memoryview(reserve(8 * limit)).cast("B")[:8 * limit].cast("Q") if pv else None
 
     def enter(self, words: Buffer) -> None:
-        """Populate what a batch needs, and note its types."""
+        """Populate the PFNs of a batch that need it, and note its types."""
         wanted = uint64(len(words) // 8)
         self.populate(wanted[:p2m_kernel.claim(words, self.state, wanted)])
         pfn_kernel.mark(words, self.state)
         self._hooks.set_types(memoryview(words))
 
     def populate(self, pfns: memoryview) -> None:
-        """Get memory for PFNs whose state says by now that they are populated."""
+        """Allocate memory for PFNs, which have been marked as populated already."""
         if not len(pfns):
             return
         frames = uint64(len(pfns))
@@ -50,8 +50,8 @@ class TargetMemory:
         return pfn < len(self.state) and bool(self.state[pfn] & pfn_kernel.POPULATED)
 
     def type_of(self, pfn: int) -> int:
-        """The last type that came for a PFN."""
-        return self.state[pfn] & 0xF ^ _NOTHING_SENT
+        """The last type that arrived for a PFN."""
+        return self.state[pfn] & 0xF ^ _XTAB
 
     def frames_of(self, pfns: Any) -> memoryview:
         """The frames of populated PFNs."""
@@ -62,7 +62,7 @@ class TargetMemory:
         return frames
 
     def write(self, pfns: memoryview, data: Union[Buffer, PendingPages]) -> None:
-        """Write the pages of populated PFNs; straight from the source where ``data`` still is in it."""
+        """Write the pages of populated PFNs; PendingPages are read straight into the guest's memory."""
         if not len(pfns):
             return
         with self._hooks.mapped(self.frames_of(pfns)) as pages:
@@ -88,8 +88,8 @@ class TargetMemory:
         return out
 
     def differing(self, words: Buffer, data: Union[Buffer, PendingPages]) -> List[int]:
-        """The PFNs of a batch whose page isn't what comes for it now; nothing is written. As in Xen's restorer, what
-        isn't populated is populated, and then differs unless it should be zeros."""
+        """The PFNs of a batch whose page differs from the one in the batch; nothing is written. As in Xen's restorer,
+        PFNs that aren't populated are populated first, and then usually differ."""
         wanted = uint64(len(words) // 8)
         self.populate(wanted[:p2m_kernel.claim(words, self.state, wanted)])
         pfns = data_pfns(words)
