@@ -45,8 +45,9 @@ def pytest_report_header(config: Any) -> List[str]:
 
 
 def pytest_collection_modifyitems(items: List[Any]) -> None:
+    """Mark as slow what SLOW lists, and whatever decompresses genuine streams."""
     for item in items:
-        if item.nodeid.startswith(SLOW):
+        if item.nodeid.startswith(SLOW) or "genuine_stream" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.slow)
 
 

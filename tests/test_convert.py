@@ -88,7 +88,7 @@ def test_as_xens_converter(legacy_stream, to, tmp_path):
     out = tmp_path / "out"
     if "xl_header" in legacy_stream.about:
         if to == "libxc":
-            pytest.skip("a libxc stream has no xl header here")
+            pytest.skip("not applicable: a libxc stream has no xl header")
         to = None
     report = xstream.convert(str(legacy_stream.path), str(out), to=to)
     data = out.read_bytes()
