@@ -18,6 +18,7 @@ import time
 import containers
 import legacy_samples as samples
 import pytest
+import samples as modern
 from legacy_samples import batch, chunk, page, word
 from samples import hvm_context, memory_of
 from ways import WAYS
@@ -537,3 +538,35 @@ def test_the_command_refuses_to_overwrite_its_input(tmp_path):
         status = subprocess.call([sys.executable, "-m", "xstream", "convert", "-", str(path)], stdin=stdin,
                                  stderr=subprocess.DEVNULL)
     assert status == 2 and path.read_bytes() == converted(samples.hvm(), to="libxl")
+
+
+@pytest.mark.parametrize("way", ["mapped", "pipe"])
+@pytest.mark.parametrize("stream", [
+    modern.hvm(tail=modern.tsc_info() + modern.hvm_params() + modern.end()),
+    containers.xl(containers.libxl(modern.hvm(tail=modern.end()))),
+    containers.xenopsd(modern.hvm(tail=modern.tsc_info() + modern.end())),
+    modern.pv(tail=modern.tsc_info() + modern.vcpu_basic() + modern.end()),
+    samples.hvm(tail=samples.hvm_tail(context=b"")),
+    in_suspend_image("structured", samples.hvm(tail=samples.hvm_tail(context=b""))),
+], ids=["libxc", "xl", "xenopsd", "pv", "legacy", "legacy xenopsd"])
+def test_an_incomplete_stream_is_an_error_and_gets_no_end(stream, way, tmp_path):
+    """Without its HVM context or its vcpus no guest runs: an interrupted save, whose zeros read as END."""
+    out = io.BytesIO()
+    for options in ({}, {"squash": True}, {"to": "libxc"}):
+        with WAYS[way](stream) as source, pytest.raises(xstream.IncompleteStream):
+            xstream.convert(source, str(tmp_path / "out"), **options)
+        assert not list(tmp_path.iterdir())
+    with WAYS[way](stream) as source, pytest.raises(xstream.IncompleteStream):
+        xstream.convert(source, out)
+    with pytest.raises(TruncatedStream):
+        xstream.verify(out.getvalue())
+    (tmp_path / "in").write_bytes(stream)
+    assert run("convert", str(tmp_path / "in"), str(tmp_path / "out"))[0] == 1 and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("to", [None, "libxl"])
+def test_zeros_in_place_of_the_rest_are_an_error(to):
+    for stream in (modern.hvm(), containers.xl(), samples.hvm(), samples.pv(), containers.legacy_hvm()):
+        for cut in (200, 4400, len(stream) - 4200):
+            with pytest.raises(xstream.StreamError):
+                converted(stream[:cut] + bytes(len(stream) - cut), to=to, no_device_model=True)

@@ -18,7 +18,7 @@ from xstream.stream.legacy_reader import LegacyReader
 from xstream.stream.output import is_stream, output
 from xstream.stream.sink import Sink, SyncedSink, open_sink
 from xstream.stream.source import DescriptorSource
-from xstream.wire import legacy, libxc
+from xstream.wire import legacy, libxc, libxl, xenopsd
 
 Progress = Callable[[int], object]
 
@@ -161,6 +161,8 @@ def write_part(request: Request) -> Converted:
                          reader.source.offset, len(part), ())
 
 
+#: Records that end a stream which is complete.
+_ENDS = (libxc.End, libxl.End, xenopsd.EndOfImage)
 _PARTS: Dict[str, Callable[[AnyReader, Progress], bytes]] = {CONFIG: find_config, DEVICE_MODEL: find_device_model}
 #: What ``convert`` can write, by name.
 WRITERS: Dict[str, Callable[[Request], Converted]] = {
@@ -198,9 +200,11 @@ def _transfer(items: Items, target: Target, progress: Progress) -> None:
     try:
         with contextlib.closing(items):
             for layer, record in items:
+                if isinstance(record, _ENDS):
+                    # A copy of an incomplete stream must not look complete, so this comes before its END.
+                    (reader.memory if layer == libxc.LAYER else reader).check_whole()
                 target.take(layer, record)
                 progress(reader.source.offset)
-        reader.check_whole()
     except TruncatedStream:
         # Whatever follows the last complete checkpoint is void, truncated pages included.
         if not reader.checkpoints:
@@ -209,6 +213,7 @@ def _transfer(items: Items, target: Target, progress: Progress) -> None:
         if error.layer is None:
             error.located(layer=reader.layer, record=reader.index, base=reader.offset)
         raise
+    reader.check_whole()
 
 
 def _copied(reader: AnyReader) -> Items:
