@@ -75,3 +75,26 @@ def test_info_goes_on_to_the_end(tmp_path, capsys, tried):
 def test_zeros_after_the_end_are_good(tried):
     stream = io.BytesIO(tried("05-1tib-hvm.xl") + bytes(1 << 20))
     assert xstream.verify(stream).pages
+
+
+# Restoring
+
+@pytest.mark.parametrize("way", ["mapped", "descriptor", "pipe"])
+@pytest.mark.parametrize("name, kind, error", [
+    ("pv-rdx-high.xs", "pv", xstream.CorruptStream), ("pv-verify-ok-restore-bad.xs", "pv", xstream.CorruptStream),
+    ("01-zero-tail-hvm.xl", "hvm", xstream.IncompleteStream), ("11-empty-context.xl", "hvm", xstream.IncompleteStream),
+    ("11-noend.xl", "hvm", xstream.CorruptStream)])
+def test_what_cannot_be_restored(name, kind, error, way, tried):
+    target = xstream.SimulatedGuest.empty(kind)
+    with WAYS[way](tried(name)) as source, pytest.raises(error) as raised:
+        xstream.restore(source, target)
+    assert raised.value.layer == "libxc" and raised.value.offset is not None and raised.value.record is not None
+    assert target.abandoned and not target.running
+
+
+def test_a_failover_is_reported_alike_from_every_source(tried):
+    reports = []
+    for way in ("buffer", "mapped", "descriptor", "pipe", "object", "read only"):
+        with WAYS[way](tried("failover-differs.xs")) as source:
+            reports.append(xstream.restore(source, xstream.SimulatedGuest.empty(), checkpointed=True))
+    assert reports[0].checkpoints == 2 and reports.count(reports[0]) == len(reports)

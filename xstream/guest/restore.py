@@ -7,7 +7,14 @@ from array import array
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple, Union
 
 from xstream.containers.opening import AnyReader, open_stream
-from xstream.errors import LimitExceeded, MemoryMismatch, StreamError, TruncatedStream, UnsupportedStream
+from xstream.errors import (
+    IncompleteStream,
+    LimitExceeded,
+    MemoryMismatch,
+    StreamError,
+    TruncatedStream,
+    UnsupportedStream,
+)
 from xstream.guest.guest import GUEST_TYPES, Cancelled, Completed, Guest, GuestError, HookError
 from xstream.guest.hooks import Hooks
 from xstream.guest.load import Spool
@@ -22,7 +29,7 @@ from xstream.stream.records import RecordReader
 from xstream.stream.sink import Sink, open_sink
 from xstream.stream.source import NeedMoreData, PendingPages
 from xstream.stream.state import Kept, StateRecords
-from xstream.wire import console, hvm_params, libvirt, libxc, libxl, xend, xenopsd, xl
+from xstream.wire import console, hvm_context, hvm_params, libvirt, libxc, libxl, xend, xenopsd, xl
 from xstream.wire.frames import FRAME
 from xstream.wire.libxc import (
     Checkpoint,
@@ -53,6 +60,8 @@ _STATE = (P2MFrames, TscInfo, SharedInfo, HvmContext, HvmParams) + _PER_VCPU
 #: Records that only mark a place in the stream.
 _MARKS = (libxc.Verify, libxc.End, Checkpoint, libxl.LibxcContext, libxl.CheckpointEnd, libxl.CheckpointState,
           libxl.End, xenopsd.MemoryImage, xenopsd.EndOfImage)
+
+_BODY = FRAME.size  # offset of a record's body
 
 _PARAMS = {name: index for index, name in hvm_params.NAMES.items()}
 #: Pages that are cleared: their contents were meant for the old host.
@@ -414,8 +423,19 @@ class Restorer:
             if self._memory.is_populated(params.get(index, len(self._memory.state))):
                 page = console.cleared() if index == _CONSOLE_PFN else bytes(libxc.PAGE_SIZE)
                 self._memory.write(memoryview(array("Q", [params[index]])), page)
-        self._hooks.load_state(records + self._state.of(HvmContext))
+        self._hooks.load_state([*records, self._hvm_context()])
         return Completed(params.get(_PARAMS["STORE_PFN"]), params.get(_CONSOLE_PFN))
+
+    def _hvm_context(self) -> HvmContext:
+        """The context, without which no HVM guest runs: Xen refuses a missing or broken one."""
+        for kept in self._state.items():
+            if isinstance(kept.record, HvmContext) and len(kept.record.blob):
+                self._blaming(kept, hvm_context.parse, kept.record.blob, base=_BODY)
+                return kept.record
+        reader = self._reader
+        raise IncompleteStream("the stream ends without HVM_CONTEXT", missing=("HVM_CONTEXT",), layer=libxc.LAYER,
+                               offset=reader.offset, record=reader.index, field="records", expected="HVM_CONTEXT",
+                               got="the end of the stream")
 
     def _params(self) -> Dict[int, int]:
         """The parameters to set, by index: the stream's, and this host's event channels."""
@@ -443,12 +463,13 @@ class Restorer:
         self._blaming(p2m_frames[-1], pv.finish)
         return completed
 
-    def _blaming(self, kept: Kept, do: Callable[..., Any], *arguments: Any) -> Any:
-        """The result of ``do``; an error it finds is located at the record."""
+    def _blaming(self, kept: Kept, do: Callable[..., Any], *arguments: Any, base: int = 0) -> Any:
+        """The result of ``do``; an error it finds is located at the record, ``base`` bytes after its start."""
         try:
             return do(*arguments)
         except StreamError as error:
-            raise _located(error, *kept)
+            place: _Place = kept.where
+            raise _located(error, kept.record, place._replace(offset=place.offset + base))
 
 
 def _located(error: StreamError, record: Any, place: _Place) -> StreamError:
