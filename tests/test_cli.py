@@ -110,7 +110,7 @@ def test_extract(stream, tmp_path):
 def test_a_failed_extract_leaves_what_was_there(tmp_path):
     out = tmp_path / "image"
     out.write_bytes(b"precious")
-    status, _, err = run("extract", "-", str(out), stdin=samples.hvm()[:-100])
+    status, _, err = run("extract", "-f", "-", str(out), stdin=samples.hvm()[:-100])
     assert status == 1 and out.read_bytes() == b"precious" and os.listdir(str(tmp_path)) == ["image"]
 
 
@@ -120,6 +120,20 @@ def test_extract_limit(tmp_path):
     assert status == 1 and "--limit" in err and os.listdir(str(tmp_path)) == []
     assert run("extract", "-", str(tmp_path / "image"), "--limit", "4100KiB", stdin=far)[0] == 0
     assert run("extract", "-", str(tmp_path / "image"), "--limit", "much", stdin=far)[0] == 2
+
+
+def test_an_existing_file_is_replaced_only_with_force(stream, tmp_path):
+    for verb in ("extract", "convert"):
+        out = tmp_path / verb
+        out.write_bytes(b"precious")
+        status, _, err = run(verb, stream, str(out))
+        assert status == 2 and "--force" in err and str(out) in err and out.read_bytes() == b"precious"
+        assert run(verb, stream, str(out), "-f") == (0, b"", "")
+        assert out.read_bytes() != b"precious"
+        status, _, err = run(verb, stream, stream, "--force")
+        assert status == 2 and "same file" in err
+        with open(stream, "rb") as file:
+            assert file.read() == samples.hvm()
 
 
 def test_digest(stream):

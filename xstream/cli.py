@@ -82,7 +82,7 @@ def argument_parser() -> argparse.ArgumentParser:
                         help="report what a restore ignores, too: reserved bits, padding, trailing bytes, usual "
                              "records missing")
     extract = _add(commands, "extract", _extract, "write the final guest memory to a raw file, PFN 0 first")
-    extract.add_argument("out", metavar="OUT", help="file to write; - for stdout")
+    _add_out(extract)
     digest = _add(commands, "digest", _digest, "checksums of the final guest memory")
     digest.add_argument("--pages", action="store_true", help="one CRC32C for each populated PFN")
     digest.add_argument("--jobs", type=_jobs, default=1, metavar="N",
@@ -104,7 +104,7 @@ def argument_parser() -> argparse.ArgumentParser:
 def _add_convert(commands: Any) -> argparse.ArgumentParser:
     convert = _add(commands, "convert", _convert, "convert a legacy stream to the current format, or move a guest "
                    "between containers")
-    convert.add_argument("out", metavar="OUT", help="file to write; - for stdout")
+    _add_out(convert)
     convert.add_argument("--to", choices=("libxc", "libxl", "xl", "libvirt", "xenopsd", "config", "device-model"),
                          help="what to write: libxc, the memory stream alone; a container; or one part of FILE's "
                          "container (default: the container that FILE has, in its current form)")
@@ -118,6 +118,11 @@ def _add_convert(commands: Any) -> argparse.ArgumentParser:
     convert.add_argument("--no-device-model", action="store_true",
                          help="the guest has no device model record: it is PVH")
     return convert
+
+
+def _add_out(command: argparse.ArgumentParser) -> None:
+    command.add_argument("out", metavar="OUT", help="file to write; - for stdout")
+    command.add_argument("-f", "--force", action="store_true", help="replace OUT if it exists")
 
 
 def _add_simulate(commands: Any) -> None:
@@ -236,6 +241,18 @@ def _source(options: Any) -> Any:
     return 0 if options.file == "-" else options.file
 
 
+def _sink(options: Any) -> Any:
+    """What the tools write to: a path, or stdout's descriptor. Raises FileExistsError for a file that exists, unless
+    --force is given, and shutil.SameFileError for the input file, in any case."""
+    from xstream.stream.sink import check_not_same_file
+    if options.out == "-":
+        return sys.stdout.fileno()
+    check_not_same_file(_source(options), options.out)
+    if not options.force and os.path.isfile(options.out):
+        raise FileExistsError("{} exists; --force replaces it".format(options.out))
+    return options.out
+
+
 def _format(options: Any) -> Dict[str, Any]:
     """What the reader is told of the stream."""
     return {"format": options.format, "width": options.width and options.width // 8, "guest": options.guest}
@@ -311,7 +328,7 @@ def _verify(options: Any) -> None:
 def _extract(options: Any) -> None:
     from xstream.tools.extract import extract
     with _Progress(options) as progress:
-        report = extract(_source(options), options.out, **_format(options), limits=_limits(options),
+        report = extract(_source(options), _sink(options), **_format(options), limits=_limits(options),
                          checkpointed=options.checkpointed, progress=progress)
     if options.json and options.out != "-":
         print_json(report._asdict())
@@ -367,7 +384,7 @@ def _one_policy(options: Any, policy: Any) -> None:
 def _convert(options: Any) -> Optional[int]:
     from xstream.convert.conversion import convert
     with _Progress(options) as progress:
-        report = convert(_source(options), options.out, to=options.to, config=_contents_of(options.config),
+        report = convert(_source(options), _sink(options), to=options.to, config=_contents_of(options.config),
                          device_model=_contents_of(options.device_model), no_device_model=options.no_device_model,
                          squash=options.squash, last_checkpoint=options.last_checkpoint,
                          checkpointed=options.checkpointed, progress=progress, **_format(options))

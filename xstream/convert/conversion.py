@@ -1,7 +1,6 @@
 """Conversion: legacy streams to the current format, guests from one container to another, parts of a container."""
 import contextlib
 import os
-import shutil
 import stat
 from typing import Any, Callable, Dict, Iterator, NamedTuple, Optional, Tuple
 
@@ -15,8 +14,7 @@ from xstream.errors import StreamError, TruncatedStream
 from xstream.kernels import transfer
 from xstream.limits import Limits
 from xstream.stream.legacy_reader import LegacyReader
-from xstream.stream.output import is_stream, output
-from xstream.stream.sink import Sink, SyncedSink, open_sink
+from xstream.stream.sink import Sink, check_not_same_file, opened_sink
 from xstream.stream.source import DescriptorSource
 from xstream.wire import legacy, libxc, libxl, xenopsd
 
@@ -86,8 +84,8 @@ def convert(source: Any, sink: Any, *, to: Optional[str] = None, config: Optiona
       ``device_model`` take them.
 
     ``source`` is anything that :func:`xstream.open` takes. ``sink`` is a path (the file appears when it is complete,
-    mode 0600, and replaces what was there; "-" is stdout) or anything that :func:`~xstream.stream.sink.open_sink`
-    takes.
+    mode 0600, and replaces what was there; a pipe or device is written in place) or anything else that
+    :func:`~xstream.stream.sink.opened_sink` takes.
 
     - ``config``: for "xl" the domain's configuration as JSON or as the text of a config file, for "libvirt" its XML,
       for "xenopsd" the Xenops record. It replaces the source's;
@@ -168,30 +166,6 @@ _PARTS: Dict[str, Callable[[AnyReader, Progress], bytes]] = {CONFIG: find_config
 WRITERS: Dict[str, Callable[[Request], Converted]] = {
     **dict.fromkeys(TARGETS, write_container), **dict.fromkeys(_PARTS, write_part),
 }
-
-
-def check_not_same_file(source: Any, sink: Any) -> None:
-    """Raise shutil.SameFileError if both are the same regular file or block device, by whatever path or descriptor."""
-    ours, theirs = _stat(source), _stat(sink)
-    if ours is not None and theirs is not None and os.path.samestat(ours, theirs) and (
-            stat.S_ISREG(ours.st_mode) or stat.S_ISBLK(ours.st_mode)):
-        raise shutil.SameFileError("source and output are the same file{}".format(
-            ": {}".format(os.fspath(source)) if isinstance(source, (str, os.PathLike)) else ""))
-
-
-def _stat(file: Any) -> Optional[os.stat_result]:
-    """What is known of a path, a descriptor or an object with one; None for anything else."""
-    if hasattr(file, "fileno"):
-        try:
-            file = file.fileno()
-        except (OSError, ValueError):
-            return None
-    if not isinstance(file, (str, int, os.PathLike)) or file == "-":
-        return None
-    try:
-        return os.stat(file)
-    except OSError:
-        return None
 
 
 def _transfer(items: Items, target: Target, progress: Progress) -> None:
@@ -299,14 +273,7 @@ def _descriptor(source: Any) -> Iterator[int]:
 
 @contextlib.contextmanager
 def _sink(sink: Any) -> Iterator[Sink]:
-    if not isinstance(sink, (str, os.PathLike)):
-        yield _widened(sink)
-        return
-    with output(os.fspath(sink)) as fd:
-        yield _widened(fd) if is_stream(os.fspath(sink)) else SyncedSink(fd)
-
-
-def _widened(sink: Any) -> Sink:
     if isinstance(sink, int):
         transfer.widen_pipe(sink)
-    return open_sink(sink)
+    with opened_sink(sink) as opened:
+        yield opened

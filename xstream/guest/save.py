@@ -22,8 +22,7 @@ from xstream.kernels import pages as page_kernel
 from xstream.kernels import pagetables
 from xstream.kernels import pfns as pfn_kernel
 from xstream.limits import Limits
-from xstream.stream.output import output
-from xstream.stream.sink import Sink, open_sink
+from xstream.stream.sink import Sink, open_sink, opened_sink
 from xstream.stream.source import Source, open_source
 from xstream.stream.writer import BATCH_PFNS
 from xstream.wire import libxc
@@ -131,8 +130,7 @@ class Saver:
 
     def _stream_to(self, path: str) -> Iterator[None]:
         """Write to a file that is renamed to ``path`` once it is complete and synced, before the guest is given up."""
-        with output(path) as fd:
-            self._sink = open_sink(fd, splice=self._guest.spliceable)
+        with opened_sink(path, splice=self._guest.spliceable) as self._sink:
             yield from self._stream()
 
     def _stream(self) -> Iterator[None]:
@@ -406,8 +404,8 @@ def save(guest: Guest, sink: Any, *, live: bool = False, policy: Optional[Policy
          cancelled: Callable[[], bool] = lambda: False, limits: Limits = Limits()) -> Saved:
     """Write a guest's stream to ``sink``: a path, a descriptor, a socket, or an object with ``write``.
 
-    A file at a path appears when the stream is complete and synced, with mode 0600; "-" is stdout. Everything else
-    stays open.
+    A file at a path appears when the stream is complete and synced, with mode 0600; a pipe or device at the path is
+    written in place. Everything else stays open.
 
     - ``live``: send memory while the guest runs, round after round, before suspending it; else suspend it first;
     - ``policy``: decides after each live round whether another follows: :func:`xen_policy` (the default),

@@ -1,15 +1,17 @@
-"""Output files that are either whole or not there."""
+"""Output files that appear only once they are complete."""
 import contextlib
+import errno
 import os
 import stat
 import tempfile
-from typing import Iterator
+from typing import Iterator, Optional, Tuple
+
+#: What open() says where a filesystem or kernel has no O_TMPFILE.
+_NO_UNNAMED_FILES = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT)
 
 
-def is_stream(path: str) -> bool:
-    """Whether ``path`` is something that is written in place, front to back: "-", a pipe, a device."""
-    if path == "-":
-        return True
+def written_in_place(path: str) -> bool:
+    """Whether ``path`` exists and is not a regular file: a pipe or device, written from front to back."""
     try:
         return not stat.S_ISREG(os.stat(path).st_mode)
     except FileNotFoundError:
@@ -18,44 +20,84 @@ def is_stream(path: str) -> bool:
 
 @contextlib.contextmanager
 def replacing(path: str) -> Iterator[int]:
-    """A descriptor, for reading and writing, of a new file that takes ``path``'s place when the block ends well.
+    """Create a file, yield its descriptor (reading and writing), and give it the name ``path`` when the block succeeds.
 
-    Until then it has a temporary name in the same folder and mode 0600; then it is synced and renamed. Where the block
-    fails nothing is left behind, and what was at ``path`` is untouched. Raises OSError.
+    The file has mode 0600. Until the block ends it has no name (O_TMPFILE), so that nothing is left of it even if the
+    process is killed; on filesystems without unnamed files it has a temporary name in the same directory, which is
+    removed if the block fails. It is synced, then atomically replaces what was at ``path``. If ``path`` is a symbolic
+    link, the file that it refers to is replaced, not the link. Raises OSError naming ``path``.
     """
-    folder, name = os.path.split(os.path.abspath(path))
-    fd, temporary = tempfile.mkstemp(prefix="." + name + ".", dir=folder)
+    folder, name = os.path.split(os.path.realpath(path))
+    with _naming(path):
+        folder_fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
+        with _naming(path):
+            fd, temporary = _create(folder, name)
         try:
-            yield fd
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-        os.rename(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-    _sync_folder(folder)
+            try:
+                yield fd
+                with _naming(path):
+                    os.fsync(fd)
+                    if temporary is None:
+                        temporary = _link(fd, folder, folder_fd, name)
+            finally:
+                os.close(fd)
+            if temporary is not None:
+                with _naming(path):
+                    os.rename(temporary, os.path.join(folder, name))
+        except BaseException:
+            if temporary is not None:
+                os.unlink(temporary)
+            raise
+        os.fsync(folder_fd)
+    finally:
+        os.close(folder_fd)
+
+
+def _create(folder: str, name: str) -> Tuple[int, Optional[str]]:
+    """A new file's descriptor; its temporary path, or None if it has no name."""
+    try:
+        fd = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno not in _NO_UNNAMED_FILES:
+            raise
+    else:
+        if os.path.exists(_proc_path(fd)):
+            return fd, None
+        os.close(fd)  # without /proc it could not be linked later
+    return tempfile.mkstemp(prefix="." + name + ".", dir=folder)
+
+
+def _link(fd: int, folder: str, folder_fd: int, name: str) -> Optional[str]:
+    """Name an unnamed file: ``name`` if that is free, else a temporary name, whose path is returned.
+
+    linkat() doesn't replace files, and there is no other way to name an unnamed file.
+    """
+    try:
+        _linkat(fd, folder_fd, name)
+        return None
+    except FileExistsError:
+        pass
+    while True:
+        temporary = ".{}.{}".format(name, os.urandom(6).hex())
+        with contextlib.suppress(FileExistsError):
+            _linkat(fd, folder_fd, temporary)
+            return os.path.join(folder, temporary)
+
+
+def _linkat(fd: int, folder_fd: int, name: str) -> None:
+    # With dst_dir_fd Python calls linkat(), with AT_SYMLINK_FOLLOW; without, link(), which would link the symlink.
+    os.link(_proc_path(fd), name, dst_dir_fd=folder_fd)
+
+
+def _proc_path(fd: int) -> str:
+    return "/proc/self/fd/{}".format(fd)
 
 
 @contextlib.contextmanager
-def output(path: str) -> Iterator[int]:
-    """A descriptor for ``path``: stdout for "-", a pipe or device as it is, else a file as :func:`replacing` has it.
-    Raises OSError."""
-    if not is_stream(path):
-        with replacing(path) as fd:
-            yield fd
-        return
-    fd = os.dup(1) if path == "-" else os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+def _naming(path: str) -> Iterator[None]:
+    """Make an OSError name ``path`` instead of a directory or temporary file."""
     try:
-        yield fd
-    finally:
-        os.close(fd)
-
-
-def _sync_folder(folder: str) -> None:
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+        yield
+    except OSError as error:
+        raise OSError(error.errno, os.strerror(error.errno or 0), path) from None

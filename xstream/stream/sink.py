@@ -1,64 +1,97 @@
-"""Where bytes go: a descriptor, or an object with write()."""
+"""Where bytes go: a path, a descriptor, a socket, or an object with write()."""
 import contextlib
 import errno
 import fcntl
+import io
 import os
 import select
+import shutil
 import stat
 import struct
 import termios
-from typing import Any, Sequence
+from typing import Any, Iterator, Optional, Sequence, Union
 
 from xstream.kernels import pages as page_kernel
 from xstream.kernels import transfer, vmsplice
+from xstream.stream.output import replacing, written_in_place
 from xstream.wire.frames import Buffer
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+    from typing import Protocol
+
+    class SupportsWrite(Protocol):
+        """An object with ``write(bytes-like)``, which returns how many bytes it took."""
+
+        def write(self, data: Any) -> Any: ...
+
+#: Everything that can be written to; see :func:`opened_sink`.
+SinkLike = Union[str, "os.PathLike[str]", int, "socket.socket", "SupportsWrite", "Sink"]
+
 _F_SETPIPE_SZ = 1031  # not in Python's fcntl module before 3.10
-_PIPE_SIZE = 1 << 20  # what anybody may ask for, unless the host says otherwise
-_MUCH = 1 << 20  # bytes for which it is worth a call to have them written
+_PIPE_SIZE = 1 << 20  # the largest that unprivileged processes may request by default (/proc/sys/fs/pipe-max-size)
+_MUCH = 1 << 20  # bytes from which starting writeback early is worth a system call
 _DRAIN_INTERVAL = 1  # milliseconds
 
 
 class Sink:
-    """Takes bytes in order. ``offset`` is how many it has taken."""
+    """Takes bytes in order. ``offset`` is the number of bytes taken so far."""
 
     offset = 0
 
     def write(self, pieces: Sequence[Buffer]) -> None:
-        """Send the pieces, in order, all of them. They aren't kept. Raises OSError."""
+        """Write all of the pieces, in order. No reference to them is kept. Raises OSError."""
         raise NotImplementedError
 
     def pass_on(self, data: Any) -> None:
-        """Send PendingPages of another stream, in pieces or without their coming into memory."""
+        """Write the PendingPages of a source: inside the kernel if possible, else piece by piece. Raises OSError."""
         for piece in data.pieces():
             self.write([piece])
 
     def write_pages(self, head: Sequence[Buffer], memory: Buffer, pfns: Buffer) -> None:
-        """Send ``head``, then the pages of ``pfns`` (uint64) of ``memory`` (bytes, PFN 0 first), uncopied."""
+        """Write ``head``, then the pages ``pfns`` (uint64) of ``memory`` (bytes, starting with PFN 0), without copying
+        them where possible. Raises OSError."""
         raise NotImplementedError
 
     def drain(self) -> None:
-        """Return once nothing of ``memory`` is looked at any more. Raises OSError where that won't happen."""
+        """Return when no memory passed to ``write_pages`` is referenced any more. Raises OSError if that can't happen,
+        because a pipe's reader is gone."""
 
 
 class DescriptorSink(Sink):
-    """A descriptor: everything goes by writev, partial writes and interruptions are seen to. It stays the caller's."""
+    """A descriptor, written with writev; partial writes, EINTR and EAGAIN are handled. It is not closed.
 
-    def __init__(self, fd: int) -> None:
+    ``name`` is the path that an OSError names.
+    """
+
+    def __init__(self, fd: int, name: Optional[str] = None) -> None:
         self._fd = fd
+        self._name = name
 
     def write(self, pieces: Sequence[Buffer]) -> None:
-        self.offset += page_kernel.writev(self._fd, pieces)
+        try:
+            self.offset += page_kernel.writev(self._fd, pieces)
+        except OSError as error:
+            raise self._named(error)
 
     def pass_on(self, data: Any) -> None:
         self.offset += data.move_to(self._fd)
 
     def write_pages(self, head: Sequence[Buffer], memory: Buffer, pfns: Buffer) -> None:
-        self.offset += page_kernel.write_pages(self._fd, b"".join(head), memory, pfns)
+        try:
+            self.offset += page_kernel.write_pages(self._fd, b"".join(head), memory, pfns)
+        except OSError as error:
+            raise self._named(error)
+
+    def _named(self, error: OSError) -> OSError:
+        if error.filename is None and self._name is not None:
+            error.filename = self._name
+        return error
 
 
 class SyncedSink(DescriptorSink):
-    """A file that will be synced in the end: what is moved into it begins its way to the disk at once."""
+    """A file that is synced when it is complete: writeback of what is moved into it starts at once."""
 
     def pass_on(self, data: Any) -> None:
         super().pass_on(data)
@@ -67,12 +100,12 @@ class SyncedSink(DescriptorSink):
 
 
 class SplicingSink(DescriptorSink):
-    """A pipe into which pages go by reference: they must stay as they are until ``drain``, and the reader must copy
-    them out of the pipe."""
+    """A pipe that pages are spliced into by reference (vmsplice): they must not change until ``drain`` returns, and the
+    reader must copy them out of the pipe."""
 
     def __init__(self, fd: int) -> None:
         super().__init__(fd)
-        # A smaller pipe takes more calls, no more.
+        # A smaller pipe only takes more calls.
         with contextlib.suppress(OSError):
             fcntl.fcntl(fd, _F_SETPIPE_SZ, _PIPE_SIZE)
 
@@ -84,7 +117,7 @@ class SplicingSink(DescriptorSink):
         poller = select.poll()
         poller.register(self._fd, 0)
         while self._unread():
-            # Nothing tells when a pipe runs empty; only that its reader has gone, maybe with all of it.
+            # poll() doesn't report when a pipe becomes empty, only when its reader has closed it.
             if poller.poll(_DRAIN_INTERVAL) and self._unread():
                 raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
 
@@ -94,20 +127,32 @@ class SplicingSink(DescriptorSink):
 
 
 class ObjectSink(Sink):
-    """An object with ``write(bytes-like)``."""
+    """An object with ``write(bytes-like)`` that returns the number of bytes taken. It is not closed or flushed.
 
-    def __init__(self, file: Any) -> None:
+    A non-blocking object that takes nothing, by returning None (raw files, socket.SocketIO) or by raising
+    BlockingIOError (buffered files), is waited for with poll(); without a descriptor to wait for, OSError is raised.
+    So it is for a return value that is not between 1 and the number of bytes given.
+    """
+
+    def __init__(self, file: "SupportsWrite") -> None:
         self._file = file
 
     def write(self, pieces: Sequence[Buffer]) -> None:
         for piece in pieces:
             view = memoryview(piece).cast("B")
+            refused = False
             while len(view):
-                # A raw file says how many bytes it took; a buffered one takes all of them.
-                taken = self._file.write(view)
-                taken = len(view) if taken is None else taken
-                self.offset += taken
-                view = view[taken:]
+                taken = self._take(view)
+                if taken:
+                    self.offset += taken
+                    view = view[taken:]
+                    refused = False
+                    continue
+                if refused and not isinstance(self._file, io.RawIOBase):
+                    raise OSError(errno.EIO, "write() took nothing although its descriptor is writable: it must return "
+                                  "the number of bytes it took")
+                refused = True
+                self._wait()
 
     def write_pages(self, head: Sequence[Buffer], memory: Buffer, pfns: Buffer) -> None:
         self.write(head)
@@ -115,17 +160,92 @@ class ObjectSink(Sink):
         page_kernel.gather(memory, pfns, pages)
         self.write([pages])
 
+    def _take(self, view: memoryview) -> int:
+        """Offer bytes once; returns how many were taken, 0 if the object would have blocked."""
+        try:
+            taken = self._file.write(view)
+        except BlockingIOError as error:
+            return getattr(error, "characters_written", 0)
+        if taken is None:
+            return 0
+        if not isinstance(taken, int) or not 0 < taken <= len(view):
+            raise OSError(errno.EIO, "write() returned {!r} for {} bytes".format(taken, len(view)))
+        return taken
 
-def open_sink(sink: Any, *, splice: bool = False) -> Sink:
-    """The sink for a descriptor (int), a socket, an object with ``write``, or a Sink itself. Paths aren't taken: see
-    :func:`xstream.stream.output.replacing`. With ``splice`` a pipe's is a SplicingSink. Raises TypeError."""
+    def _wait(self) -> None:
+        """Wait until the object's descriptor is writable."""
+        try:
+            fd = self._file.fileno()  # type: ignore[attr-defined]
+        except (AttributeError, OSError, ValueError):
+            raise OSError(errno.EIO, "write() took nothing and there is no descriptor to wait for: it must return "
+                          "the number of bytes it took") from None
+        poller = select.poll()
+        poller.register(fd, select.POLLOUT)
+        poller.poll()
+
+
+def open_sink(sink: Any, *, splice: bool = False, name: Optional[str] = None) -> Sink:
+    """The Sink for a descriptor, a socket, an object with ``write``, or a Sink itself; paths need
+    :func:`opened_sink`. With ``splice``, that of a pipe is a SplicingSink. ``name`` is what an
+    OSError names a descriptor. Raises TypeError for anything else."""
     if isinstance(sink, Sink):
         return sink
     if isinstance(sink, int):
         pipe = splice and stat.S_ISFIFO(os.fstat(sink).st_mode)
-        return SplicingSink(sink) if pipe else DescriptorSink(sink)
+        return SplicingSink(sink) if pipe else DescriptorSink(sink, name)
     if hasattr(sink, "sendmsg") and hasattr(sink, "fileno"):
         return DescriptorSink(sink.fileno())
     if hasattr(sink, "write"):
         return ObjectSink(sink)
-    raise TypeError("not a descriptor, socket or object with write(): {!r}".format(type(sink).__name__))
+    raise TypeError("not a path, descriptor, socket or object with write(): {!r}".format(type(sink).__name__))
+
+
+@contextlib.contextmanager
+def opened_sink(sink: SinkLike, *, splice: bool = False) -> Iterator[Sink]:
+    """The Sink for whatever a caller has.
+
+    - str or os.PathLike: a file of that name, mode 0600, which appears, or replaces what was there, when the block
+      succeeds (:func:`~xstream.stream.output.replacing`); pipes and devices are opened and written in place;
+    - int: a descriptor; a socket: its descriptor; any other object with ``write``: through that. They stay open;
+    - a Sink: itself.
+
+    With ``splice``, pages are spliced into a pipe by reference (SplicingSink). Raises OSError and TypeError.
+    """
+    if not isinstance(sink, (str, os.PathLike)):
+        yield open_sink(sink, splice=splice)
+        return
+    path = os.fspath(sink)
+    if not written_in_place(path):
+        with replacing(path) as fd:
+            yield SyncedSink(fd, path)
+        return
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        transfer.widen_pipe(fd)
+        yield open_sink(fd, splice=splice, name=path)
+    finally:
+        os.close(fd)
+
+
+def check_not_same_file(source: Any, sink: Any) -> None:
+    """Raise shutil.SameFileError if both are the same regular file or block device, by whatever path or descriptor."""
+    ours, theirs = _stat(source), _stat(sink)
+    if ours is not None and theirs is not None and os.path.samestat(ours, theirs) and (
+            stat.S_ISREG(ours.st_mode) or stat.S_ISBLK(ours.st_mode)):
+        raise shutil.SameFileError("input and output are the same file{}".format(
+            ": {}".format(os.fspath(source)) if isinstance(source, (str, os.PathLike)) else ""))
+
+
+def _stat(file: Any) -> Optional[os.stat_result]:
+    """The status of a path, a descriptor or an object with a descriptor; None for anything else."""
+    if hasattr(file, "fileno"):
+        try:
+            file = file.fileno()
+        except (OSError, ValueError):
+            return None
+    if not isinstance(file, (str, int, os.PathLike)):
+        return None
+    try:
+        return os.stat(file)
+    except OSError:
+        return None

@@ -16,6 +16,19 @@ from xstream.kernels import transfer as transfer_kernel
 from xstream.wire.frames import Buffer
 from xstream.wire.libxc import PAGE_SIZE
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+    from typing import Protocol
+
+    class SupportsRead(Protocol):
+        """An object with ``read(size)``; its ``readinto(buffer)`` is used if it has one."""
+
+        def read(self, size: int) -> Any: ...
+
+#: Everything that can be read from; see :func:`open_source`.
+SourceLike = Union[str, "os.PathLike[str]", int, "socket.socket", Buffer, "SupportsRead", "Source"]
+
 #: Read at once from a descriptor while headers are looked for: what a pipe holds. Page data beyond it goes straight
 #: to where it belongs.
 _READ_AHEAD = 64 << 10
@@ -442,7 +455,7 @@ class FedSource(StreamSource):
         return Source.page_data(self, at, size)
 
 
-def open_source(source: Any) -> Source:
+def open_source(source: SourceLike) -> Source:
     """The source for whatever a caller has.
 
     - str or os.PathLike: the file of that name, mapped where it is a regular one; closed by ``close()``;

@@ -1,13 +1,15 @@
 """The final guest memory as a raw file."""
-from typing import Any, Callable, Iterator, NamedTuple, Tuple
+import os
+from typing import Any, Callable, Iterator, NamedTuple, Optional, Tuple
 
 from xstream.containers.opening import open_stream
 from xstream.guest.load import Loader
 from xstream.guest.memory import GuestMemory
 from xstream.kernels import pfns as pfn_kernel
 from xstream.limits import Limits
-from xstream.stream.output import is_stream, output, replacing
-from xstream.stream.sink import DescriptorSink
+from xstream.stream.output import replacing, written_in_place
+from xstream.stream.sink import SinkLike, check_not_same_file, opened_sink
+from xstream.stream.source import SourceLike
 from xstream.wire.libxc import PAGE_SIZE
 
 _ZEROS = memoryview(bytes(1 << 20))
@@ -51,29 +53,34 @@ def zeros(size: int) -> Iterator[memoryview]:
         yield _ZEROS[:size - start]
 
 
-def extract(source: Any, path: str, *, limits: Limits = Limits(),
-            progress: Callable[[int], Any] = lambda offset: None, jobs: int = 1, **options: Any) -> ExtractReport:
-    """Write the memory that a stream ends in to the file ``path``, PFN 0 first, holes sparse, mode 0600.
+def extract(source: SourceLike, sink: SinkLike, *, format: Optional[str] = None, limits: Limits = Limits(),
+            strict: bool = False, checkpointed: bool = False, width: Optional[int] = None, guest: Optional[str] = None,
+            progress: Callable[[int], Any] = lambda offset: None, jobs: int = 1) -> ExtractReport:
+    """Write the guest memory that a stream ends with to ``sink``, PFN 0 first.
 
-    The file appears when it is complete, not before. Where ``path`` is "-" (stdout), a pipe or a device, the bytes are
-    written to it in order, holes as zeros, once all of the stream has been read. ``limits.guest_pfns`` bounds the
-    size. ``source`` and ``options`` are those of xstream.open. ``jobs``: threads that copy pages. Raises
-    StreamError or a subclass, and OSError.
+    ``sink`` is anything that :func:`~xstream.stream.sink.opened_sink` takes. A file at a path has mode 0600 and holes
+    where no PFN is populated; it appears when it is complete. To anything else the bytes are written in order, holes as
+    zeros, once the whole stream has been read into memory. ``limits.guest_pfns`` bounds the size. ``progress`` is
+    called with the offset reached, once per batch; ``jobs`` is the number of threads that copy pages. The other arguments are those of :func:`xstream.open`.
+
+    Raises StreamError or a subclass; shutil.SameFileError if source and sink are the same file; other OSErrors.
     """
-    with open_stream(source, limits=limits, **options) as reader:
-        if is_stream(path):
-            memory = GuestMemory(limit=limits.guest_pfns)
-            Loader(reader, memory, jobs=jobs).run(progress)
-            _write_in_order(memory, path)
-        else:
+    check_not_same_file(source, sink)
+    with open_stream(source, format=format, limits=limits, strict=strict, checkpointed=checkpointed, width=width,
+                     guest=guest) as reader:
+        path = os.fspath(sink) if isinstance(sink, (str, os.PathLike)) else None
+        if path is not None and not written_in_place(path):
             with replacing(path) as fd:
                 memory = GuestMemory(limit=limits.guest_pfns, file=fd)
                 Loader(reader, memory, jobs=jobs).run(progress)
+        else:
+            memory = GuestMemory(limit=limits.guest_pfns)
+            Loader(reader, memory, jobs=jobs).run(progress)
+            _write_in_order(memory, sink)
         return ExtractReport(len(memory) * PAGE_SIZE, memory.populated_count)
 
 
-def _write_in_order(memory: GuestMemory, path: str) -> None:
-    with output(path) as fd:
-        sink = DescriptorSink(fd)
+def _write_in_order(memory: GuestMemory, sink: SinkLike) -> None:
+    with opened_sink(sink) as opened:
         for piece in image_pieces(memory):
-            sink.write([piece])
+            opened.write([piece])
