@@ -2,8 +2,10 @@
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import samples
@@ -117,7 +119,7 @@ def test_a_failed_extract_leaves_what_was_there(tmp_path):
 def test_extract_limit(tmp_path):
     far = samples.hvm(memory=batch([word(1024)], [page(1)]))
     status, _, err = run("extract", "-", str(tmp_path / "image"), "--limit", "4M", stdin=far)
-    assert status == 1 and "--limit" in err and os.listdir(str(tmp_path)) == []
+    assert status == 4 and "--limit" in err and os.listdir(str(tmp_path)) == []
     assert run("extract", "-", str(tmp_path / "image"), "--limit", "4100KiB", stdin=far)[0] == 0
     assert run("extract", "-", str(tmp_path / "image"), "--limit", "much", stdin=far)[0] == 2
 
@@ -163,6 +165,86 @@ def test_digest_of_pages(stream):
     assert run("digest", stream, "--jobs", "some")[0] == run("digest", stream, "--jobs", "9999")[0] == 2
 
 
+@pytest.mark.parametrize("verb", ["info", "verify", "digest", "policy"])
+def test_a_limit_is_not_a_bad_stream(verb):
+    far = samples.hvm(memory=batch([word(1024)], [page(1)]))
+    status, out, err = run(verb, "-", "--limit", "4M", "--json", stdin=far)
+    document = json.loads(out.decode())
+    assert status == 4 and document["ok"] is False and document["error"] == "LimitExceeded" and "--limit" in err
+    assert run(verb, "-", "--limit", "4100K", stdin=far)[0] == 0
+
+
+def test_the_default_limit_is_16_tib():
+    last = samples.hvm(memory=batch([word((1 << 32) - 1, XTAB)]))
+    assert run("verify", "-", stdin=last)[0] == 0
+    assert run("verify", "-", stdin=samples.hvm(memory=batch([word(1 << 32, XTAB)])))[0] == 4
+
+
+@pytest.mark.parametrize("arguments, error", [
+    (["verify", "/nonexistent"], "FileNotFoundError"), (["convert", "-", "/nonexistent/x"], "FileNotFoundError"),
+    (["convert", "-", "/tmp/x", "--to", "xl"], "MissingPart"), (["info"], "UsageError"),
+])
+def test_json_has_a_document_for_every_error(arguments, error):
+    status, out, err = run(*arguments, "--json", stdin=samples.hvm())
+    document = json.loads(out.decode())
+    assert status == 2 and document["ok"] is False and document["error"] == error and document["message"]
+    assert {"layer", "offset", "record", "record_type", "field", "expected", "got"} < set(document)
+
+
+def test_errors_name_the_file(tmp_path):
+    path = tmp_path / "cut.xs"
+    path.write_bytes(samples.hvm()[:-3])
+    assert run("verify", str(path))[2].startswith("xstream: {}: libxc, ".format(path))
+    assert run("verify", str(tmp_path / "no"))[2] == "xstream: {}: No such file or directory\n".format(tmp_path / "no")
+    assert run("extract", str(path), str(tmp_path / "no" / "x"))[2] == (
+        "xstream: {}: No such file or directory\n".format(tmp_path / "no" / "x"))
+
+
+def test_with_the_stream_on_stdout_the_error_document_is_on_stderr():
+    status, out, err = run("convert", "-", "-", "--json", stdin=samples.hvm()[:-3])
+    assert status == 1 and json.loads(err)["error"] == "TruncatedStream" and b"error" not in out
+
+
+@pytest.mark.parametrize("closed, status", [(">&-", 0), ("2>&-", 0), (">&- 2>&-", 0), ("<&-", 2)])
+def test_closed_descriptors(closed, status, stream):
+    environment = dict(os.environ, PYTHONPATH=FAR_BACK)
+    file = "-" if closed == "<&-" else stream
+    done = subprocess.run(["sh", "-c", "{} -m xstream verify {} {}".format(sys.executable, file, closed)],
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, timeout=120)
+    assert done.returncode == status and b"Traceback" not in done.stderr
+    bad = "{} -m xstream verify /dev/null {}".format(sys.executable, closed)
+    assert subprocess.run(["sh", "-c", bad], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment,
+                          timeout=120).returncode == 1
+
+
+@pytest.mark.parametrize("target", [">&-", ">/dev/full"])
+def test_output_that_cannot_be_written_is_an_error(target, stream):
+    environment = dict(os.environ, PYTHONPATH=FAR_BACK)
+    done = subprocess.run(["sh", "-c", "{} -m xstream extract {} - {}".format(sys.executable, stream, target)],
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, timeout=120)
+    assert done.returncode == 2 and done.stderr.count(b"\n") == 1
+    done = subprocess.run(["sh", "-c", "{} -m xstream verify {} >/dev/full".format(sys.executable, stream)],
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, timeout=120)
+    assert done.returncode == 2 and done.stderr.count(b"\n") == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_process(number):
+    process = subprocess.Popen([sys.executable, "-m", "xstream", "verify", "-"], stdin=subprocess.PIPE,
+                               stderr=subprocess.PIPE, env=dict(os.environ, PYTHONPATH=FAR_BACK))
+    process.stdin.write(samples.hvm()[:100])
+    process.stdin.flush()
+    while True:  # until it has opened its kernels, and so has installed its signal handlers
+        with open("/proc/{}/maps".format(process.pid)) as maps:
+            if "xstream/kernels" in maps.read():
+                break
+        time.sleep(0.01)
+    process.send_signal(number)
+    assert process.wait(30) == -number
+    with process.stdin, process.stderr:
+        assert process.stderr.read() == b""
+
+
 def reference_crc32c(data):
     crc = 0xFFFFFFFF
     for byte in data:
@@ -196,7 +278,7 @@ def test_a_fault_of_our_own_says_so(monkeypatch, capsys, stream):
     monkeypatch.setattr("xstream.tools.verify.verify", broken)
     assert cli.main(["verify", stream]) == 3
     said = capsys.readouterr().err
-    assert "fault in xstream" in said and "IndexError" in said
+    assert "bug in xstream" in said and "IndexError" in said
 
 
 def test_a_reader_that_goes_away(stream):

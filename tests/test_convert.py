@@ -413,7 +413,7 @@ def test_a_failure_in_a_pipe_ends_without_end(to):
     bad = samples.hvm(tail=samples.hvm_tail(signature=b"SomethingElseEntirely"))
     for stream in (samples.hvm()[:-1], samples.pv()[:-1], bad):
         status, out, said = run("convert", "-", "-", "--to", to, stdin=stream)
-        assert status == 1 and said.startswith("xstream: legacy, offset ")
+        assert status == 1 and said.startswith("xstream: stdin: legacy, offset ")
         with pytest.raises(TruncatedStream):
             xstream.verify(out)
         assert loaded_pages(out) == 2 + (stream[8:16] == b"\xff" * 8)
@@ -428,17 +428,18 @@ def loaded_pages(stream):
     return pages
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT])
 def test_a_terminated_process_leaves_nothing(number, tmp_path):
     reading, writing = os.pipe()
     process = subprocess.Popen([sys.executable, "-m", "xstream", "convert", "-", str(tmp_path / "out")],
                                stdin=reading, stderr=subprocess.DEVNULL)
     os.close(reading)
     os.write(writing, samples.hvm()[:6000])
-    while not list(tmp_path.iterdir()):
+    while not any(str(tmp_path) in os.readlink("/proc/{}/fd/{}".format(process.pid, fd))
+                  for fd in os.listdir("/proc/{}/fd".format(process.pid))):
         time.sleep(0.01)
     process.send_signal(number)
-    assert process.wait() == 2 and not list(tmp_path.iterdir())
+    assert process.wait() == -number and not list(tmp_path.iterdir())
     os.close(writing)
 
 

@@ -1,12 +1,12 @@
 """The command line: arguments, progress, exit codes."""
 import argparse
+import contextlib
 import math
 import os
 import signal
 import sys
 import time
-import traceback
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional
+from typing import Any, Callable, Dict, Iterable, Iterator, List, NoReturn, Optional, Tuple
 
 from xstream.errors import LimitExceeded, MissingPart, StreamError
 from xstream.limits import Limits
@@ -23,50 +23,144 @@ from xstream.printing import (
 )
 from xstream.version import __version__
 
-GOOD, BAD_STREAM, BAD_USE, OWN_FAULT = range(4)
-EXIT_STATUS = ("0 good; 1 the stream is bad; 2 wrong use, or the environment's fault; 3 a fault of xstream's own, and "
-               "the message says so.")
+GOOD, BAD_STREAM, BAD_USE, OWN_FAULT, LIMIT_REACHED = range(5)
+EXIT_STATUS = ("0: good. 1: the stream is bad (policy: incompatible). 2: usage error or operating-system error "
+               "(policy: also a file that can't be read). 3: a bug in xstream; the message says so. 4: one of "
+               "xstream's limits was reached; the stream may be good.")
 _PAGE_SIZE = 4096
+_STDIN, _STDOUT = 0, 1
 _MOST_JOBS = 1024
 _FORMATS = ("libxc", "legacy", "libxl", "xl", "libvirt", "xenopsd", "xend", "colo")
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
-    """Run one command; returns its exit status."""
-    options = argument_parser().parse_args(arguments)
-    if arguments is None:
-        # The process is ours: whoever ends it shall find no half-written files either.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """Run one command; returns its exit status. Without ``arguments``, those of the process: then signals end it, after
+    unfinished files have been removed."""
+    if arguments is not None:
+        return _run(argument_parser().parse_args(arguments))
+    _open_closed_descriptors()
+    _raise_on_signals()
     try:
-        status: Optional[int] = options.run(options)
-        sys.stdout.flush()
-        return status or GOOD
-    except StreamError as error:
-        _report_error(options, error)
-        return BAD_STREAM
-    except BrokenPipeError:
-        # Whoever read our output has seen enough; Python must not complain at exit either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return BAD_USE
-    except ImportError as error:
-        _complain("this needs numpy, which isn't installed here" if error.name == "numpy" else str(error))
-        return BAD_USE
-    except (OSError, MemoryError, MissingPart) as error:
-        _complain("{}".format(error) or type(error).__name__)
-        return BAD_USE
+        return _run(argument_parser().parse_args())
     except KeyboardInterrupt:
-        _complain("interrupted")
-        return BAD_USE
-    except Exception:
-        traceback.print_exc()
-        _complain("this is a fault in xstream {}, not in the stream; please report it".format(__version__))
-        return OWN_FAULT
+        number = int(signal.SIGINT)
+    except _Signalled as ended:
+        number = ended.number
+    # End as the signal would have ended the process, so that a shell stops its loop or script.
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+    return 128 + number
+
+
+class _Signalled(BaseException):
+    """A signal to end the process has arrived; raised so that unfinished files are removed first."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def _raise_on_signals() -> None:
+    def end(number: int, frame: Any) -> None:
+        raise _Signalled(number)
+
+    for number in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM):
+        if signal.getsignal(number) == signal.SIG_DFL:  # nohup ignores SIGHUP; leave it so
+            signal.signal(number, end)
+
+
+def _open_closed_descriptors() -> None:
+    """Keep files from being opened as descriptor 0, 1 or 2 if the caller closed those. Text printed to a closed stdout
+    or stderr is discarded; reading and writing the descriptors fails."""
+    for fd, mode in ((0, os.O_WRONLY), (1, os.O_RDONLY), (2, os.O_RDONLY)):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, mode)  # takes the lowest free number, which is fd
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+
+
+def _run(options: Any) -> int:
+    """Run a command; report whatever it raises."""
+    try:
+        status = options.run(options)
+        sys.stdout.flush()
+        return GOOD if status is None else int(status)
+    except Exception as error:
+        return _report(options, error)
+
+
+def _report(options: Any, error: Exception) -> int:
+    """Print an error, by --json as a document; returns the exit status."""
+    status, messages = _verdict(options, error)
+    if isinstance(error, BrokenPipeError):
+        messages = []  # the reader of our output has seen enough
+    if status == OWN_FAULT:
+        import traceback
+        traceback.print_exception(type(error), error, error.__traceback__)
+    try:
+        if options.json:
+            _print_error(options, error, messages)
+        sys.stdout.flush()
+    except OSError:
+        # stdout can't be written to. Python would complain once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if not (options.json and getattr(options, "out", None) == "-"):
+        for message in messages:
+            _complain(message)
+    return status
+
+
+def _print_error(options: Any, error: Exception, messages: List[str]) -> None:
+    """The JSON document of an error; on stderr if stdout carries the output."""
+    fields = error if isinstance(error, StreamError) else StreamError(messages[0] if messages else str(error))
+    document = dict(fields.as_dict(), error=type(error).__name__, file=_name(options), ok=False)
+    print_json(document, sys.stderr if getattr(options, "out", None) == "-" else None)
+
+
+def _verdict(options: Any, error: Exception) -> Tuple[int, List[str]]:
+    """The exit status that an error means, and what to say about it."""
+    if isinstance(error, StreamError):
+        messages = ["{}: {}".format(_name(options), error)]
+        if isinstance(error, LimitExceeded):
+            if error.field != "length" and hasattr(options, "limit"):
+                messages.append("--limit raises the limit on the guest's size")
+            return LIMIT_REACHED, messages
+        if error.record_type == "CHECKPOINT" and getattr(options, "checkpointed", True) is False:
+            messages.append("--checkpointed reads a stream with checkpoints")
+        return BAD_STREAM, messages
+    if isinstance(error, ImportError):
+        return BAD_USE, ["numpy is needed for this, and not installed" if error.name == "numpy" else str(error)]
+    if isinstance(error, OSError):
+        reason = error.strerror or str(error)
+        return BAD_USE, [reason if error.filename is None else "{}: {}".format(error.filename, reason)]
+    if isinstance(error, (MemoryError, MissingPart)):
+        return BAD_USE, [str(error) or "out of memory"]
+    return OWN_FAULT, ["this is a bug in xstream {}, not in the stream; please report it".format(__version__)]
+
+
+def _name(options: Any) -> str:
+    """The input's name in messages."""
+    file = getattr(options, "file", None) or getattr(options, "address", "-")
+    return "stdin" if file == "-" else str(file)
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose usage errors are JSON documents too where --json is given."""
+
+    def error(self, message: str) -> NoReturn:
+        if "--json" in sys.argv:
+            print_json(dict(StreamError(message).as_dict(), error="UsageError", ok=False))
+        super().error(message)
 
 
 def argument_parser() -> argparse.ArgumentParser:
     """All commands; the man page and the completions are drawn from it."""
-    parser = argparse.ArgumentParser(prog="xstream", description="Read, check and write Xen migration streams.",
+    parser = _Parser(prog="xstream", description="Read, check and write Xen migration streams.",
                                      epilog="Exit status: " + EXIT_STATUS)
     parser.add_argument("--version", action="version", version="xstream " + __version__)
     commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND")
@@ -94,9 +188,6 @@ def argument_parser() -> argparse.ArgumentParser:
     for command in (verify, extract, digest, convert):
         command.add_argument("--checkpointed", action="store_true",
                              help="the stream has checkpoints (Remus, COLO): its end is its last complete one")
-    for command in (extract, digest):
-        command.add_argument("--limit", type=parse_size, metavar="SIZE", default=Limits().guest_pfns * _PAGE_SIZE,
-                             help="refuse guests whose memory spans more than this (K, M, G, T; default 1T)")
     _add_simulate(commands)
     return parser
 
@@ -163,6 +254,8 @@ def _add(commands: Any, name: str, run: Callable[[Any], Optional[int]], text: st
     command.add_argument("--width", type=int, choices=(32, 64), help="bits of the toolstack that wrote a legacy "
                          "stream, where it isn't found out")
     command.add_argument("--guest", choices=("pv", "hvm"), help="kind of guest in a legacy stream, likewise")
+    command.add_argument("--limit", type=parse_size, metavar="SIZE", default=Limits().guest_pfns * _PAGE_SIZE,
+                         help="the largest guest to accept, by its highest PFN (K, M, G, T; default 16T)")
     command.set_defaults(run=run)
     return command
 
@@ -189,10 +282,6 @@ def _wanted(text: str) -> Any:
         return parse_wanted(text)
     except ValueError:
         raise argparse.ArgumentTypeError("not a record's number: {!r}".format(text))
-
-
-def _limits(options: Any) -> Limits:
-    return Limits(guest_pfns=-(-options.limit // _PAGE_SIZE))
 
 
 class _Progress:
@@ -238,7 +327,7 @@ def _file_size(path: str) -> Optional[int]:
 
 def _source(options: Any) -> Any:
     """What the tools read from: a path, or stdin's descriptor."""
-    return 0 if options.file == "-" else options.file
+    return _STDIN if options.file == "-" else options.file
 
 
 def _sink(options: Any) -> Any:
@@ -246,7 +335,8 @@ def _sink(options: Any) -> Any:
     --force is given, and shutil.SameFileError for the input file, in any case."""
     from xstream.stream.sink import check_not_same_file
     if options.out == "-":
-        return sys.stdout.fileno()
+        check_not_same_file(_source(options), _STDOUT)
+        return _STDOUT
     check_not_same_file(_source(options), options.out)
     if not options.force and os.path.isfile(options.out):
         raise FileExistsError("{} exists; --force replaces it".format(options.out))
@@ -254,8 +344,9 @@ def _sink(options: Any) -> Any:
 
 
 def _format(options: Any) -> Dict[str, Any]:
-    """What the reader is told of the stream."""
-    return {"format": options.format, "width": options.width and options.width // 8, "guest": options.guest}
+    """The reader's arguments that every command has."""
+    return {"format": options.format, "width": options.width and options.width // 8, "guest": options.guest,
+            "limits": Limits(guest_pfns=-(-options.limit // _PAGE_SIZE))}
 
 
 def _info(options: Any) -> Optional[int]:
@@ -275,13 +366,15 @@ def _info(options: Any) -> Optional[int]:
     if error is None:
         return None
     sys.stdout.flush()
-    _complain(str(error))
-    return _status(error)
+    return _complain_of(options, error)
 
 
-def _status(error: StreamError) -> int:
-    """The exit status for an error that a report contains."""
-    return BAD_STREAM
+def _complain_of(options: Any, error: Exception) -> int:
+    """Print an error that a report contains; returns the exit status."""
+    status, messages = _verdict(options, error)
+    for message in messages:
+        _complain(message)
+    return status
 
 
 def _contents(options: Any) -> Optional[int]:
@@ -300,8 +393,7 @@ def _contents(options: Any) -> Optional[int]:
         if options.json:
             error = print_contents_json(found)
             if error is not None:
-                _complain(str(error))
-                return _status(error)
+                return _complain_of(options, error)
         else:
             for row in found:
                 print_contents(row, whole=options.record is not None)
@@ -328,7 +420,7 @@ def _verify(options: Any) -> None:
 def _extract(options: Any) -> None:
     from xstream.tools.extract import extract
     with _Progress(options) as progress:
-        report = extract(_source(options), _sink(options), **_format(options), limits=_limits(options),
+        report = extract(_source(options), _sink(options), **_format(options),
                          checkpointed=options.checkpointed, progress=progress)
     if options.json and options.out != "-":
         print_json(report._asdict())
@@ -336,7 +428,7 @@ def _extract(options: Any) -> None:
 
 def _digest(options: Any) -> None:
     from xstream.tools.digest import digest, page_digests
-    arguments = dict(_format(options), limits=_limits(options), checkpointed=options.checkpointed,
+    arguments = dict(_format(options), checkpointed=options.checkpointed,
                      jobs=options.jobs or len(os.sched_getaffinity(0)))
     if options.pages:
         with _Progress(options) as progress:
@@ -457,15 +549,7 @@ def _with_address(options: Any, run: Callable[[], Any]) -> Any:
         raise OSError(str(error))
 
 
-def _report_error(options: Any, error: StreamError) -> None:
-    if options.json:
-        print_json(dict(error.as_dict(), ok=False))
-    _complain(str(error))
-    if isinstance(error, LimitExceeded) and error.field != "length" and hasattr(options, "limit"):
-        _complain("--limit raises the limit on the guest's size")
-    if error.record_type == "CHECKPOINT" and getattr(options, "checkpointed", True) is False:
-        _complain("--checkpointed reads a stream with checkpoints")
-
-
 def _complain(text: str) -> None:
-    print("xstream: " + printable(text), file=sys.stderr)
+    # Nothing can be said if stderr can't be written to.
+    with contextlib.suppress(OSError, ValueError):
+        print("xstream: " + printable(text), file=sys.stderr)

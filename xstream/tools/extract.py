@@ -61,7 +61,8 @@ def extract(source: SourceLike, sink: SinkLike, *, format: Optional[str] = None,
     ``sink`` is anything that :func:`~xstream.stream.sink.opened_sink` takes. A file at a path has mode 0600 and holes
     where no PFN is populated; it appears when it is complete. To anything else the bytes are written in order, holes as
     zeros, once the whole stream has been read into memory. ``limits.guest_pfns`` bounds the size. ``progress`` is
-    called with the offset reached, once per batch; ``jobs`` is the number of threads that copy pages. The other arguments are those of :func:`xstream.open`.
+    called with the offset reached, once per batch; ``jobs`` is the number of threads that copy pages. The other
+    arguments are those of :func:`xstream.open`.
 
     Raises StreamError or a subclass; shutil.SameFileError if source and sink are the same file; other OSErrors.
     """
