@@ -1,5 +1,5 @@
-"""The house's one rule: imports only point down. And two more that are read off the source: what the face may load, and
-the syntax of Python 3.6."""
+"""Rules that are checked on the source: imports only point down, what ``import xstream`` may load, and the syntax of
+Python 3.6."""
 import ast
 import importlib
 import re
@@ -14,8 +14,8 @@ import xstream
 
 PACKAGE = Path(xstream.__file__).resolve().parent
 
-#: The floor of each module or subpackage directly under xstream.
-FLOORS = {
+#: The layer of each module or subpackage directly under xstream; 0 is the lowest.
+LAYERS = {
     "errors": 0, "limits": 0, "version": 0,
     "kernels": 1,
     "wire": 2,
@@ -30,7 +30,7 @@ FLOORS = {
 SOURCES = sorted(path for suffix in ("py", "pyi", "pyx", "pxd") for path in PACKAGE.rglob("*." + suffix))
 PYTHON_SOURCES = [path for path in SOURCES if path.suffix == ".py"]
 
-#: An import of Cython source, up to the end of its line; continued lines name only what is in the module.
+#: An import in Cython source, up to the end of its line; continuation lines only have names from the same module.
 CYTHON_IMPORT = re.compile(r"""
     ^[ \t]*
     (?: from [ \t]+ (?P<origin>[\w.]+) [ \t]+ c?import [ \t]+ (?P<names>.+)
@@ -39,7 +39,7 @@ CYTHON_IMPORT = re.compile(r"""
 
 
 class Import(NamedTuple):
-    """One imported module, by its full name, or a name that may be a module or something in one."""
+    """The full name of an imported module, or of something imported from one."""
 
     line: int
     name: str
@@ -54,7 +54,7 @@ def absolute(package: str, module: str, level: int) -> str:
 
 
 def python_imports(source: str, package: str) -> Iterator[Import]:
-    """Every import of Python source, those within functions included; ``package`` is what it is relative to."""
+    """All imports of Python source, including those in functions. Relative imports are relative to ``package``."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             for alias in node.names:
@@ -65,7 +65,7 @@ def python_imports(source: str, package: str) -> Iterator[Import]:
 
 
 def cython_imports(source: str, package: str) -> Iterator[Import]:
-    """The same for Cython source, cimports included."""
+    """The same for Cython source, including cimports."""
     for found in CYTHON_IMPORT.finditer(source):
         line = source.count("\n", 0, found.start()) + 1
         if found.group("plain") is not None:
@@ -86,18 +86,18 @@ def imports(path: Path) -> Iterator[Import]:
 
 
 def part(name: str) -> str:
-    """Which part of the house an imported name is in: anything that is no part is the face's own."""
+    """The part of the package that an imported name belongs to; names of ``xstream`` itself belong to ``__init__``."""
     parts = name.split(".")
-    return parts[1] if len(parts) > 1 and parts[1] in FLOORS else "__init__"
+    return parts[1] if len(parts) > 1 and parts[1] in LAYERS else "__init__"
 
 
 def upward(source: Path) -> Iterator[str]:
     """A complaint for each import of a source file that points up."""
     place = source.relative_to(PACKAGE)
-    own = FLOORS[place.parts[0].split(".")[0]]
+    own = LAYERS[place.parts[0].split(".")[0]]
     for line, name in imports(source):
-        if name.split(".")[0] == "xstream" and FLOORS[part(name)] > own:
-            yield "{}:{} (floor {}) imports {} (floor {})".format(place, line, own, name, FLOORS[part(name)])
+        if name.split(".")[0] == "xstream" and LAYERS[part(name)] > own:
+            yield "{}:{} (layer {}) imports {} (layer {})".format(place, line, own, name, LAYERS[part(name)])
 
 
 def named(path: Path) -> str:
@@ -105,8 +105,8 @@ def named(path: Path) -> str:
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=named)
-def test_every_module_has_a_floor(source):
-    assert source.relative_to(PACKAGE).parts[0].split(".")[0] in FLOORS
+def test_every_module_has_a_layer(source):
+    assert source.relative_to(PACKAGE).parts[0].split(".")[0] in LAYERS
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=named)
@@ -116,13 +116,13 @@ def test_imports_point_down(source):
 
 @pytest.mark.parametrize("source", [path for path in SOURCES if path.parent.name == "kernels"], ids=named)
 def test_kernels_know_no_record(source):
-    """Not even the ground: no StreamError, no limits."""
-    of_house = [name for _, name in imports(source) if name.split(".")[0] == "xstream"]
-    assert [name for name in of_house if part(name) != "kernels"] == []
+    """Kernels import nothing else of the package, not even errors and limits."""
+    of_package = [name for _, name in imports(source) if name.split(".")[0] == "xstream"]
+    assert [name for name in of_package if part(name) != "kernels"] == []
 
 
 @pytest.mark.parametrize("module", ["xstream", "xstream.cli"])
-def test_face_and_command_line_are_light(module):
+def test_package_and_command_line_are_light(module):
     """Neither numpy nor tqdm is loaded before there are arrays or progress to show."""
     script = "import sys, {}; print(sorted({{'numpy', 'tqdm'}} & set(sys.modules)))".format(module)
     assert subprocess.check_output([sys.executable, "-c", script], universal_newlines=True).strip() == "[]"
@@ -162,14 +162,14 @@ def test_cython_imports_are_found():
         (4, "xstream.wire.libxc"), (5, "xstream.kernels.cpu"), (6, "xstream.errors.A"), (11, "os")]
 
 
-@pytest.mark.parametrize("name, floor", [("xstream", 8), ("xstream.open", 8), ("xstream.errors.StreamError", 0),
+@pytest.mark.parametrize("name, layer", [("xstream", 8), ("xstream.open", 8), ("xstream.errors.StreamError", 0),
                                          ("xstream.kernels.pfns", 1), ("xstream.cli", 7)])
-def test_names_have_the_floor_of_their_part(name, floor):
-    assert FLOORS[part(name)] == floor
+def test_names_have_the_layer_of_their_part(name, layer):
+    assert LAYERS[part(name)] == layer
 
 
-def test_face_has_all_its_names():
-    """Those that type checkers read, those that are public and those that are loaded when used are the same."""
+def test_package_has_all_its_names():
+    """The names that type checkers see, the public ones and the ones that are loaded on first use are the same."""
     tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
     block = next(node for node in tree.body if isinstance(node, ast.If))
     checked = {alias.asname or alias.name: node.module + "." + alias.name
@@ -183,7 +183,7 @@ def test_face_has_all_its_names():
         getattr(xstream, "nothing_" + "such")
 
 
-def test_face_loads_what_is_used():
-    """A host that asks what a file is doesn't pay for the engines."""
+def test_package_loads_what_is_used():
+    """``info`` doesn't load the engines."""
     script = "import sys, xstream, xstream.tools.info; print('xstream.guest.save' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", script], universal_newlines=True).strip() == "False"
