@@ -1,21 +1,30 @@
+"""Many small page batches at the cost of one call.
+
+PFN arrays may be misaligned, and may change during a call (a mapped file): then a call raises IndexError or returns
+what it had read, and stays within its buffers.
+"""
 from typing import Any, Tuple
 
 def scan(data: Any, frame_type: int, length_limit: int, pfn_end: int, strict: bool, words: Any,
          extents: Any) -> Tuple[int, int, int, int]:
-    """Pass over the good page batches that stand at the beginning of ``data``, one after the other.
+    """Pass over the good page batches at the beginning of ``data``, without reading their pages.
 
     ``data``: bytes-like. A batch is good if its frame has ``frame_type`` and a length of at most ``length_limit`` that
-    fits its contents, it lies wholly in ``data``, its PFNs are under ``pfn_end`` and no page type is 5 to 8;
-    ``strict`` wants its reserved fields and bits zero too. Page data isn't touched.
+    fits its contents, all of it is in ``data``, its PFNs are under ``pfn_end``, and no page type is 5 to 8; with
+    ``strict``, also if its reserved fields and bits are zero.
 
-    ``words``: writable bytes-like, receives all PFN words one after the other. ``extents``: writable uint64, receives
-    offset in ``data`` and number of pages of each batch's page data. The scan ends where either is full.
+    ``words``: writable bytes-like, receives the PFN words of all batches; what is copied is what was checked.
+    ``extents``: writable uint64, receives the offset in ``data`` and the number of pages of each batch. The scan ends
+    at the first batch for which either has no room, and at the first that isn't good.
 
-    Returns (batches, position behind the last, PFN words, pages).
+    Returns (batches, position after the last of them, PFN words, pages).
     """
 
 def scatter(memory: Any, pfns: Any, data: Any, extents: Any) -> None:
-    """Copy the pages of ``extents`` in ``data`` to the ``pfns`` (uint64, one a page, in order) of ``memory``.
+    """Copy the pages of ``extents`` in ``data`` to the places of ``pfns`` in ``memory``.
 
-    Raises IndexError, with nothing written, where an extent or a PFN lies outside its buffer.
+    ``memory``: writable bytes, PFN 0 first. ``pfns``: uint64, one for each page, in order. ``extents``: uint64, pairs
+    of offset and number of pages, as ``scan`` returns them.
+
+    Raises IndexError, with nothing written, if an extent or a PFN lies outside its buffer.
     """

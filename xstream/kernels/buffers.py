@@ -1,4 +1,4 @@
-"""The checks of a kernel's face on the buffers it is given: a wrong one is named before any of it is touched."""
+"""Checks of the buffers that callers pass to kernels: errors name the argument, and come before anything is read."""
 from typing import Any, Optional
 
 _FORMATS = {"uint8": ("B", 1), "uint64": ("LQ", 8)}
@@ -7,8 +7,8 @@ _FORMATS = {"uint8": ("B", 1), "uint64": ("LQ", 8)}
 def octets(name: str, buffer: Any, *, size: Optional[int] = None, writable: bool = False) -> memoryview:
     """Any contiguous buffer as bytes (1-d uint8); a view.
 
-    ``size``: how many bytes there must be. Raises TypeError if ``buffer`` is none, ValueError with ``name`` in it if it
-    isn't contiguous, isn't writable though it must be, or has another size.
+    ``size``: the number of bytes that it must have. Raises TypeError for an object that isn't a buffer, and ValueError
+    for one that isn't contiguous, isn't writable though ``writable`` is set, or has another size.
     """
     view = _view(name, buffer, writable)
     if view.nbytes == 0:
@@ -21,7 +21,7 @@ def octets(name: str, buffer: Any, *, size: Optional[int] = None, writable: bool
 
 
 def pages(name: str, buffer: Any, *, writable: bool = False) -> memoryview:
-    """``octets`` of whole pages of 4096 bytes."""
+    """As ``octets``, for whole pages of 4096 bytes."""
     view = octets(name, buffer, writable=writable)
     if view.nbytes % 4096:
         raise ValueError("{} must hold whole pages of 4096 bytes, not {} bytes".format(name, view.nbytes))
@@ -31,7 +31,8 @@ def pages(name: str, buffer: Any, *, writable: bool = False) -> memoryview:
 def array(name: str, buffer: Any, dtype: str, *, length: Optional[int] = None, writable: bool = False) -> memoryview:
     """A contiguous 1-d buffer of ``dtype`` ("uint8" or "uint64", native order), of any alignment; a view.
 
-    ``length``: how many elements there must be. Raises as ``octets``, and TypeError for elements of another type.
+    ``length``: the number of elements that it must have. Raises what ``octets`` raises, and TypeError for elements of
+    another type.
     """
     view = _view(name, buffer, writable)
     codes, itemsize = _FORMATS[dtype]

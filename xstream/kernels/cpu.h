@@ -1,4 +1,4 @@
-/* What this CPU can do, asked at run time. Not by __builtin_cpu_supports, which is always false under some compilers. */
+/* What this CPU can do, at run time. Not by __builtin_cpu_supports: under some compilers it is always false. */
 #ifndef XSTREAM_CPU_H
 #define XSTREAM_CPU_H
 

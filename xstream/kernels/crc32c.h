@@ -1,10 +1,10 @@
-/* CRC32C (polynomial 0x1EDC6F41, reflected 0x82F63B78): by table, by the CRC32 instruction, and by folding with carry-less
-   multiplication.
+/* CRC32C (polynomial 0x1EDC6F41, reflected 0x82F63B78): by table, by the CRC32 instruction, and by folding with
+   carry-less multiplication.
 
    Folding: 16 bytes are a polynomial of degree under 128, modulo which the CRC is the same if they are multiplied by
    x^n modulo the CRC's polynomial and added to the 16 bytes that follow n bits later. So a message of any length is
-   reduced to 16 bytes, register by register, and the CRC instruction takes those. See Gopal et al., "Fast CRC Computation
-   for Generic Polynomials Using PCLMULQDQ Instruction", Intel 2009. */
+   reduced to 16 bytes, register by register, and the CRC instruction takes those. See Gopal et al., "Fast CRC
+   Computation for Generic Polynomials Using PCLMULQDQ Instruction", Intel 2009. */
 #ifndef XSTREAM_CRC32C_H
 #define XSTREAM_CRC32C_H
 
@@ -81,8 +81,8 @@ static uint32_t xs_crc_generic(uint32_t crc, const uint8_t *data, size_t length)
 #define XS_HAVE_VPCLMUL 1
 #endif
 
-/* How far ahead to fetch: the CPU's own prefetching stops at the end of each 4 KiB page. Prefetching past the end of the
-   data is harmless. */
+/* How far ahead to fetch: the CPU's own prefetching stops at the end of each 4 KiB page. Prefetching past the end of
+   the data is harmless. */
 #define XS_AHEAD 4096
 #define XS_FETCH(at) _mm_prefetch((const char *)(at) + XS_AHEAD, _MM_HINT_T0)
 
@@ -159,8 +159,8 @@ XS_PCLMUL static inline __m128i xs_constants(xs_fold fold) {
 }
 
 XS_PCLMUL static inline __m128i xs_folded(__m128i x, __m128i constants, __m128i next) {
-    return _mm_xor_si128(_mm_xor_si128(_mm_clmulepi64_si128(x, constants, 0x00), _mm_clmulepi64_si128(x, constants, 0x11)),
-                         next);
+    return _mm_xor_si128(_mm_xor_si128(_mm_clmulepi64_si128(x, constants, 0x00),
+                                       _mm_clmulepi64_si128(x, constants, 0x11)), next);
 }
 
 XS_PCLMUL static inline __m128i xs_16(const uint8_t *data) {
@@ -280,8 +280,9 @@ XS_AVX512 static uint32_t xs_crc_avx512(uint32_t crc, const uint8_t *data, size_
     const __m512i by_512 = _mm512_broadcast_i32x4(xs_constants(xs_fold_512));
     const __m512i by_quarter = _mm512_broadcast_i32x4(xs_constants(xs_fold_quarter));
     for (; length >= XS_BLOCK; length -= XS_BLOCK) {
-        __m512i a = _mm512_xor_si512(xs_64(data), _mm512_set_epi32(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, (int)crc));
-        __m512i b = xs_64(data + XS_QUARTER), c = xs_64(data + 2 * XS_QUARTER), d = xs_64(data + 3 * XS_QUARTER);
+        const __m512i start = _mm512_set_epi32(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, (int)crc);
+        __m512i a = _mm512_xor_si512(xs_64(data), start), b = xs_64(data + XS_QUARTER);
+        __m512i c = xs_64(data + 2 * XS_QUARTER), d = xs_64(data + 3 * XS_QUARTER);
         const uint8_t *end = data + XS_QUARTER;
         __m128i last;
         for (data += 64; data < end; data += 64) {

@@ -1,3 +1,5 @@
+"""Page deltas of legacy checkpoints (Remus). The format: Xen's tools/libxc/xg_save_restore.h and xc_compression.c, up
+to version 4.5."""
 from typing import Any, Tuple, final
 
 #: Status of ``decode``: all pages are done.
@@ -6,58 +8,58 @@ OK: int
 NEED_MORE: int
 #: A marker within a page has no words.
 ZERO_RUN: int
-#: A marker runs or skips past the end of the page.
+#: A marker copies or skips past the end of the page.
 PAST_END: int
-#: A page that isn't held doesn't come whole.
+#: The receiver has no earlier copy of this page, and the page isn't sent whole.
 NOT_HELD: int
 
 #: Bytes of the longest form that a page can have: what a caller has to keep, at most, to join it to its rest.
 LONGEST: int
-#: Bytes of the longest form that ``encode`` gives a page: a marker and the page.
+#: Bytes of the longest form that ``encode`` writes: a marker and the page.
 WHOLE: int
 
 def decode(data: Any, memory: Any, pfns: Any, held: Any = None) -> Tuple[int, int, int, int]:
     """Apply the compressed pages of a legacy checkpoint, in order, to the pages ``pfns`` of the receiver's memory.
 
     ``data``: bytes-like, begins with the form of a page. ``memory``: writable, whole pages, PFN 0 first. ``pfns``:
-    uint64, one a page; a PFN may come again. ``held``: uint8, one a page; where it is 0 the page must come whole.
+    uint64, one for each page; a PFN may come twice. ``held``: uint8, one for each page; where it is 0, the page must be
+    sent whole.
 
-    Returns (pages done, bytes of ``data`` they took, status, offset in ``data`` of the bad marker, or -1). With OK,
-    bytes may be left over. A page is written only once its whole form is known to be good; after any status but OK
-    those before it are done and it is as it was.
+    Returns (pages done, bytes of ``data`` that they took, status, offset in ``data`` of the bad marker, or -1). With
+    OK, there may be bytes left over. A page is written only after its whole form has been checked: with any other
+    status, the pages before it are done and it is unchanged.
 
-    Raises IndexError, with nothing written, where a PFN lies outside the memory; TypeError or ValueError for a buffer
-    of the wrong kind.
-
-    The format: Xen's tools/libxc/xg_save_restore.h and xc_compression.c, up to 4.5.
+    Raises IndexError, with nothing written, if a PFN lies outside the memory; TypeError or ValueError for a buffer of
+    the wrong kind.
     """
 
 def bound(pages: int) -> int:
-    """Room in bytes that ``encode`` asks for so many pages: ``WHOLE`` each. Raises ValueError if negative."""
+    """Bytes of room that ``encode`` needs for a number of pages: ``WHOLE`` for each. Raises ValueError if negative."""
 
 def encode(held: Any, pages: Any, out: Any) -> int:
-    """Write the forms of ``pages`` against the copies ``held`` (k x 4096 bytes each) to ``out``, bytes; how many bytes.
+    """Write the forms of ``pages``, relative to the copies ``held``, to ``out``; returns the number of bytes.
 
-    ``held`` is what the receiver has; it is brought up to date with what was written. A page without change takes one
-    byte, one whose delta is no shorter than itself comes whole. Raises TypeError, or ValueError if ``out`` has under
-    ``bound(k)`` bytes or ``held`` isn't as long as ``pages``.
+    ``held``, ``pages``: k x 4096 bytes. ``held`` is what the receiver has; it is updated to what was written. An
+    unchanged page takes one byte; a page whose delta would be no shorter than the page is written whole. Raises
+    TypeError, or ValueError if ``out`` has fewer than ``bound(k)`` bytes or ``held`` has another length than ``pages``.
     """
 
 @final
 class Cache:
-    """Copies of the pages that a receiver has been sent last, so that what is sent again can be sent as deltas.
+    """Copies of the pages sent last, so that pages sent again can be sent as deltas.
 
-    ``pfn_end``: PFNs are under it (at most 2^32), and take 4 bytes each. ``slots``: how many pages are held, 1 to 2^31;
-    default 8192, which is what Xen's sender has; the page not sent for the longest time makes room. Raises ValueError
-    or MemoryError. One call at a time: RuntimeError where a thread comes into another's.
+    ``pfn_end``: all PFNs are under it; at most 2^32; costs 4 bytes for each PFN. ``slots``: pages kept, 1 to 2^31; the
+    default, 8192, is that of Xen's sender. The least recently sent page makes room for a new one. Raises ValueError or
+    MemoryError. Not for two threads at a time: a second call raises RuntimeError.
     """
 
     def __new__(cls, pfn_end: int, slots: int = ...) -> Cache: ...
     def encode(self, pfns: Any, types: Any, pages: Any, out: Any) -> int:
-        """Write the forms of ``pages`` (k x 4096 bytes) to ``out``, in order; how many bytes.
+        """Write the forms of ``pages`` (k x 4096 bytes) to ``out``, in order; returns the number of bytes.
 
-        ``pfns``: uint64[k]. ``types``: uint8[k], page types 0 to 15: all but 0 (page tables) come whole and are not
-        held. A page that isn't held comes whole and is held from then on. ``out`` must have ``bound(k)`` bytes.
+        ``pfns``: uint64[k]. ``types``: uint8[k], page types 0 to 15: all but 0 (page tables) are written whole and not
+        kept. A page that isn't in the cache is written whole and kept from then on. ``out`` must have ``bound(k)``
+        bytes.
 
-        Raises IndexError for a PFN past ``pfn_end``, TypeError or ValueError, always with nothing changed.
+        Raises IndexError for a PFN of ``pfn_end`` or more, TypeError or ValueError, always with nothing changed.
         """

@@ -367,5 +367,6 @@ cdef class Cache:
                 used += self._encode_page(<uint32_t>pfn, load8(&kinds[0], i), &fresh[PAGE * i], &room[used])
         self.busy = False
         if past >= 0:
-            raise IndexError("pfns[{}] is {}, past the cache's {}".format(past, load64(&numbers[0], past), self.pfn_end))
+            raise IndexError("pfns[{}] is {}, past the cache's {}".format(
+                past, load64(&numbers[0], past), self.pfn_end))
         return used

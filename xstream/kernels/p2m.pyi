@@ -1,7 +1,8 @@
 """Which frame a PFN has: lookups in p2m and m2p arrays, and which PFNs still need a frame.
 
-Arrays are contiguous uint64 buffers, state and types are uint8, as in :mod:`xstream.kernels.pfns`. Wrong kinds and
-sizes are a ValueError or TypeError, before anything is written.
+Arrays are contiguous uint64 buffers of any alignment; state and types are uint8, as in :mod:`xstream.kernels.pfns`. A
+buffer of the wrong kind or size raises ValueError or TypeError before anything is written. An array that changes during
+a call (a mapped file) can't make a call reach outside its buffers.
 """
 from typing import Any
 
@@ -12,25 +13,25 @@ def lookup(table: Any, numbers: Any, out: Any) -> None:
     """``out[i] = table[numbers[i]]``, or INVALID for a number past the table. ``out`` may be ``numbers``."""
 
 def types_at(state: Any, numbers: Any, types: Any) -> None:
-    """The last type of each of the PFNs ``numbers`` into ``types``; XTAB for one past the state."""
+    """Write the last type of each of the PFNs ``numbers`` to ``types``: XTAB for a PFN past the state."""
 
 def changed(old: Any, new: Any, bitmap: Any) -> int:
-    """Set the bit of each entry in which two arrays of the same length differ; how many do.
+    """Set the bit of each entry in which two arrays of the same length differ; returns how many do.
 
-    ``bitmap``: writable bytes-like with a bit for each entry, bit 0 of byte 0 first; other bits stay as they are.
+    ``bitmap``: writable bytes-like with a bit for each entry, bit 0 of byte 0 first; other bits are left as they are.
     """
 
 def widen(entries: Any, out: Any) -> None:
-    """The p2m entries of a 32-bit guest (bytes-like, 4n) as uint64[n]; all ones become INVALID."""
+    """Convert the p2m entries of a 32-bit guest (bytes-like, 4n bytes) to uint64[n]; all ones become INVALID."""
 
 def narrow(table: Any, entries: Any) -> None:
-    """The opposite of ``widen``. Raises ValueError, naming the entry, for a frame that takes more than 32 bits."""
+    """The opposite of ``widen``. Raises ValueError, with nothing written, for a frame that needs more than 32 bits."""
 
 def claim(words: Any, state: Any, pfns: Any) -> int:
-    """Find the PFNs that a batch's words want populated (types that carry data, and XALLOC) and that aren't; mark them.
+    """Find the PFNs of a batch that need a frame and have none yet, and mark them populated; returns how many.
 
-    ``words``: bytes-like, PFN words of 8 bytes. ``state``: writable, a byte a PFN. ``pfns``: writable, as long as there
-    are words; receives each PFN once, in order. Returns how many.
+    ``words``: bytes-like, PFN words of 8 bytes; those whose type carries data, and XALLOC, need a frame. ``state``:
+    writable, a byte for each PFN. ``pfns``: writable, as many as there are words; receives each PFN once, in order.
 
     Raises IndexError for a PFN past the state, with nothing changed.
     """
@@ -39,4 +40,4 @@ def assign(table: Any, numbers: Any, values: Any) -> None:
     """``table[numbers[i]] = values[i]``. Raises IndexError for a number past the table, with nothing changed."""
 
 def populated_only(table: Any, state: Any, out: Any) -> None:
-    """Copy a p2m, with INVALID for the PFNs that aren't populated; all three are of one length."""
+    """Copy a p2m, with INVALID for each PFN that isn't populated; all three have one length."""

@@ -18,16 +18,17 @@ typedef struct {
 #if defined(__x86_64__)
 #include <emmintrin.h>
 
-/* Whether to use non-temporal stores. They aren't ordered among each other, so the four pages must be different ones: the
-   last copy to a page must win. Destinations must be aligned, because partial lines would cost more than is saved. */
+/* Whether to use non-temporal stores. They aren't ordered among each other, so the four pages must be different ones:
+   the last copy to a page must win. Destinations must be aligned, because partial lines would cost more than is saved.
+   */
 static int xs_may_stream(uint8_t *const to[4]) {
     return (((uintptr_t)to[0] | (uintptr_t)to[1] | (uintptr_t)to[2] | (uintptr_t)to[3]) & 63) == 0 && to[0] != to[1] &&
            to[0] != to[2] && to[0] != to[3] && to[1] != to[2] && to[1] != to[3] && to[2] != to[3];
 }
 
-/* Copy four pages side by side with non-temporal stores: four streams keep more of the memory busy than one, and the copy
-   doesn't evict what the caches hold. memcpy() does this only for sizes near that of the last-level cache; for a batch,
-   this is as fast as memcpy() is for hundreds of megabytes, and memcpy() is at 0.6 of that. */
+/* Copy four pages side by side with non-temporal stores: four streams keep more of the memory busy than one, and the
+   copy doesn't evict what the caches hold. memcpy() does this only for sizes near that of the last-level cache; for a
+   batch, this is as fast as memcpy() is for hundreds of megabytes, and memcpy() is at 0.6 of that. */
 static void xs_stream_four(uint8_t *const to[4], const uint8_t *const from[4]) {
     /* Local copies, which the compiler knows aren't written to by the stores. */
     uint8_t *const into[4] = {to[0], to[1], to[2], to[3]};

@@ -1,11 +1,14 @@
 """PFN words, page types and dirty bitmaps.
 
-A PFN word is 8 bytes, little-endian, at any alignment: page type in bits 63-60, PFN in 51-0 (specification of the libxc
-stream, "PAGE_DATA"). The state of a PFN is one byte: MENTIONED; POPULATED, by a page or an allocate-only type; SENT, a
-page has come; and in the low nibble its last type, inverted, so that all zeros is a PFN never mentioned, of type XTAB.
+A PFN word has 8 bytes, little-endian, at any alignment: the page type in bits 63-60, the PFN in bits 51-0 (Xen's
+specification of the libxc stream, "PAGE_DATA"). The state of a PFN is one byte with these bits: MENTIONED, a word has
+named it; POPULATED, by a page or an allocate-only type; SENT, a page has been sent; and in bits 3-0 its last type,
+inverted, so that a state of 0 is a PFN never mentioned, of type XTAB.
 
-Arguments called words, state and types are buffers of bytes; pfns, starts and lengths are uint64 buffers. All must be
-contiguous. Wrong kinds and sizes are a ValueError, TypeError or BufferError.
+Arguments called words, state and types are buffers of bytes; pfns, starts and lengths are uint64 buffers of any
+alignment. All must be contiguous. A buffer of the wrong kind or size raises ValueError, TypeError or BufferError. Words
+that change during a call (a mapped file) can't make it reach outside its buffers: each is loaded once, and IndexError
+may then come after some words have been entered.
 """
 from typing import Any, List, Tuple
 
@@ -17,88 +20,96 @@ POPULATED: int
 SENT: int
 
 def unpack(words: Any, pfns: Any, types: Any) -> None:
-    """Split ``words`` into ``pfns`` and ``types`` (uint8), as long as there are words."""
+    """Split ``words`` into ``pfns`` and ``types`` (uint8), both as long as there are words."""
 
 def pack(pfns: Any, types: Any, words: Any) -> None:
     """Join ``pfns`` and ``types`` into ``words``. Raises ValueError for a PFN over 52 bits or a type over 15."""
 
 def check(words: Any, pfn_end: int, strict: bool) -> Tuple[int, int, int]:
-    """(index of the first bad word, BAD_TYPE, BAD_PFN or BAD_RESERVED, words before it that carry data); index -1 and
-    reason 0 where all are good. Types 5 to 8 are bad, PFNs of ``pfn_end`` and more, and ``strict`` bits 59-52."""
+    """Check words. Returns (index of the first bad word, BAD_TYPE, BAD_PFN or BAD_RESERVED, words before it that carry
+    data), or index -1 and reason 0 if all are good.
+
+    Types 5 to 8 are bad, and PFNs of ``pfn_end`` or more; with ``strict``, also a word with any of bits 59-52.
+    """
 
 def widen(legacy: Any, width: int, pfn_end: int, strict: bool, words: Any) -> Tuple[int, int, int, int]:
-    """PFN words of a legacy stream, ``width`` bytes each (type in bits 31-28, PFN in 27-0), as ``words``.
+    """Convert the PFN words of a legacy stream to ``words``. They have ``width`` bytes each, 4 or 8: the type in bits
+    31-28, the PFN in bits 27-0.
 
-    Those of type 15 are left out, as they are of no PFN; type 8 becomes 0. Returns (index of the first bad one,
-    BAD_TYPE, BAD_PFN or BAD_RESERVED, words written, words that carry data); index -1 and reason 0 where all are good.
-    Bad are types 5 to 7, PFNs of ``pfn_end`` and more, bits over 31, and ``strict`` a type 15 with a PFN.
+    Leaves out words of type 15, which name no PFN; type 8 becomes 0. Returns (index of the first bad word, BAD_TYPE,
+    BAD_PFN or BAD_RESERVED, words written, words written that carry data); index -1 and reason 0 if all are good. Types
+    5 to 7 are bad, PFNs of ``pfn_end`` or more, and bits over 31; with ``strict``, also a PFN in a word of type 15.
     """
 
 def narrow(words: Any, width: int, legacy: Any) -> int:
-    """Write ``words`` as ``legacy`` ones of ``width`` bytes each; those of type 15 without their PFN. Returns -1, or
-    the index of the first whose PFN has over 28 bits, with the words from there on not written."""
+    """Convert ``words`` to legacy words of ``width`` bytes each; words of type 15 lose their PFN. Returns -1, or the
+    index of the first word whose PFN has more than 28 bits; that word and those after it aren't written."""
 
 def count_data(words: Any) -> int:
-    """How many words have a type that carries a page: 0 to 4 and 9 to 12."""
+    """The number of words whose type carries a page: 0 to 4 and 9 to 12."""
 
 def data_pfns(words: Any, pfns: Any) -> int:
-    """Put the PFNs of the words that carry data into ``pfns``, in order; how many. ValueError without room for
-    all."""
+    """Write the PFNs of the words that carry data to ``pfns``, in order; returns how many. Raises ValueError if there
+    is no room for all."""
 
 def highest_pfn(words: Any) -> int:
-    """The highest PFN of all words, -1 of none."""
+    """The highest PFN of all words, or -1 if there are none."""
 
 def mark(words: Any, state: Any) -> Tuple[int, int, int]:
-    """Enter words into the states of their PFNs; (carrying data, first data of their PFN, data sent again).
+    """Enter words into the states of their PFNs. Returns how many words carry data, and of these how many are the first
+    of their PFN, and how many send a PFN again.
 
-    IndexError for a PFN past the states, with nothing changed.
+    Raises IndexError for a PFN past the state, with nothing changed.
     """
 
 def select(words: Any, bitmap: Any, wanted: bool, mark: bool, out: Any, pages: Any) -> Tuple[int, int]:
-    """Copy to ``out`` those words whose PFN's bit in ``bitmap`` (bytes, bit 0 of byte 0 first) is as ``wanted``, in
-    order; their pages' indices among all that the words carry to ``pages`` (uint64). Returns how many of both.
+    """Copy to ``out`` the words whose PFN's bit in ``bitmap`` equals ``wanted``, in order, and to ``pages`` (uint64)
+    the indices of their pages among all that the words carry. Returns the number of words and of pages.
 
-    ``mark``: set the bits of those PFNs; the words are then looked at from the last, so that with ``wanted`` False each
-    PFN's last is the only one. Raises IndexError for a PFN past the bitmap, ValueError without room for all.
+    ``bitmap``: bytes, bit 0 of byte 0 first. With ``mark``, sets the bits of the selected PFNs; words are taken from
+    the last to the first, so that with ``wanted`` False only the last word of each PFN is selected.
+
+    Raises IndexError for a PFN past the bitmap, ValueError if there is no room for all.
     """
 
 def populated_of(pfns: Any, state: Any, flags: Any) -> None:
-    """1 in ``flags`` (uint8) for each of ``pfns`` that is populated, else 0."""
+    """Write 1 to ``flags`` (uint8) for each of ``pfns`` that is populated, else 0."""
 
 def forget(pfns: Any, state: Any, sent: Any) -> int:
-    """Make ``pfns`` as if never mentioned; put those that had been sent a page into ``sent`` (uint64, room for all),
-    and return how many. PFNs past the states are passed over."""
+    """Reset ``pfns`` to never mentioned. Writes those that had been sent a page to ``sent`` (uint64, room for all), and
+    returns how many. Ignores PFNs past the state."""
 
 def types_of(state: Any, types: Any) -> None:
-    """The last type of each PFN."""
+    """Write the last type of each PFN to ``types``."""
 
 def populated(state: Any, flags: Any) -> None:
-    """1 for each populated PFN, else 0."""
+    """Write 1 to ``flags`` for each populated PFN, else 0."""
 
 def count_populated(state: Any) -> int:
-    """How many PFNs are populated."""
+    """The number of populated PFNs."""
 
 def populated_pfns(state: Any, start: int, pfns: Any) -> int:
-    """Fill ``pfns`` with populated PFNs from ``start`` on, ascending; how many."""
+    """Fill ``pfns`` with the populated PFNs from ``start`` on, ascending; returns how many."""
 
 def type_histogram(state: Any) -> List[int]:
     """How many of the PFNs mentioned have each of the 16 types."""
 
 def count_bits(bitmap: Any) -> int:
-    """How many bits are set."""
+    """The number of bits set."""
 
 def bitmap_to_pfns(bitmap: Any, first: int, pfns: Any) -> int:
-    """The set bits of a dirty bitmap as PFNs, bit 0 of byte 0 being PFN ``first``; how many. ValueError where there is
-    no room."""
+    """Write the set bits of a dirty bitmap to ``pfns``, bit 0 of byte 0 being PFN ``first``; returns how many. Raises
+    ValueError if there is no room for all."""
 
 def pfns_to_bitmap(pfns: Any, bitmap: Any) -> None:
-    """Set the bits of PFNs. IndexError for one past the bitmap, with nothing set."""
+    """Set the bits of PFNs. Raises IndexError for a PFN past the bitmap, with nothing set."""
 
 def runs(pfns: Any, starts: Any, lengths: Any) -> int:
-    """Runs of ascending neighbours: index in ``pfns`` of each one's first, and its length; how many."""
+    """Find runs of consecutive ascending PFNs: the index in ``pfns`` at which each begins, and its length. Returns how
+    many there are."""
 
 def batch_end(pfns: Any, start: int, order: int) -> int:
-    """Index after the last of ``pfns`` that belongs into the batch that begins at ``start``.
+    """Index after the last of ``pfns`` that belongs to the batch that begins at ``start``.
 
     If the next ``1 << order`` PFNs ascend, the batch ends before the first that isn't in the same aligned block of
     ``1 << order`` PFNs; otherwise it takes all of them. Raises ValueError for a start past the end.

@@ -1,4 +1,4 @@
-/* System calls that move bytes between descriptors, by number where an old C library has no wrapper for them. */
+/* System calls that move bytes between descriptors; by number, because old C libraries have no wrapper for them. */
 #ifndef XSTREAM_TRANSFER_H
 #define XSTREAM_TRANSFER_H
 
@@ -52,7 +52,7 @@ static int64_t xs_sendfile(int source, int sink, size_t size) {
     return sendfile(sink, source, NULL, size);
 }
 
-/* Have the bytes before a file's position go to the disk. Best effort. */
+/* Start writing the bytes before a file's position to disk. Best effort. */
 static void xs_begin_writing(int fd, int64_t size) {
 #if defined(SYS_sync_file_range) && defined(__LP64__)
     off_t end = lseek(fd, 0, SEEK_CUR);
@@ -90,7 +90,7 @@ static int xs_widen(int fd, int size) {
     return now < 0 ? 0 : now;
 }
 
-/* Whether an error says that this pair of descriptors isn't for this call, and not that something is wrong. */
+/* Whether an error means that a call doesn't support this pair of descriptors, rather than that it failed. */
 static int xs_refused(int error) {
     return error == EINVAL || error == ENOSYS || error == EXDEV || error == EOPNOTSUPP || error == EPERM ||
            error == EBADF;

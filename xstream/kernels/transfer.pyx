@@ -1,5 +1,5 @@
 # cython: boundscheck=False, wraparound=False, cdivision=True
-"""Bytes from one descriptor to another, by whatever way the kernel has for the two."""
+"""Move bytes from one descriptor to another, without copying them through this process where Linux can."""
 from cpython.exc cimport PyErr_CheckSignals, PyErr_SetFromErrno
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport int64_t
@@ -20,9 +20,9 @@ cdef extern from "transfer.h" nogil:
     void xs_begin_writing(int fd, int64_t size)
 
 cdef enum:
-    MOST = 0x40000000  # bytes asked for in one call
-    ROOM = 0x40000     # bytes that read and write move at once
-    HOLD = 0x100000    # bytes that an unprivileged process may have a pipe hold
+    MOST = 0x40000000  # bytes to move in one call
+    ROOM = 0x40000     # bytes to move at once by read and write
+    HOLD = 0x100000    # size of a pipe that an unprivileged process may ask for
 
 ctypedef int64_t (*way_t)(int source, int sink, size_t size) noexcept nogil
 
@@ -49,10 +49,10 @@ cdef way_t way_between(int source, int sink) noexcept nogil:
 
 
 cdef settle(int source, int sink):
-    """What is to be done where a call moved nothing: look after signals, wait, or raise. -1: that end had no part."""
+    """Handle a call that moved nothing: run signal handlers, wait, or raise. -1 for an end that took no part in it."""
     cdef int error = errno
     if error == EAGAIN:
-        # Which of the two isn't ready isn't said.
+        # Linux doesn't say which of the two isn't ready.
         with nogil:
             if source < 0 or xs_wait(source, 0) >= 0:
                 if sink >= 0:
@@ -71,7 +71,7 @@ cdef int64_t by_kernel(int source, int sink, int64_t size, way_t way, bint *refu
         if moved > 0:
             done += moved
         elif moved == 0:
-            # Some filesystems answer copy_file_range so, though there is more: another way will tell.
+            # On some filesystems copy_file_range returns 0 before the end of the file: try another way.
             refused[0] = way == copy_range
             break
         elif xs_refused(errno):

@@ -33,7 +33,8 @@ cdef enum:
     PIECES = 64  # in one call: more than an ordinary pipe has room for, one page each
 
 
-cdef Py_ssize_t fill(iovec *pieces, const uint8_t[::1] memory, const uint64_t[::1] pfns, Py_ssize_t done) noexcept nogil:
+cdef Py_ssize_t fill(iovec *pieces, const uint8_t[::1] memory, const uint64_t[::1] pfns,
+                     Py_ssize_t done) noexcept nogil:
     """Pieces for what follows the first `done` bytes, consecutive PFNs as one; how many. -1 for a PFN past the memory.
     """
     cdef Py_ssize_t i = done // PAGE, count = 0

@@ -1,5 +1,5 @@
-/* Is a page all zero? In plain C, which compilers turn into the vectors that every CPU of a kind has, and by AVX2, which
-   is at the memory's limit: wider vectors gain nothing. Both look no further than the 256 bytes that hold another. */
+/* Is a page all zero? In plain C, which compilers vectorise for the baseline CPU, and with AVX2, which is as fast as
+   memory, so that wider vectors gain nothing. Both stop at the first 256 bytes that aren't all zero. */
 #ifndef XSTREAM_ZERO_H
 #define XSTREAM_ZERO_H
 
@@ -26,8 +26,8 @@ __attribute__((target("avx2"))) static int xs_is_zero_avx2(const uint8_t *page) 
     int at, line;
     for (at = 0; at < 4096; at += 256) {
         __m256i any = _mm256_setzero_si256();
-        /* The next page is most often what comes next, and the CPU's own fetching stops at the end of each; fetching past
-           the memory harms nobody. */
+        /* Most often the next page is scanned next, and the CPU's own prefetching stops at the end of each page. It is
+           harmless to prefetch past the memory. */
         for (line = 0; line < 256; line += 64)
             _mm_prefetch((const char *)(page + at + 2048 + line), _MM_HINT_T0);
         for (line = 0; line < 256; line += 32)
@@ -38,7 +38,7 @@ __attribute__((target("avx2"))) static int xs_is_zero_avx2(const uint8_t *page) 
     return 1;
 }
 #else
-/* Never chosen. */
+/* Not used: see xs_cpu_has_avx2. */
 #define xs_is_zero_avx2 xs_is_zero_generic
 #endif
 
