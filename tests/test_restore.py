@@ -1,7 +1,11 @@
 """What a restore hands to the guest and to its caller, whatever is around the memory stream."""
+import contextlib
 import io
 import os
+import socket
 import struct
+import tempfile
+import threading
 
 import containers
 import pytest
@@ -20,6 +24,7 @@ from xstream import (
     UnsupportedStream,
     Writer,
 )
+from xstream.guest.restore import Restorer
 from xstream.wire.console import CONNECTION
 
 
@@ -366,3 +371,96 @@ def test_counting_takes_the_place_of_reading():
 
     rounds = xstream.save(Counted(dirty=0.5), io.BytesIO(), live=True).rounds
     assert [last.phase for last in rounds] == ["live", "final"] and rounds[0].dirty == 49
+
+
+# Exact reading
+
+@contextlib.contextmanager
+def descriptors(data):
+    """A pipe, a socket and a regular file that hold the same bytes, each as (descriptor, what is left of it)."""
+    with tempfile.TemporaryFile() as file, contextlib.ExitStack() as stack:
+        file.write(b"before" + data)
+        file.seek(6)
+        reading, writing = os.pipe()
+        ours, theirs = socket.socketpair()
+        threads = [threading.Thread(target=write_all, args=(fd, data)) for fd in (writing, theirs.detach())]
+        for thread in threads:
+            thread.start()
+            stack.callback(thread.join)
+        stack.callback(ours.close)
+        stack.callback(os.close, reading)
+        yield [reading, ours.fileno(), file.fileno()]
+
+
+def write_all(fd, data):
+    with os.fdopen(fd, "wb", buffering=0) as file, contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        left = memoryview(data)
+        while len(left):
+            left = left[file.write(left):]
+
+
+def rest_of(fd):
+    parts = [os.read(fd, 1 << 20)]
+    while parts[-1]:
+        parts.append(os.read(fd, 1 << 20))
+    return b"".join(parts)
+
+
+TINY = samples.headers() + samples.policies() + samples.static_data_end() + b"".join(
+    samples.batch([samples.word(pfn)], [samples.page(pfn)]) for pfn in range(50)) + \
+    samples.tsc_info() + samples.hvm_context() + samples.hvm_params() + samples.end()
+
+
+@pytest.mark.parametrize("around", ["large batches", "small batches", "pv", "libxl", "xl"])
+def test_nothing_is_read_past_the_end(around):
+    kind = "pv" if around == "pv" else "hvm"
+    data = TINY if around == "small batches" else stream_of(SimulatedGuest(kind))
+    data = {"libxl": containers.libxl, "xl": lambda inner: containers.xl(containers.libxl(inner))}.get(
+        around, bytes)(data)
+    for behind in (b"", b"x", bytes(8), b"\1" * 100000):
+        with descriptors(data + behind) as fds:
+            for fd in fds:
+                xstream.restore(fd, SimulatedGuest.empty(kind))
+                assert rest_of(fd) == behind
+    file = io.BytesIO(data + b"behind")
+    xstream.restore(file, SimulatedGuest.empty(kind))
+    assert file.read() == b"behind"
+
+
+def test_nothing_is_read_past_a_checkpoint():
+    """What the toolstack sends between a checkpoint and the next record is read by the checkpoint function."""
+    source, out, ends = SimulatedGuest(pages=300, dirty=0.3), io.BytesIO(), []
+
+    def between(number):
+        ends.append(out.tell())
+        out.write(b"toolstack's record %d" % number)
+        return number < 4
+
+    xstream.save(source, out, live=True, checkpoint=between)
+    seen = []
+    with descriptors(out.getvalue()) as fds:
+        for fd in fds:
+            report = xstream.restore(fd, SimulatedGuest.empty(), checkpointed=True, checkpoint=lambda number: (
+                seen.append(os.read(fd, len(b"toolstack's record 1"))) or number < 4))  # noqa: B023
+            assert report.checkpoints == 4
+    assert seen == [b"toolstack's record %d" % number for number in range(1, 5)] * 3
+
+
+def test_small_batches_are_read_in_runs():
+    """Exact reading doesn't make a step of each record."""
+    with descriptors(TINY) as fds:
+        for fd in fds:
+            restorer = Restorer(fd, SimulatedGuest.empty())
+            steps = 0
+            while restorer.step():
+                steps += 1
+            assert steps < 20
+
+
+@pytest.mark.parametrize("cut", [41, 500, 4000, len(TINY) - 1])
+def test_exact_reading_of_a_cut_stream(cut):
+    with descriptors(TINY[:cut]) as fds:
+        for fd in fds:
+            with pytest.raises(xstream.TruncatedStream) as caught:
+                xstream.restore(fd, SimulatedGuest.empty())
+            assert caught.value.offset == cut

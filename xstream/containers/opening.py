@@ -20,7 +20,8 @@ FORMATS = (libxc.LAYER, legacy.LAYER) + tuple(LAYERS)
 
 
 def open_stream(source: Any, *, format: Optional[str] = None, limits: Limits = Limits(), strict: bool = False,
-                checkpointed: bool = False, width: Optional[int] = None, guest: Optional[str] = None) -> AnyReader:
+                checkpointed: bool = False, exact: bool = False, width: Optional[int] = None,
+                guest: Optional[str] = None) -> AnyReader:
     """The reader for a stream, or a container of one, of whatever format.
 
     ``source`` is anything that :func:`~xstream.stream.source.open_source` takes; what is looked at to recognise it is
@@ -33,7 +34,7 @@ def open_stream(source: Any, *, format: Optional[str] = None, limits: Limits = L
     """
     if format is not None and format not in FORMATS:
         raise ValueError("unknown format {!r}; known are {}".format(format, ", ".join(FORMATS)))
-    opened = open_source(source)
+    opened = open_source(source, exact=exact)
     try:
         if format is None:
             opened, format = _recognised(opened)

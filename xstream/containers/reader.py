@@ -202,7 +202,7 @@ class NestedReader(RecordReader[Any]):
             return
         self.source.buffered()  # raises if the last record's data was not read and is cut off
         self.source.check_end()
-        if self.strict and self._outermost.ended and not self.source.at_end():
+        if self.strict and self._outermost.ended and not self.source.exact and not self.source.at_end():
             raise StrictViolation("bytes behind the end", layer=self._outermost.layer, offset=self.source.offset,
                                   field="trailing bytes", expected="the end of the input", got="more")
         self._finished = True

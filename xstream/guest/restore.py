@@ -154,7 +154,7 @@ class Restorer:
     """
 
     def __init__(self, source: Any, guest: Guest, *, format: Optional[str] = None, limits: Limits = Limits(),
-                 strict: bool = False, checkpointed: bool = False,
+                 strict: bool = False, checkpointed: bool = False, exact: bool = True,
                  checkpoint: Callable[[int], bool] = lambda number: True, back_channel: Any = None,
                  progress: Callable[[int], Any] = lambda offset: None,
                  cancelled: Callable[[], bool] = lambda: False) -> None:
@@ -164,7 +164,7 @@ class Restorer:
         given: Any = source if isinstance(source, RecordReader) else None
         self._given = given
         self._limits: Limits = limits if given is None else given.limits
-        self._source, self._format, self._strict = source, format, strict
+        self._source, self._format, self._strict, self._exact = source, format, strict, exact
         self._checkpointed = checkpointed or back_channel is not None
         self._opened: Optional[AnyReader] = None
         self._guest = guest
@@ -242,7 +242,7 @@ class Restorer:
         if self._opened is None:
             self._opened = self._given or open_stream(
                 self._source, format=self._format, limits=self._limits, strict=self._strict,
-                checkpointed=self._checkpointed)
+                checkpointed=self._checkpointed, exact=self._exact)
         self._check(self._opened)
         self._begun = True
         if self._pv is None:
@@ -494,7 +494,7 @@ def _reported(state: StateRecords) -> Iterator[LayerRecord]:
 
 
 def restore(source: Any, guest: Guest, *, format: Optional[str] = None, limits: Limits = Limits(),
-            strict: bool = False, checkpointed: bool = False,
+            strict: bool = False, checkpointed: bool = False, exact: bool = True,
             checkpoint: Callable[[int], bool] = lambda number: True, back_channel: Any = None,
             progress: Callable[[int], Any] = lambda offset: None,
             cancelled: Callable[[], bool] = lambda: False) -> Restored:
@@ -508,6 +508,8 @@ def restore(source: Any, guest: Guest, *, format: Optional[str] = None, limits: 
     - ``limits``, ``strict``: as for a reader; with ``strict``, pages that differ after VERIFY are a MemoryMismatch;
     - ``checkpointed``: the stream has checkpoints (Remus). What follows one takes effect with the next. Where the
       stream ends or breaks off, the guest is completed from the last one;
+    - ``exact``: leave a descriptor, socket or file object where the stream ends, or where a checkpoint ends while
+      ``checkpoint`` is called, so that a toolstack can read on from there. Without, it may be read ahead;
     - ``checkpoint``: called after each checkpoint with its number, from 1; False ends the restore there;
     - ``back_channel``: COLO: where to send the PFNs that the guest changed, as any sink. The guest is complete and runs
       while ``checkpoint`` is called, and is suspended afterwards;
@@ -519,7 +521,8 @@ def restore(source: Any, guest: Guest, *, format: Optional[str] = None, limits: 
     functions raise. Then the guest's ``abandon`` has been called, and it must not run.
     """
     restorer = Restorer(source, guest, format=format, limits=limits, strict=strict, checkpointed=checkpointed,
-                        checkpoint=checkpoint, back_channel=back_channel, progress=progress, cancelled=cancelled)
+                        exact=exact, checkpoint=checkpoint, back_channel=back_channel, progress=progress,
+                        cancelled=cancelled)
     while restorer.step():
         pass
     assert restorer.restored is not None

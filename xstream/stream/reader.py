@@ -76,6 +76,8 @@ class Reader(RecordReader[Record]):
       records missing) is a StrictViolation;
     - ``checkpointed``: CHECKPOINT records may come, and the input may end anywhere behind the first of them; in a plain
       stream a CHECKPOINT is an error;
+    - ``exact``: don't read past END or CHECKPOINT (see :func:`~xstream.stream.source.open_source`); then ``strict``
+      doesn't look for trailing bytes;
     - ``contained``: another layer goes on behind END.
 
     Raises StreamError's kin for what is wrong with the stream, and OSError for the source's own failures.
@@ -85,8 +87,8 @@ class Reader(RecordReader[Record]):
     layer = libxc.LAYER
 
     def __init__(self, source: Any, *, limits: Limits = Limits(), strict: bool = False, checkpointed: bool = False,
-                 contained: bool = False) -> None:
-        self.source: Source = open_source(source)
+                 exact: bool = False, contained: bool = False) -> None:
+        self.source: Source = open_source(source, exact=exact)
         self.limits = limits
         self.strict = strict
         self.checkpointed = checkpointed
@@ -219,7 +221,7 @@ class Reader(RecordReader[Record]):
     def _buffered(self, ordering: Ordering) -> memoryview:
         """What the source holds. Pages that nobody has read are passed over first, and may turn out to be cut off."""
         try:
-            return self.source.buffered()
+            return self.source.whole_records(libxc.PAGE_DATA)
         except TruncatedStream:
             if not ordering.checkpoints:
                 raise
@@ -320,7 +322,7 @@ class Reader(RecordReader[Record]):
             return
         if not self._contained:
             self.source.check_end()
-        if self.strict and not self._contained and not self.source.at_end():
+        if self.strict and not self._contained and not self.source.exact and not self.source.at_end():
             raise StrictViolation("bytes behind END", layer=self.layer, offset=self.source.offset,
                                   field="trailing bytes", expected="the end of the input", got="more")
         self._finished = True

@@ -13,7 +13,7 @@ from typing import Any, Dict, Iterable, Iterator, Optional, Union
 from xstream.errors import TruncatedStream
 from xstream.kernels import pages as page_kernel
 from xstream.kernels import transfer as transfer_kernel
-from xstream.wire.frames import Buffer
+from xstream.wire.frames import FRAME, Buffer, padded
 from xstream.wire.libxc import PAGE_SIZE
 
 TYPE_CHECKING = False
@@ -48,6 +48,8 @@ class Source:
 
     offset = 0
     stable = True
+    #: Whether nothing is read beyond what the stream is known to contain.
+    exact = False
 
     def peek(self, size: int) -> memoryview:
         """The next ``size`` bytes, not consumed; fewer only where the input ends. Read-only."""
@@ -57,6 +59,11 @@ class Source:
         """Whatever can be looked at without asking for input; not consumed. After a stream's end: what was read
         beyond it."""
         raise NotImplementedError
+
+    def whole_records(self, kind: int) -> memoryview:
+        """Bytes that begin with a record's head and can be scanned for records of type ``kind``; not consumed. An exact
+        source reads them now, at most 64 KiB; any other returns what it has."""
+        return self.buffered()
 
     def advance(self, size: int) -> None:
         """Consume ``size`` bytes that have been looked at."""
@@ -205,8 +212,9 @@ class StreamSource(Source):
 
     stable = False
 
-    def __init__(self, base: int = 0) -> None:
+    def __init__(self, base: int = 0, *, exact: bool = False) -> None:
         self._base = base  # absolute offset of _buffer[0]
+        self.exact = exact
         self._buffer = memoryview(bytearray(_READ_AHEAD))
         self._start = self._end = 0
         self.pending: Optional[PendingPages] = None
@@ -223,7 +231,8 @@ class StreamSource(Source):
         self._settle()
         while self._end - self._start < size:
             self._make_room(size)
-            got = self._receive(self._buffer[self._end:])
+            end = self._start + size if self.exact else len(self._buffer)
+            got = self._receive(self._buffer[self._end:end])
             if not got:
                 break
             self._end += got
@@ -232,6 +241,20 @@ class StreamSource(Source):
     def buffered(self) -> memoryview:
         self._settle()
         return self._buffer[self._start:self._end]
+
+    def whole_records(self, kind: int) -> memoryview:
+        if self.exact:
+            self._read_ahead(kind)
+        return self.buffered()
+
+    def _read_ahead(self, kind: int) -> None:
+        """Read records of a type after which another record always follows, each with the head of the next one."""
+        size = FRAME.size
+        while len(self.peek(size)) == size:
+            record_type, length = FRAME.unpack_from(self._buffer, self._start + size - FRAME.size)
+            size += padded(length) + FRAME.size
+            if record_type != kind or size > _READ_AHEAD:
+                return
 
     def advance(self, size: int) -> None:
         self._start += size
@@ -321,8 +344,8 @@ class DescriptorSource(StreamSource):
     A descriptor in non-blocking mode is waited for.
     """
 
-    def __init__(self, fd: int, base: int = 0) -> None:
-        super().__init__(base)
+    def __init__(self, fd: int, base: int = 0, *, exact: bool = False) -> None:
+        super().__init__(base, exact=exact)
         self._fd = fd
         # Bytes that nobody wants go from a pipe to /dev/null without being copied, where Python can say so (3.10).
         mode = os.fstat(fd).st_mode
@@ -394,8 +417,8 @@ class DescriptorSource(StreamSource):
 class ObjectSource(StreamSource):
     """Any object with ``readinto(buffer)`` or ``read(size)``, blocking; what it raises passes through."""
 
-    def __init__(self, file: Any, base: int = 0) -> None:
-        super().__init__(base)
+    def __init__(self, file: Any, base: int = 0, *, exact: bool = False) -> None:
+        super().__init__(base, exact=exact)
         self._file = file
         self._readinto = getattr(file, "readinto", None)
 
@@ -455,7 +478,7 @@ class FedSource(StreamSource):
         return Source.page_data(self, at, size)
 
 
-def open_source(source: SourceLike) -> Source:
+def open_source(source: SourceLike, *, exact: bool = False) -> Source:
     """The source for whatever a caller has.
 
     - str or os.PathLike: the file of that name, mapped where it is a regular one; closed by ``close()``;
@@ -463,6 +486,10 @@ def open_source(source: SourceLike) -> Source:
     - an object with the buffer protocol: its bytes, not copied;
     - a socket: its descriptor; any other object with ``readinto`` or ``read``: through that;
     - a Source: itself.
+
+    With ``exact``, descriptors, sockets and objects are read up to the end of the stream, or of a checkpoint, and not a
+    byte further: others may continue there. A regular file given as a descriptor is then read, not mapped, so that its
+    position is where the stream ends.
 
     Raises OSError where a file can't be opened, TypeError for anything else. A mapped file must not be truncated while
     it is read: the kernel answers that with SIGBUS.
@@ -472,13 +499,13 @@ def open_source(source: SourceLike) -> Source:
     if isinstance(source, (str, os.PathLike)):
         return _open_path(os.fspath(source))
     if isinstance(source, int):
-        return _open_descriptor(source)
+        return DescriptorSource(source, exact=True) if exact else _open_descriptor(source)
     with contextlib.suppress(TypeError):
         return BufferSource(source)  # first: a mapping can be read() too
     if hasattr(source, "recv_into") and hasattr(source, "fileno"):
-        return DescriptorSource(source.fileno())
+        return DescriptorSource(source.fileno(), exact=exact)
     if hasattr(source, "readinto") or hasattr(source, "read"):
-        return ObjectSource(source)
+        return ObjectSource(source, exact=exact)
     raise TypeError("not a path, descriptor, buffer, socket or object with read(): {!r}".format(type(source).__name__))
 
 
