@@ -2,8 +2,10 @@
 Markdown that is made here, so that a page can't say what the code doesn't.
 """
 import argparse
+import builtins
 import inspect
 import re
+import typing
 from importlib import import_module, util
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
@@ -16,7 +18,7 @@ from sphinx.util.typing import stringify_annotation
 import xstream
 from xstream import cli
 from xstream.bench.__main__ import _parser as bench_parser
-from xstream.wire import hvm_context, hvm_params, legacy, libxc, libxl, xenopsd
+from xstream.wire import colo, hvm_context, hvm_params, legacy, libvirt, libxc, libxl, xend, xenopsd, xl
 
 #: Sections of the API page: title, the modules whose public names it lists, and what it says first.
 SECTIONS: Tuple[Tuple[str, Tuple[str, ...], str], ...] = (
@@ -34,6 +36,8 @@ SECTIONS: Tuple[Tuple[str, Tuple[str, ...], str], ...] = (
     ("Limits", ("limits",), "Every cap on untrusted input is a field of `Limits`."),
     ("Errors", ("errors",), "Every error about a stream is a `StreamError`, with the place where it was found."),
 )
+#: Modules whose records are public.
+WIRE = (libxl, xl, libvirt, xenopsd, xend, colo, legacy)
 #: Modules that are public as a whole, with the name of their section.
 MODULES = (("Event loops: xstream.aio", "xstream.aio"), ("Testing a backend: xstream.testing", "xstream.testing"))
 
@@ -47,6 +51,18 @@ def api() -> Iterator[str]:
         yield from ("## " + title, "", text, "", "```{eval-rst}")
         for name in sorted(names, key=lambda name: (inspect.isclass(getattr(xstream, name)), name.lower())):
             yield from _documented(name)
+        yield from ("```", "")
+    yield from ("## Types of arguments and results", "", "Import them from the modules that they are listed with.", "",
+                "```{eval-rst}")
+    for record in _other_types():
+        yield from _documented_class(record, "{}.{}".format(record.__module__, record.__name__))
+    yield from ("```", "", "## Records of containers and legacy streams", "")
+    for module in WIRE:
+        yield from ("### xstream.wire." + module.LAYER, "", "```{eval-rst}")
+        for record in vars(module).values():
+            if inspect.isclass(record) and hasattr(record, "_fields") and record.__module__ == module.__name__ \
+                    and not record.__name__.startswith("_"):
+                yield from _documented_class(record, "{}.{}".format(module.__name__, record.__name__))
         yield from ("```", "")
     assert not left, "public names without a section in docs/_extensions/generated.py: {}".format(left)
     for title, module in MODULES:
@@ -64,11 +80,50 @@ def _home(name: str) -> str:
     return module[len("xstream."):]
 
 
+class _Names(Dict[str, Any]):
+    """A module's names. What it imports for type checkers only is found, if it is a module, or else ``object``."""
+
+    def __missing__(self, name: str) -> Any:
+        found = getattr(builtins, name, None)
+        return found or (import_module(name) if util.find_spec(name) else object)
+
+
+def _other_types() -> List[type]:
+    """Tuples that the signatures of public functions and methods mention, but that aren't public names themselves."""
+    public = {id(getattr(xstream, name)) for name in xstream.__all__}
+    found: Dict[str, type] = {}
+
+    def visit(annotation: Any) -> None:
+        for argument in typing.get_args(annotation):
+            visit(argument)
+        if inspect.isclass(annotation) and annotation.__module__.startswith("xstream.") \
+                and issubclass(annotation, tuple) and not annotation.__module__.startswith("xstream.wire.") \
+                and id(annotation) not in public:
+            found[annotation.__qualname__] = annotation
+
+    for name in xstream.__all__:
+        value = getattr(xstream, name)
+        members = [member for key, member in vars(value).items() if not key.startswith("_")] \
+            if inspect.isclass(value) else [value]
+        for member in members:
+            function = inspect.unwrap(getattr(member, "fget", None) or getattr(member, "__func__", member))
+            if inspect.isfunction(function):
+                names = _Names(function.__globals__)
+                for annotation in typing.get_type_hints(function, localns=names).values():
+                    visit(annotation)
+    return [found[name] for name in sorted(found)]
+
+
 def _documented(name: str) -> List[str]:
     value = getattr(xstream, name)
     if not inspect.isclass(value):
         return [".. auto{}:: xstream.{}".format("function" if callable(value) else "data", name), ""]
-    lines = [".. autoclass:: xstream." + name, "   :members:"]
+    return _documented_class(value, "xstream." + name)
+
+
+def _documented_class(value: type, path: str) -> List[str]:
+    name = value.__name__
+    lines = [".. autoclass:: " + path, "   :members:"]
     if issubclass(value, tuple):
         # The signature shows the fields; only those with a comment of their own are listed again.
         commented = ModuleAnalyzer.for_module(value.__module__).find_attr_docs()
