@@ -14,8 +14,8 @@ from xstream.errors import StreamError, TruncatedStream
 from xstream.kernels import transfer
 from xstream.limits import Limits
 from xstream.stream.legacy_reader import LegacyReader
-from xstream.stream.sink import Sink, check_not_same_file, opened_sink
-from xstream.stream.source import DescriptorSource
+from xstream.stream.sink import Sink, SinkLike, check_not_same_file, opened_sink
+from xstream.stream.source import DescriptorSource, SourceLike
 from xstream.wire import legacy, libxc, libxl, xenopsd
 
 Progress = Callable[[int], object]
@@ -45,8 +45,8 @@ class Converted(NamedTuple):
 class Request(NamedTuple):
     """The arguments of ``convert``, as every writer in the table below gets them."""
 
-    source: Any
-    sink: Any
+    source: SourceLike
+    sink: SinkLike
     to: Optional[str]
     parts: Parts
     squash: bool
@@ -59,13 +59,13 @@ class Request(NamedTuple):
     strict: bool
     progress: Progress
 
-    def open(self, source: Any) -> AnyReader:
+    def open(self, source: SourceLike) -> AnyReader:
         """A reader for ``source``, which is this request's or stands for it."""
         return open_stream(source, format=self.format, limits=self.limits, strict=self.strict, width=self.width,
                            guest=self.guest, checkpointed=self.checkpointed or self.squash or self.last_checkpoint)
 
 
-def convert(source: Any, sink: Any, *, to: Optional[str] = None, config: Optional[bytes] = None,
+def convert(source: SourceLike, sink: SinkLike, *, to: Optional[str] = None, config: Optional[bytes] = None,
             device_model: Optional[bytes] = None, no_device_model: bool = False, squash: bool = False,
             last_checkpoint: bool = False, checkpointed: bool = False, format: Optional[str] = None,
             width: Optional[int] = None, guest: Optional[str] = None, limits: Limits = Limits(), strict: bool = False,
@@ -244,7 +244,7 @@ def _opened_again(request: Request, fd: int, begin: int) -> Iterator[AnyReader]:
         os.lseek(fd, here, os.SEEK_SET)
 
 
-def _is_file(source: Any) -> bool:
+def _is_file(source: SourceLike) -> bool:
     """Whether a source is a regular file, by path or descriptor."""
     return isinstance(source, (str, int, os.PathLike)) and stat.S_ISREG(os.stat(source).st_mode)
 
@@ -272,7 +272,7 @@ def _descriptor(source: Any) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def _sink(sink: Any) -> Iterator[Sink]:
+def _sink(sink: SinkLike) -> Iterator[Sink]:
     if isinstance(sink, int):
         transfer.widen_pipe(sink)
     with opened_sink(sink) as opened:
