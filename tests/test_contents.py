@@ -159,16 +159,41 @@ def test_policies_compared():
     assert report.lost == ("SSSE3", "AVX2") and report.msr == []
     assert [(row.leaf, row.register, row.lost) for row in report.cpuid] == [(1, "c", ("SSSE3",)), (7, "b", ("AVX2",))]
     assert xstream.compare_policies(second, first).lost == ()
-    assert xstream.compare_policies(first, first)[2:] == ([], [])
+    assert xstream.compare_policies(second, first).compatible and report.compatible is False
+    assert xstream.compare_policies(first, first)[2:] == ([], [], ())
+
+
+def test_special_and_accumulated_bits_are_notes():
+    special = Leaf(7, 0, 0, 0, 0, 1 << 10)  # MD_CLEAR
+    for first, second, notes in (([special], [], ("-MD_CLEAR",)), ([], [special], ("+MD_CLEAR",))):
+        base = [Leaf(1, None, 0x800F12, 0, 1, 0)]
+        report = xstream.compare_policies(*(xstream.policy(policies(base + leaves, 1 << 31))
+                                            for leaves in (first, second)))
+        assert (report.lost, report.notes, report.compatible) == ((), notes, True)
+
+
+#: A version 3 stream that a toolstack wrote without policies.
+WITHOUT = samples.headers() + samples.static_data_end() + samples.hvm_params() + samples.end()
+
+
+def test_nothing_can_be_said_without_two_policies():
+    first, none = xstream.policy(MORE), xstream.policy(WITHOUT)
+    for pair in ((first, none), (none, first), (none, none)):
+        assert xstream.compare_policies(*pair).compatible is None
+
+
+def test_policies_of_a_truncated_stream():
+    found = xstream.policy(MORE[:-20])
+    assert len(found.leaves) == 2 and isinstance(found.error, xstream.TruncatedStream)
 
 
 def test_policies_that_are_not_there_or_bad():
-    assert xstream.policy(samples.hvm(2)) == ((), ())
-    assert xstream.policy(containers.legacy_hvm()) == ((), ())
+    assert xstream.policy(samples.hvm(2)) == ((), (), 2, None)
+    assert xstream.policy(containers.legacy_hvm())[:2] == ((), ())
     late = samples.headers() + samples.static_data_end() + MORE[40:MORE.index(samples.static_data_end())]
     assert len(xstream.policy(late + samples.hvm_params() + samples.end()).leaves) == 2
     with pytest.raises(StreamError):
-        xstream.policy(MORE[:100])
+        xstream.policy(MORE[:60])
 
 
 # On the command line
@@ -230,7 +255,15 @@ def test_policy(tmp_path):
     assert status == 0 and b"SSSE3" in out and b"INTEL_PLATFORM_INFO" in out
     assert json.loads(run("policy", more, "--json")[1].decode())["cpuid"]["family"] == 23
     (tmp_path / "old").write_bytes(samples.hvm(2))
-    assert b"no policies" in run("policy", str(tmp_path / "old"), more)[1]
+    status, out, _ = run("policy", str(tmp_path / "old"), more)
+    assert status == 2 and b"no CPU policies: it is version 2" in out
+    (tmp_path / "without").write_bytes(WITHOUT)
+    status, out, _ = run("policy", more, str(tmp_path / "without"))
+    assert status == 2 and b"version 3, but was written without" in out
+    assert run("policy", more, str(tmp_path / "absent"))[0] == 2
+    (tmp_path / "cut").write_bytes(MORE[:60])
+    status, _, err = run("policy", more, str(tmp_path / "cut"))
+    assert status == 2 and "cut: libxc" in err
 
 
 def test_convert(xl_file, tmp_path):

@@ -98,3 +98,25 @@ def test_a_failover_is_reported_alike_from_every_source(tried):
         with WAYS[way](tried("failover-differs.xs")) as source:
             reports.append(xstream.restore(source, xstream.SimulatedGuest.empty(), checkpointed=True))
     assert reports[0].checkpoints == 2 and reports.count(reports[0]) == len(reports)
+
+
+@pytest.mark.parametrize("pair, status", [
+    (("10-pol-base.xl", "10-pol-intel.xl"), 1), (("10-pol-intel.xl", "10-pol-base.xl"), 1),
+    (("10-pol-base.xl", "10-pol-base.xl"), 0),
+    (("10-pol-rsba.xl", "10-pol-norsba.xl"), 0), (("10-pol-norsba.xl", "10-pol-rsba.xl"), 0)])
+def test_policies(pair, status, tmp_path, tried, capsys):
+    files = []
+    for number, name in enumerate(pair):
+        files.append(str(tmp_path / str(number)))
+        (tmp_path / str(number)).write_bytes(tried(name))
+    assert main(["policy"] + files) == status
+    out = capsys.readouterr().out
+    assert ("vendor" in out) is (status == 1)
+    assert ("RSBA" in out and "note" in out) is ("rsba" in pair[0])
+
+
+def test_many_leaves_print_in_linear_time(tmp_path, tried, capsys):
+    """16000 leaves took 20 seconds; a test that hangs is the sign of that coming back."""
+    (tmp_path / "stream").write_bytes(tried("cpuid-16000.xs"))
+    assert main(["policy", str(tmp_path / "stream")]) == 0
+    assert len(capsys.readouterr().out.splitlines()) > 16000

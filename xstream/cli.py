@@ -132,7 +132,7 @@ def _verdict(options: Any, error: Exception) -> Tuple[int, List[str]]:
             return LIMIT_REACHED, messages
         if error.record_type == "CHECKPOINT" and getattr(options, "checkpointed", True) is False:
             messages.append("--checkpointed reads a stream with checkpoints")
-        return BAD_STREAM, messages
+        return BAD_USE if options.command == "policy" else BAD_STREAM, messages
     if isinstance(error, ImportError):
         return BAD_USE, ["numpy is needed for this, and not installed" if error.name == "numpy" else str(error)]
     if isinstance(error, OSError):
@@ -145,7 +145,7 @@ def _verdict(options: Any, error: Exception) -> Tuple[int, List[str]]:
 
 def _name(options: Any) -> str:
     """The input's name in messages."""
-    file = getattr(options, "file", None) or getattr(options, "address", "-")
+    file = getattr(options, "current", None) or getattr(options, "file", None) or getattr(options, "address", "-")
     return "stdin" if file == "-" else str(file)
 
 
@@ -181,9 +181,9 @@ def argument_parser() -> argparse.ArgumentParser:
     digest.add_argument("--pages", action="store_true", help="one CRC32C for each populated PFN")
     digest.add_argument("--jobs", type=_jobs, default=1, metavar="N",
                         help="threads that compute CRCs; 0: as many as there are CPUs (default 1)")
-    policy = _add(commands, "policy", _policy, "the CPU that a guest was shown, or what a second one's lacks of it")
-    policy.add_argument("other", metavar="OTHER", nargs="?", help="another stream; exit status 1 if its CPU lacks "
-                        "features that FILE's guest was told of")
+    policy = _add(commands, "policy", _policy, "show a guest's CPU policy, or what OTHER's policy is missing")
+    policy.add_argument("other", metavar="OTHER", nargs="?", help="another stream; exit status 0 if FILE's guest "
+                        "can run with its policy, 1 if not, 2 if that can't be told")
     convert = _add_convert(commands)
     for command in (verify, extract, digest, convert):
         command.add_argument("--checkpointed", action="store_true",
@@ -450,25 +450,37 @@ def _digest(options: Any) -> None:
 
 
 def _policy(options: Any) -> Optional[int]:
-    from xstream.tools.policy import compare_policies, policy
-    with _Progress(options) as progress:
-        mine = policy(_source(options), **_format(options), progress=progress)
+    from xstream.tools.policy import compare_policies
+    first = _read_policy(options, options.file)
     if options.other is None:
-        _one_policy(options, mine)
-        return None
-    report = compare_policies(mine, policy(options.other))
+        _one_policy(options, first)
+        return None if first.error is None else _verdict(options, first.error)[0]
+    report = compare_policies(first, _read_policy(options, options.other))
     if options.json:
-        print_json({"cpuid": [row._asdict() for row in report.cpuid], "msr": [row._asdict() for row in report.msr],
-                    "lost": list(report.lost)})
+        print_json({"compatible": report.compatible, "reasons": list(report.reasons), "lost": list(report.lost),
+                    "notes": list(report.notes), "cpuid": [row._asdict() for row in report.cpuid],
+                    "msr": [row._asdict() for row in report.msr]})
     else:
         print_differences(report)
-    return BAD_STREAM if report.lost else None
+    return {True: GOOD, False: BAD_STREAM, None: BAD_USE}[report.compatible]
+
+
+def _read_policy(options: Any, file: str) -> Any:
+    """The policies of one of the files. What ended the reading after them is reported, and doesn't matter."""
+    from xstream.tools.policy import policy
+    options.current = file
+    with _Progress(options) as progress:
+        found = policy(_STDIN if file == "-" else file, **_format(options), progress=progress)
+    if found.error is not None:
+        _complain_of(options, found.error)
+    return found
 
 
 def _one_policy(options: Any, policy: Any) -> None:
     from xstream.tools.contents import cpuid_contents, msrs_contents
     if options.json:
-        print_json({"cpuid": cpuid_contents(policy.leaves), "msrs": msrs_contents(policy.msrs)})
+        print_json(dict({} if policy.error is None else policy.error.as_dict(), ok=policy.error is None,
+                        version=policy.version, cpuid=cpuid_contents(policy.leaves), msrs=msrs_contents(policy.msrs)))
     else:
         print_policy(policy)
 

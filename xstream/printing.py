@@ -1,13 +1,17 @@
-"""What reports look like on a terminal. Text out of a stream has its control characters escaped."""
+"""How reports are printed. On a terminal no line is wider than that; elsewhere each line is printed in full.
+
+Control characters in text from a stream are escaped.
+"""
 import io
 import json
+import os
 import sys
-import textwrap
 from typing import Any, Dict, Iterable, Iterator, List, Optional, Tuple
 
 from xstream.errors import StreamError
 
-_WIDTH = 100
+#: Columns of a grid of numbers where there is no terminal.
+_GRID_WIDTH = 100
 #: From this many neighbouring numbers on, such as a CPU's registers, they are shown several in a line.
 _GRID = 8
 
@@ -20,6 +24,52 @@ def printable(text: Any) -> str:
     return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in shown)
 
 
+def terminal_width() -> Optional[int]:
+    """Columns of the terminal that stdout is; None if it isn't one."""
+    try:
+        return max(os.get_terminal_size(sys.stdout.fileno()).columns, 20)
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+def print_text(text: str, indent: str = "") -> None:
+    """Print a line. On a terminal it is wrapped, between words if possible; what follows is indented further."""
+    text = printable(text)
+    width = terminal_width()
+    if width is None or len(indent) + len(text) <= width:
+        print(indent + text)
+        return
+    indent = indent[:width // 2]
+    after = indent + "  "
+    for line in _wrapped(text, width - len(indent), width - len(after)):
+        print(indent + line)
+        indent = after
+
+
+def _wrapped(text: str, first: int, others: int) -> Iterator[str]:
+    """Pieces of a text: the first of at most ``first`` characters, the others of at most ``others``."""
+    start, width = 0, first
+    while len(text) - start > width:
+        cut = text.rfind(" ", start + 1, start + width + 1)
+        if cut < 0 or not text[start:cut].strip():
+            cut = start + width
+        yield text[start:cut].rstrip()
+        start, width = cut, others
+        while text.startswith(" ", start):
+            start += 1
+    yield text[start:]
+
+
+def human_size(size: int) -> str:
+    """Bytes, and the same in a unit that people read: "1073741824 bytes (1.0 GiB)"."""
+    value, unit = float(size), ""
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if value < 1024:
+            break
+        value, unit = value / 1024, larger
+    return "{} bytes ({:.1f} {})".format(size, value, unit) if unit else "{} bytes".format(size)
+
+
 def print_json(document: Dict[str, Any], out: Optional[Any] = None) -> None:
     """Print one JSON document."""
     json.dump(document, out or sys.stdout, indent=2)
@@ -27,16 +77,27 @@ def print_json(document: Dict[str, Any], out: Optional[Any] = None) -> None:
 
 
 def print_table(rows: List[List[str]]) -> None:
-    """Print rows in columns; the first row holds the headings. Columns of numbers are aligned to the right."""
+    """Print rows in columns; the first row holds the headings. Columns of numbers are aligned to the right. What
+    doesn't fit on the terminal's line goes on in the next, within the last column if there is room."""
     columns = range(len(rows[0]))
     widths = [max(len(row[column]) for row in rows) for column in columns]
     numeric = [all(not row[column] or row[column].replace(".", "").isdigit() for row in rows[1:])
                for column in columns]
+    terminal = terminal_width()
+    before = sum(widths[:-1]) + 2 * (len(widths) - 1)
     print()
     for row in rows:
         cells = [row[column].rjust(widths[column]) if numeric[column] else row[column].ljust(widths[column])
                  for column in columns]
-        print(printable("  ".join(cells).rstrip()))
+        line = printable("  ".join(cells).rstrip())
+        if terminal is None or len(line) <= terminal:
+            print(line)
+        elif before < terminal * 2 // 3:
+            for piece in _wrapped(printable(cells[-1].rstrip()), terminal - before, terminal - before):
+                print(line[:before] + piece)
+                line = " " * before
+        else:
+            print_text("  ".join(cells).rstrip())
 
 
 def print_tree(fields: Dict[str, Any], indent: str = "") -> None:
@@ -67,45 +128,36 @@ def _runs(fields: Dict[str, Any]) -> Iterator[List[Tuple[str, Any]]]:
 def _print_grid(items: List[Tuple[str, int]], indent: str) -> None:
     cells = ["{} {:#x}".format(name, value) for name, value in items]
     width = max(len(cell) for cell in cells) + 2
-    columns = max(1, (_WIDTH - len(indent)) // width)
+    columns = max(1, ((terminal_width() or _GRID_WIDTH) - len(indent)) // width)
     for at in range(0, len(cells), columns):
-        print(printable(indent + "".join(cell.ljust(width) for cell in cells[at:at + columns]).rstrip()))
+        print_text("".join(cell.ljust(width) for cell in cells[at:at + columns]).rstrip(), indent)
 
 
 def _print_field(name: str, value: Any, indent: str) -> None:
     if isinstance(value, dict):
         if value:
-            print(printable(indent + name))
+            print_text(name, indent)
             print_tree(value, indent + "  ")
     elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
-        print(printable(indent + name))
+        print_text(name, indent)
         for item in value:
             _print_item(item, indent + "  ")
-    elif isinstance(value, list):
-        _print_words("{}: {}".format(name, _shown(value)), indent)
     elif isinstance(value, str) and "\n" in value:
-        print(printable(indent + name))
+        print_text(name, indent)
         for line in io.StringIO(value):
-            print(printable(indent + "  " + line.rstrip("\n")))
+            print_text(line.rstrip("\n"), indent + "  ")
     else:
-        print(printable("{}{}: {}".format(indent, name, _shown(value))))
+        print_text("{}: {}".format(name, _shown(value)), indent)
 
 
 def _print_item(item: Any, indent: str) -> None:
     """Print an item of a list: its plain values in one line, nested values below."""
     if not isinstance(item, dict):
-        print(printable(indent + _shown(item)))
+        print_text(_shown(item), indent)
         return
     plain = {name: value for name, value in item.items() if not isinstance(value, dict)}
-    print(printable(indent + ", ".join("{} {}".format(name, _shown(value)) for name, value in plain.items())))
+    print_text(", ".join("{} {}".format(name, _shown(value)) for name, value in plain.items()), indent)
     print_tree({name: value for name, value in item.items() if name not in plain}, indent + "  ")
-
-
-def _print_words(text: str, indent: str) -> None:
-    """Print a long list of words, such as CPU features, wrapped over several lines."""
-    for line in textwrap.wrap(printable(text), _WIDTH, break_long_words=False, break_on_hyphens=False,
-                              initial_indent=indent, subsequent_indent=indent + "  "):
-        print(line)
 
 
 def _is_number(value: Any) -> bool:
@@ -131,7 +183,7 @@ def plain_layers(layers: Any) -> List[Dict[str, Any]]:
 
 
 def print_layers(layers: Any) -> None:
-    """The layers as a tree; nothing where there is but one."""
+    """Print the layers as a tree, unless there is only one."""
     if len(layers) < 2:
         return
     print_table([["layer", "offset", "records", ""]] + [
@@ -140,13 +192,14 @@ def print_layers(layers: Any) -> None:
 
 
 def print_info(report: Any) -> None:
-    """An InfoReport."""
+    """Print an InfoReport."""
     if report.version:
-        print("{} stream, version {}, {} guest, made by {}".format(
-            path(report.layers), report.version, report.guest, printable(report.made_by)))
+        print_text("{} stream, version {}, {} guest, made by {}".format(
+            path(report.layers), report.version, report.guest, report.made_by))
         _print_pages(report)
     else:
-        print("{} stream, without memory, made by {}; {} bytes".format(report.format, report.made_by, report.bytes))
+        print_text("{} stream, without memory, made by {}; {}".format(
+            report.format, report.made_by, human_size(report.bytes)))
     print_layers(report.layers)
     if report.types:
         print_table([["page type", "PFNs"]] + [[name, str(count)] for name, count in report.types.items()])
@@ -159,41 +212,43 @@ def print_info(report: Any) -> None:
     if report.more_rows:
         print("and {} more rows".format(report.more_rows))
     if report.missing:
-        print("missing, though no guest runs without: {}".format(", ".join(report.missing)))
+        print_text("missing, though no guest runs without: {}".format(", ".join(report.missing)))
     print_unread(report)
 
 
 def print_unread(report: Any) -> None:
     """What the reader could not read, if there is anything."""
     if report.unread:
-        print("not read: {}".format(report.unread))
+        print_text("not read: {}".format(report.unread))
 
 
 def _print_pages(report: Any) -> None:
-    print("{} bytes, {} populated PFNs, highest PFN {:#x}".format(
-        report.bytes, report.populated, max(report.highest_pfn, 0)))
-    print("{} pages sent, of them {} sent again, {} all zero{}".format(
+    print_text("{}, {} populated PFNs, highest PFN {:#x}".format(
+        human_size(report.bytes), report.populated, max(report.highest_pfn, 0)))
+    print_text("{} pages sent, of them {} sent again, {} all zero{}".format(
         report.sent, report.resent, report.zero,
         "; {} for comparison".format(report.verified) if report.verified else ""))
     if report.checkpoints:
         print("{} checkpoints; what follows the last is void".format(report.checkpoints))
 
 
-def print_verified(report: Any) -> None:
-    """A VerifyReport."""
+def print_verified(report: Any, name: str = "") -> None:
+    """Print a VerifyReport, after the file's name if several are verified."""
     if report.version:
         checkpoints = "{} checkpoints, ".format(report.checkpoints) if report.checkpoints else ""
-        print("ok: {1} version {0.version}, {0.guest}, {0.records} records, {0.pages} pages in {0.batches} batches, "
-              "{2}{0.bytes} bytes".format(report, path(report.layers), checkpoints))
+        text = ("ok: {1} version {0.version}, {0.guest}, {0.records} records, {0.pages} pages in {0.batches} batches, "
+                "{2}{3}".format(report, path(report.layers), checkpoints, human_size(report.bytes)))
     else:
-        print("ok: {0.format}, {0.records} records, {0.bytes} bytes".format(report))
-    print_layers(report.layers)
+        text = "ok: {0.format}, {0.records} records, {1}".format(report, human_size(report.bytes))
+    print_text(name + ": " + text if name else text)
+    if not name:
+        print_layers(report.layers)
 
 
 def print_contents(row: Any, whole: bool) -> None:
-    """A RecordContents, all of it or without what fills pages."""
+    """Print a RecordContents: ``whole``, or without long values."""
     from xstream.tools.contents import brief
-    print("{} record {} at offset {}: {}".format(row.layer, row.record, row.offset, row.type))
+    print_text("{} record {} at offset {}: {}".format(row.layer, row.record, row.offset, row.type))
     print_tree(row.contents if whole else brief(row.contents), "  ")
 
 
@@ -215,10 +270,10 @@ def print_contents_json(found: Iterable[Any]) -> Optional[StreamError]:
 
 
 def print_policy(policy: Any) -> None:
-    """A Policy: what it says of the CPU, the leaves that aren't all zeros, the MSRs."""
+    """Print a Policy: what it says about the CPU, the leaves that aren't all zeros, and the MSRs."""
     from xstream.tools.contents import cpuid_contents
-    if not policy.leaves and not policy.msrs:
-        print("no policies: the stream is older than version 3")
+    if not policy:
+        print(no_policies("the stream", policy))
         return
     about = cpuid_contents(policy.leaves)
     leaves = about.pop("leaves")
@@ -231,11 +286,21 @@ def print_policy(policy: Any) -> None:
         ["{:#x}".format(msr.number), msr.name, "{:#018x}".format(msr.value)] for msr in policy.msrs])
 
 
+def no_policies(which: str, policy: Any) -> str:
+    """Why a stream has no CPU policies."""
+    return "{} has no CPU policies: ".format(which) + (
+        "it is version {}, and only version 3 has them".format(policy.version) if policy.version < 3 else
+        "it is version {}, but was written without them".format(policy.version))
+
+
 def print_differences(report: Any) -> None:
-    """A PolicyReport."""
-    for name, policy in (("the first", report.a), ("the second", report.b)):
-        if not policy.leaves and not policy.msrs:
-            print("{} has no policies: its stream is older than version 3".format(name))
+    """Print a PolicyReport: the differences, then the verdict."""
+    if report.compatible is None:
+        for which, policy in (("the first stream", report.a), ("the second stream", report.b)):
+            if not policy.leaves:
+                print(no_policies(which, policy))
+        print("unknown: there are no two CPU policies to compare")
+        return
     rows = [["{:#x}{}.{}".format(row.leaf, "" if row.subleaf is None else ":{:#x}".format(row.subleaf), row.register),
              row] for row in report.cpuid] + [["msr {:#x}".format(row.number), row] for row in report.msr]
     if rows:
@@ -243,5 +308,11 @@ def print_differences(report: Any) -> None:
             [place, "{:#x}".format(row.value_a), "{:#x}".format(row.value_b), " ".join(row.lost), " ".join(row.gained)]
             for place, row in rows])
         print()
-    print("the second lacks: {}".format(" ".join(report.lost)) if report.lost else
-          "the second lacks nothing that the first was told of")
+    print_text("compatible" if report.compatible else
+               "incompatible: the first's guest can't run with the second's policy")
+    for reason in report.reasons:
+        print_text(reason, "  ")
+    if report.lost:
+        print_text("lacks: " + " ".join(report.lost), "  ")
+    if report.notes:
+        print_text("note: differs in bits that Xen accumulates or handles specially: " + " ".join(report.notes), "  ")

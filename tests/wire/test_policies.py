@@ -69,6 +69,35 @@ def test_missing_leaves_read_as_zeros_and_the_last_of_repeated_ones_counts():
     assert policies.differences([], [leaf(1, c=1)]) == [(1, None, "c", 0, 1, (), ("SSE3",))]
 
 
+BASE = [leaf(0, a=0xD, b=1, c=2, d=3), leaf(7, 0, a=1), leaf(0x80000000, a=0x80000008)]
+
+
+@pytest.mark.parametrize("place, change, reason", [
+    (0, {"b": 9}, "vendor"), (0, {"c": 9}, "vendor"), (0, {"d": 9}, "vendor"),
+    (0, {"a": 7}, "highest leaf 0x7, not 0xd"),
+    (1, {"a": 0}, "highest subleaf of leaf 0x7 0x0, not 0x1"),
+    (2, {"a": 0x80000001}, "highest extended leaf 0x80000001, not 0x80000008")])
+def test_conflicts(place, change, reason):
+    host = list(BASE)
+    host[place] = host[place]._replace(**change)
+    found, = policies.conflicts(BASE, [], host, [])
+    assert reason in found
+    assert len(policies.conflicts(host, [], BASE, [])) == (reason == "vendor")
+    assert policies.conflicts(BASE, [], BASE, []) == policies.conflicts([], [], [], []) == ()
+
+
+def test_platform_info_must_not_lose_bits():
+    one = [Msr(0xCE, 0, 1 << 31)]
+    assert policies.conflicts(BASE, one, BASE, []) == ("MSR INTEL_PLATFORM_INFO lacks CPUID_FAULTING",)
+    assert policies.conflicts(BASE, [], BASE, one) == ()
+
+
+def test_attributes_are_of_known_features():
+    known = {name for table in features.CPUID.values() for name in table.values()} | set(
+        features.ARCH_CAPABILITIES.values())
+    assert features.NOT_COMPARED <= known
+
+
 def test_bits_without_a_name_are_named_by_their_place():
     assert policies.feature_names([leaf(1, d=1 << 10 | 1)]) == ("FPU", "0x1.d[10]")
     assert policies.feature_names([leaf(7, 0, c=1 << 15)]) == ("0x7:0.c[15]",)

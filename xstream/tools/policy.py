@@ -1,58 +1,115 @@
-"""The CPU that a guest has been shown: the policies of one stream, or how those of two differ."""
-from typing import Any, Callable, List, NamedTuple, Tuple
+"""The CPU that a guest sees: the policies of one stream, or whether a guest can move from one to another."""
+from typing import Any, Callable, List, NamedTuple, Optional, Tuple
 
 from xstream.containers.opening import open_stream
 from xstream.errors import StreamError
-from xstream.wire import libxc, msrs, policies
+from xstream.limits import Limits
+from xstream.stream.source import SourceLike
+from xstream.wire import features, libxc, msrs, policies
 from xstream.wire.formats import record_name
 
 
 class Policy(NamedTuple):
-    """A stream's policies, each empty where it has none; of repeated records the last counts, as on restore."""
+    """A stream's CPU policies, each empty if it has none; of repeated records the last one counts, as in a restore.
+
+    ``version`` is that of the memory stream; versions before 3 have no policies. ``error`` is what ended the reading
+    before the stream's end, if anything did: of a truncated stream the policies at its beginning are still valid.
+    """
 
     leaves: Tuple[policies.Leaf, ...]
     msrs: Tuple[msrs.Msr, ...]
+    version: int = 3
+    error: Optional[StreamError] = None
+
+    def __bool__(self) -> bool:
+        """Whether there are any."""
+        return bool(self.leaves or self.msrs)
 
 
 class PolicyReport(NamedTuple):
-    """How the policies of ``b`` differ from those of ``a``, register by register."""
+    """How the policies of ``b`` differ from those of ``a``, register by register, and what that means for a guest that
+    runs with ``a`` and has to run with ``b``.
+
+    - ``compatible``: None if either has no CPUID policy, so that nothing can be said; else whether there are no
+      ``reasons`` against it and nothing is ``lost``;
+    - ``reasons``: what makes Xen itself refuse: :func:`xstream.wire.policies.conflicts`;
+    - ``lost``: features of ``a`` that ``b`` lacks;
+    - ``notes``: differing bits that aren't features to lose: those that Xen accumulates over a pool of hosts or handles
+      specially, such as RSBA or MD_CLEAR.
+    """
 
     a: Policy
     b: Policy
     cpuid: List[policies.Difference]
     msr: List[policies.MsrDifference]
+    reasons: Tuple[str, ...]
+
+    @property
+    def compatible(self) -> Optional[bool]:
+        if not self.a.leaves or not self.b.leaves:
+            return None
+        return not self.reasons and not self.lost
 
     @property
     def lost(self) -> Tuple[str, ...]:
-        """The features that the guest of ``a`` was told of and that of ``b`` wasn't, each once."""
-        return tuple(dict.fromkeys(
-            [name for difference in self.cpuid for name in difference.lost]
-            + [name for difference in self.msr for name in difference.lost]))
+        return tuple(name for name in self._names("lost") if name not in features.NOT_COMPARED)
+
+    @property
+    def notes(self) -> Tuple[str, ...]:
+        return tuple(["-" + name for name in self._names("lost") if name in features.NOT_COMPARED]
+                     + ["+" + name for name in self._names("gained") if name in features.NOT_COMPARED])
+
+    def _names(self, which: str) -> Tuple[str, ...]:
+        """The features in the differences, each once."""
+        found: List[str] = []
+        for row in self.cpuid:
+            found.extend(getattr(row, which))
+        for item in self.msr:
+            found.extend(getattr(item, which))
+        return tuple(dict.fromkeys(found))
 
 
-def policy(source: Any, *, progress: Callable[[int], Any] = lambda offset: None, **options: Any) -> Policy:
-    """The policies of a stream; ``source`` and ``options`` are those of xstream.open, but checkpoints need not be
-    announced. Streams before version 3 have none. Raises StreamError's kin."""
-    options.setdefault("checkpointed", True)
-    found = Policy((), ())
-    with open_stream(source, **options) as reader:
-        while True:
-            progress(reader.source.offset)
-            if reader.next_run() is not None:
-                continue
-            record = reader.next_record()
-            if record is None:
-                return found
-            try:
-                if isinstance(record, libxc.CpuidPolicy):
-                    found = found._replace(leaves=policies.parse(record.leaves))
-                elif isinstance(record, libxc.MsrPolicy):
-                    found = found._replace(msrs=msrs.parse(record.entries))
-            except StreamError as error:
-                raise error.located(layer=reader.layer, base=reader.offset + 8, record=reader.index,
-                                    record_type=record_name(reader.layer, record))
+def policy(source: SourceLike, *, format: Optional[str] = None, limits: Limits = Limits(), strict: bool = False,
+           checkpointed: bool = True, width: Optional[int] = None, guest: Optional[str] = None,
+           progress: Callable[[int], Any] = lambda offset: None) -> Policy:
+    """The CPU policies of a stream; the arguments are those of :func:`xstream.open`. ``progress`` is called with the
+    offset reached, once per batch.
+
+    Raises StreamError or a subclass if reading fails before any policy was found; a later error is in the result.
+    """
+    with open_stream(source, format=format, limits=limits, strict=strict, checkpointed=checkpointed, width=width,
+                     guest=guest) as reader:
+        found = Policy((), ())
+        try:
+            while True:
+                progress(reader.source.offset)
+                if reader.next_run() is not None:
+                    continue
+                record = reader.next_record()
+                if record is None:
+                    break
+                found = _with(found, record, reader)
+        except StreamError as error:
+            if not found:
+                raise
+            found = found._replace(error=error)
+        return found._replace(version=reader.identity.version)
+
+
+def _with(found: Policy, record: Any, reader: Any) -> Policy:
+    """The policies after one more record."""
+    try:
+        if isinstance(record, libxc.CpuidPolicy):
+            return found._replace(leaves=policies.parse(record.leaves))
+        if isinstance(record, libxc.MsrPolicy):
+            return found._replace(msrs=msrs.parse(record.entries))
+    except StreamError as error:
+        raise error.located(layer=reader.layer, base=reader.offset + 8, record=reader.index,
+                            record_type=record_name(reader.layer, record))
+    return found
 
 
 def compare_policies(a: Policy, b: Policy) -> PolicyReport:
-    """Compare leaf by leaf, MSR by MSR; what a policy doesn't have counts as zeros."""
-    return PolicyReport(a, b, policies.differences(a.leaves, b.leaves), policies.msr_differences(a.msrs, b.msrs))
+    """Compare leaf by leaf and MSR by MSR; what one policy doesn't have counts as zeros."""
+    return PolicyReport(a, b, policies.differences(a.leaves, b.leaves), policies.msr_differences(a.msrs, b.msrs),
+                        policies.conflicts(a.leaves, a.msrs, b.leaves, b.msrs))

@@ -1,7 +1,6 @@
 """Names of the CPU features that policies carry.
 
-Source: xen/include/public/arch-x86/cpufeatureset.h (Xen 4.22; bits are added from version to version, none changed its
-meaning).
+Source: xen/include/public/arch-x86/cpufeatureset.h (Xen 4.22; versions add bits, none has changed the meaning of one).
 """
 from typing import Dict, Mapping, Optional, Tuple
 
@@ -103,6 +102,19 @@ ARCH_CAPABILITIES: Dict[int, str] = {
 #: Bit to feature of the MSR INTEL_PLATFORM_INFO.
 PLATFORM_INFO: Dict[int, str] = {31: "CPUID_FAULTING"}
 
+#: Features that a guest should see if any host of its pool has them ("|" in cpufeatureset.h): Xen accumulates them.
+ACCUMULATED = frozenset(["NO_LMSL", "MD_CLEAR", "FS_GS_NS", "VERW_CLEAR", "FB_CLEAR", "RFDS_CLEAR"])
+
+#: Bits that don't simply stand for new functionality ("!" in cpufeatureset.h): Xen handles each in its own way.
+SPECIAL = frozenset([
+    "APIC", "HTT", "X2APIC", "OSXSAVE", "RDRAND", "HYPERVISOR", "CMP_LEGACY", "HLE", "FDP_EXCP_ONLY", "RTM",
+    "NO_FPU_SEL", "CLWB", "OSPKE", "VIRT_SSBD", "MD_CLEAR", "RTM_ALWAYS_ABORT", "ARCH_CAPS", "VERW_CLEAR", "SRSO_US_NO",
+    "RSBA", "FB_CLEAR", "RRSBA", "RFDS_CLEAR", "ITS_NO",
+])
+
+#: Differences in these say nothing about whether a guest can move.
+NOT_COMPARED = ACCUMULATED | SPECIAL
+
 # AMD's CPUs repeat these bits of leaf 1 in leaf 0x80000001 (common_1d in xen/tools/gen-cpuid.py).
 _COMMON_1D = 0x0183F3FF
 CPUID[0x80000001, None, "d"].update(
@@ -110,15 +122,15 @@ CPUID[0x80000001, None, "d"].update(
 
 
 def names(mask: int, table: Mapping[int, str], unknown: str = "bit {}") -> Tuple[str, ...]:
-    """The names of the bits set in ``mask``, lowest first; for those that the table doesn't have, ``unknown`` with the
-    bit's number."""
+    """The names of the bits set in ``mask``, lowest first. A bit without a name is called ``unknown``, with its
+    number."""
     return tuple(table.get(bit) or unknown.format(bit) for bit in range(mask.bit_length()) if mask >> bit & 1)
 
 
 def cpuid_names(leaf: int, subleaf: Optional[int], register: str, value: int) -> Tuple[str, ...]:
-    """The features in a register of a CPUID leaf, lowest bit first; none where the register holds no features.
+    """The features in a register of a CPUID leaf, lowest bit first; empty if the register holds no features.
 
-    Bits without a name are given as ``0x7:0.b[22]``, or ``0x1.d[10]`` where the leaf has no subleaves.
+    A bit without a name is called ``0x7:0.b[22]``, or ``0x1.d[10]`` if the leaf has no subleaves.
     """
     table = CPUID.get((leaf, subleaf, register))
     if table is None:

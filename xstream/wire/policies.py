@@ -1,9 +1,10 @@
-"""X86_CPUID_POLICY and X86_MSR_POLICY: the CPU that a guest has been shown, and how two of them differ.
+"""X86_CPUID_POLICY and X86_MSR_POLICY: the CPU that a guest sees, and how two of them differ.
 
 Source: struct xen_cpuid_leaf and struct xen_msr_entry in xen/include/public/arch-x86/xen.h; the order and meaning of
-leaves: xen/arch/x86/lib/cpu-policy/copy-{to,from}-buffer.c. MSR policies are arrays of :mod:`xstream.wire.msrs`.
+leaves: xen/arch/x86/lib/cpu-policy/copy-{to,from}-buffer.c; compatibility: policy.c there. MSR policies are arrays of
+:mod:`xstream.wire.msrs`.
 
-A leaf that a policy doesn't have reads as zeros, as CPUID answers for it. Of repeated leaves the last counts.
+A leaf that a policy doesn't have reads as zeros, as CPUID returns for it. Of repeated leaves the last one counts.
 """
 import struct
 from typing import Dict, Iterable, List, NamedTuple, Optional, Tuple
@@ -13,7 +14,7 @@ from xstream.wire import features, msrs
 from xstream.wire.frames import Buffer
 from xstream.wire.msrs import Msr
 
-#: Leaves in one policy. Xen sends about 150 and takes no more than it would send.
+#: Leaves in one policy. Xen sends about 150, and accepts no more than it would send.
 MAX_LEAVES = 65536
 
 _NO_SUBLEAF = 0xFFFFFFFF
@@ -22,10 +23,11 @@ _MSR_FEATURES = {msrs.INTEL_PLATFORM_INFO: features.PLATFORM_INFO, msrs.ARCH_CAP
 
 _Key = Tuple[int, Optional[int]]
 _Registers = Tuple[int, int, int, int]
+_ZEROS = (0, 0, 0, 0)
 
 
 class Leaf(NamedTuple):
-    """What CPUID gives for a leaf: eax, ebx, ecx, edx. ``subleaf`` is None where the leaf has none."""
+    """What CPUID returns for a leaf in eax, ebx, ecx and edx. ``subleaf`` is None if the leaf has no subleaves."""
 
     leaf: int
     subleaf: Optional[int]
@@ -36,10 +38,10 @@ class Leaf(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """A register that two policies differ in.
+    """A register in which two policies differ.
 
-    ``lost`` names the features of the first that the second hasn't got, ``gained`` those that only the second has;
-    both are empty where the register holds no features.
+    ``lost`` names the features that only the first policy has, ``gained`` those that only the second has; both are
+    empty if the register holds no features.
     """
 
     leaf: int
@@ -64,10 +66,10 @@ class MsrDifference(NamedTuple):
 def parse(untrusted: Buffer) -> Tuple[Leaf, ...]:
     """The leaves of a CPUID policy in order.
 
-    Raises CorruptStream where the length is no multiple of 24, LimitExceeded beyond 65536 leaves.
+    Raises CorruptStream if the length isn't a multiple of 24, LimitExceeded if there are more than 65536 leaves.
     """
     if len(untrusted) % _LEAF.size:
-        raise CorruptStream("CPUID policy of a wrong size", offset=0, field="length", expected="a multiple of 24",
+        raise CorruptStream("CPUID policy has a wrong size", offset=0, field="length", expected="a multiple of 24",
                             got=len(untrusted))
     if len(untrusted) > MAX_LEAVES * _LEAF.size:
         raise LimitExceeded("too many CPUID leaves", offset=0, expected="at most {}".format(MAX_LEAVES),
@@ -84,7 +86,7 @@ def build(leaves: Iterable[Leaf]) -> bytes:
 
 
 def feature_names(leaves: Iterable[Leaf]) -> Tuple[str, ...]:
-    """All features that a policy has, each once, by register and bit; see :func:`features.cpuid_names`."""
+    """All features in a policy, each once, ordered by register and bit; see :func:`features.cpuid_names`."""
     table = _by_key(leaves)
     found: Dict[str, None] = {}
     for place in features.CPUID:
@@ -108,7 +110,7 @@ def differences(a: Iterable[Leaf], b: Iterable[Leaf]) -> List[Difference]:
 
 
 def msr_differences(a: Iterable[Msr], b: Iterable[Msr]) -> List[MsrDifference]:
-    """Every MSR in which two MSR policies differ, by number; one that a policy doesn't have counts as 0."""
+    """Every MSR in which two MSR policies differ, by number; an MSR that a policy doesn't have counts as 0."""
     values_a, values_b = ({msr.number: msr.value for msr in policy} for policy in (a, b))
     found = []
     for number in sorted(set(values_a) | set(values_b)):
@@ -119,20 +121,50 @@ def msr_differences(a: Iterable[Msr], b: Iterable[Msr]) -> List[MsrDifference]:
     return found
 
 
+def conflicts(guest: Iterable[Leaf], guest_msrs: Iterable[Msr], host: Iterable[Leaf],
+              host_msrs: Iterable[Msr]) -> Tuple[str, ...]:
+    """Why Xen refuses a guest's policy on a host, or under a policy, ``host``: the checks of
+    x86_cpu_policies_are_compatible(). Empty if it accepts it. Features aren't among them; see :func:`differences`."""
+    ours, theirs = _by_key(guest), _by_key(host)
+    found = []
+    if ours.get((0, None), _ZEROS)[1:] != theirs.get((0, None), _ZEROS)[1:]:
+        found.append("vendor {}, not {}".format(_vendor(theirs) or "unknown", _vendor(ours) or "unknown"))
+    highest: Tuple[Tuple[str, int, Optional[int]], ...] = (
+        ("leaf", 0, None), ("subleaf of leaf 0x7", 7, 0), ("extended leaf", 0x80000000, None))
+    for text, leaf, subleaf in highest:
+        needed, there = (_register(table, leaf, subleaf, "a") for table in (ours, theirs))
+        if needed > there:
+            found.append("highest {} {:#x}, not {:#x}".format(text, there, needed))
+    needed, there = (_last(policy, msrs.INTEL_PLATFORM_INFO) for policy in (guest_msrs, host_msrs))
+    if needed & ~there:
+        found.append("MSR INTEL_PLATFORM_INFO lacks {}".format(
+            " ".join(_msr_names(msrs.INTEL_PLATFORM_INFO, needed & ~there))))
+    return tuple(found)
+
+
+def _last(policy: Iterable[Msr], number: int) -> int:
+    """The value of an MSR in a policy; 0 if it isn't there."""
+    return {msr.number: msr.value for msr in policy}.get(number, 0)
+
+
 def maximum_leaves(leaves: Iterable[Leaf]) -> Tuple[int, int]:
-    """The highest basic and the highest extended leaf that CPUID admits to; 0 where the policy doesn't say."""
+    """The highest basic and the highest extended leaf; each is 0 if the policy doesn't have the leaf that says so."""
     table = _by_key(leaves)
     return _register(table, 0, None, "a"), _register(table, 0x80000000, None, "a")
 
 
 def vendor(leaves: Iterable[Leaf]) -> str:
-    """The vendor string of leaf 0, such as ``"GenuineIntel"``; what isn't ASCII is replaced by ``"\\ufffd"``."""
-    _, b, c, d = _by_key(leaves).get((0, None), (0, 0, 0, 0))
+    """The vendor string of leaf 0, such as ``"GenuineIntel"``; bytes that aren't ASCII become ``"\\ufffd"``."""
+    return _vendor(_by_key(leaves))
+
+
+def _vendor(table: Dict[_Key, _Registers]) -> str:
+    _, b, c, d = table.get((0, None), _ZEROS)
     return _text(b, d, c)
 
 
 def signature(leaves: Iterable[Leaf]) -> Tuple[int, int, int]:
-    """Family, model and stepping out of leaf 1."""
+    """Family, model and stepping, from leaf 1."""
     a = _register(_by_key(leaves), 1, None, "a")
     family, model = a >> 8 & 0xF, a >> 4 & 0xF
     if family >= 6:
@@ -143,10 +175,10 @@ def signature(leaves: Iterable[Leaf]) -> Tuple[int, int, int]:
 
 
 def brand(leaves: Iterable[Leaf]) -> str:
-    """The brand string of leaves 0x80000002 to 0x80000004 without its NULs; what isn't ASCII is replaced."""
+    """The brand string of leaves 0x80000002 to 0x80000004 up to the first NUL; bytes that aren't ASCII are replaced."""
     table = _by_key(leaves)
     return _text(*(word for leaf in (0x80000002, 0x80000003, 0x80000004)
-                   for word in table.get((leaf, None), (0, 0, 0, 0))))
+                   for word in table.get((leaf, None), _ZEROS)))
 
 
 def xstate_places(leaves: Iterable[Leaf]) -> Dict[int, Tuple[int, int]]:
@@ -164,7 +196,7 @@ def _order(key: _Key) -> Tuple[int, int]:
 
 
 def _register(table: Dict[_Key, _Registers], leaf: int, subleaf: Optional[int], register: str) -> int:
-    return table.get((leaf, subleaf), (0, 0, 0, 0))["abcd".index(register)]
+    return table.get((leaf, subleaf), _ZEROS)["abcd".index(register)]
 
 
 def _msr_names(number: int, value: int) -> Tuple[str, ...]:
