@@ -179,9 +179,10 @@ def _cell(text: str) -> str:
 
 
 def exit_status() -> Iterator[str]:
+    rows = re.findall(r"(\d): (.*?)\.(?= \d: |\s*$)", cli.EXIT_STATUS, re.DOTALL)
+    assert [status for status, _ in rows] == ["0", "1", "2", "3", "4"], cli.EXIT_STATUS
     yield from ("| status | meaning |", "|---|---|")
-    for part in cli.EXIT_STATUS.strip().rstrip(".").split(";"):
-        status, _, meaning = part.strip().partition(" ")
+    for status, meaning in rows:
         yield "| {} | {} |".format(status, _cell(_prose(meaning)))
 
 
