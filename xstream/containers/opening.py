@@ -1,4 +1,5 @@
 """What is this? Recognition of formats by content, and the reader for each."""
+import contextlib
 from typing import Any, Iterator, Optional, Tuple, Union
 
 from xstream.containers.layers import LAYERS, Settings, memory_reader
@@ -8,6 +9,7 @@ from xstream.limits import Limits
 from xstream.stream.compressed import DecompressedSource
 from xstream.stream.legacy_reader import LegacyReader
 from xstream.stream.reader import Reader
+from xstream.stream.records import RecordReader
 from xstream.stream.signs import COMPRESSED, LEGACY, LEGACY_SIZE, OTHERS, OURS, Sign
 from xstream.stream.source import FedSource, NeedMoreData, Source, open_source
 from xstream.wire import legacy, libxc
@@ -29,6 +31,10 @@ def open_stream(source: Any, *, format: Optional[str] = None, limits: Limits = L
     package ``zstandard`` is there); offsets then count decompressed bytes. ``format``, one of FORMATS, overrules
     recognition. ``width`` and ``guest`` are for legacy memory streams: LegacyReader's. The others are Reader's.
 
+    ``exact``: take no byte from a descriptor, socket or object past the end of the stream, or past a CHECKPOINT record
+    before the next record is asked for. The caller can read on there; see
+    :func:`~xstream.stream.source.open_source`.
+
     Raises UnsupportedStream, naming it, for what is known not to be a stream; CorruptStream for what isn't known at
     all; NeedMoreData from a fed source that has too little; ValueError for an unknown ``format``.
     """
@@ -47,6 +53,20 @@ def open_stream(source: Any, *, format: Optional[str] = None, limits: Limits = L
         if opened is not source:
             opened.close()
         raise
+
+
+@contextlib.contextmanager
+def reading(source: Any, *, format: Optional[str] = None, limits: Limits = Limits(), strict: bool = False,
+            checkpointed: bool = False, width: Optional[int] = None, guest: Optional[str] = None,
+            exact: bool = False) -> Iterator[AnyReader]:
+    """A reader for ``source``, for the length of a ``with`` block: :func:`open_stream`'s, closed at the end of the
+    block; or ``source`` itself if it is a reader, which keeps its own settings and stays open."""
+    if isinstance(source, RecordReader):
+        yield source  # type: ignore[misc]
+        return
+    with open_stream(source, format=format, limits=limits, strict=strict, checkpointed=checkpointed, width=width,
+                     guest=guest, exact=exact) as reader:
+        yield reader
 
 
 def _recognised(source: Source) -> Tuple[Source, str]:

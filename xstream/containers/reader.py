@@ -201,8 +201,11 @@ class NestedReader(RecordReader[Any]):
         if self._finished:
             return
         self.source.buffered()  # raises if the last record's data was not read and is cut off
+        if self.source.exact:
+            self._finished = True
+            return
         self.source.check_end()
-        if self.strict and self._outermost.ended and not self.source.exact and not self.source.at_end():
+        if self.strict and self._outermost.ended and not self.source.at_end():
             raise StrictViolation("bytes behind the end", layer=self._outermost.layer, offset=self.source.offset,
                                   field="trailing bytes", expected="the end of the input", got="more")
         self._finished = True

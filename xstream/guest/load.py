@@ -3,7 +3,7 @@ import struct
 import tempfile
 from typing import IO, Any, Callable, Iterator, NamedTuple, Optional, Tuple
 
-from xstream.containers.opening import AnyReader, open_stream
+from xstream.containers.opening import AnyReader, reading
 from xstream.containers.reader import NestedReader
 from xstream.errors import MemoryMismatch, StreamError, TruncatedStream
 from xstream.guest.deltas import DeltaDecoder
@@ -241,12 +241,21 @@ def taken_back(reader: AnyReader, record: PageData) -> Optional[memoryview]:
     return pfns if types.count(0xF) == len(types) else None
 
 
-def load(source: Any, memory: GuestMemory, *, jobs: Optional[int] = None, **options: Any) -> Loaded:
-    """Load a stream's final memory into ``memory``. ``source`` and ``options`` are those of xstream.open.
+def load(source: Any, memory: GuestMemory, *, format: Optional[str] = None, limits: Optional[Limits] = None,
+         strict: bool = False, checkpointed: bool = False, width: Optional[int] = None, guest: Optional[str] = None,
+         jobs: Optional[int] = None) -> Loaded:
+    """Load a stream's final memory into ``memory``.
 
-    ``jobs``: threads that copy pages; default: one for each CPU that this process may use. The result and every error
-    are the same with any number.
+    ``source`` and the arguments that aren't described here are those of :func:`xstream.open`; a reader is read to its
+    end and stays open.
+
+    - ``limits``: default: the usual ones, with as many PFNs as ``memory`` may have;
+    - ``jobs``: threads that copy pages; default: one for each CPU that this process may use. The result and every
+      error are the same with any number.
+
+    Raises StreamError or a subclass, IncompleteStream for a stream without the records that a guest needs to run, and
+    OSError for failures of the source.
     """
-    options.setdefault("limits", Limits(guest_pfns=memory.limit))
-    with open_stream(source, **options) as reader:
+    with reading(source, format=format, limits=limits or Limits(guest_pfns=memory.limit), strict=strict,
+                 checkpointed=checkpointed, width=width, guest=guest) as reader:
         return Loader(reader, memory, jobs=usable_cpus() if jobs is None else jobs).run()

@@ -42,9 +42,12 @@ def write_pages(fd: int, head: Any, memory: Any, pfns: Any) -> int:
     half as long again, measured on AMD EPYC. Files, sockets and /dev/null don't become slower by it.
     """
 
-def read_pages(fd: int, memory: Any, pfns: Any, skip: int = 0) -> int:
+def read_pages(fd: int, memory: Any, pfns: Any, skip: int = 0, following: Any = None) -> int:
     """Read the pages of ``pfns`` into their places in ``memory``, without the first ``skip`` bytes of them, which are
-    there already. Returns the number of bytes read: fewer only at the end of input."""
+    there already.
+
+    Bytes after the pages go to the buffer ``following`` if they come in the same read. Returns the number of bytes
+    read, those in ``following`` included: fewer than the pages' only at the end of input."""
 
 def pwrite_pages(fd: int, pfns: Any, pages: Any) -> None:
     """Write each page to a raw memory image: at offset PFN x 4096. Raises ValueError for a PFN of 2^51 or more."""

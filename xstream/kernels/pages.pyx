@@ -29,6 +29,9 @@ cdef extern from "<poll.h>" nogil:
     short POLLIN
     short POLLOUT
 
+cdef extern from "Python.h":
+    const Py_ssize_t PY_SSIZE_T_MAX
+
 cdef extern from "pagecopy.h" nogil:
     ctypedef struct copies_held "xs_copies":
         int held
@@ -267,11 +270,11 @@ cdef wait_for(int fd, Direction direction):
     PyErr_CheckSignals()
 
 
-cdef Py_ssize_t move_all(int fd, _Pieces pieces, Direction direction) except -1:
-    """Move everything, or stop at the end of the input; returns the number of bytes."""
+cdef Py_ssize_t move_all(int fd, _Pieces pieces, Direction direction, Py_ssize_t enough=PY_SSIZE_T_MAX) except -1:
+    """Move everything, or stop after `enough` bytes or at the end of the input; returns the number of bytes."""
     cdef iovec *vec = pieces.vec
     cdef Py_ssize_t count = pieces.count, total = 0, moved
-    while count:
+    while count and total < enough:
         with nogil:
             moved = move_some(fd, vec, count, direction)
         if moved > 0:
@@ -337,8 +340,9 @@ def write_pages(int fd, head not None, const uint8_t[::1] memory not None, const
     return move_all(fd, first, WRITING) + move_all(fd, pieces, WRITING)
 
 
-def read_pages(int fd, uint8_t[::1] memory not None, const uint64_t[::1] pfns not None, Py_ssize_t skip=0):
-    cdef _Pieces pieces = _Pieces(pfns.shape[0], 0)
+def read_pages(int fd, uint8_t[::1] memory not None, const uint64_t[::1] pfns not None, Py_ssize_t skip=0,
+               uint8_t[::1] following=None):
+    cdef _Pieces pieces = _Pieces(pfns.shape[0] + 1, 0)
     cdef Py_ssize_t bad
     check_pfns(pfns, memory.shape[0])
     if not 0 <= skip <= pfns.shape[0] * PAGE:
@@ -346,7 +350,9 @@ def read_pages(int fd, uint8_t[::1] memory not None, const uint64_t[::1] pfns no
     with nogil:
         bad = add_pages(pieces, memory, pfns, skip)
     refuse(pfns, bad, memory.shape[0])
-    return move_all(fd, pieces, READING)
+    if following is not None and following.shape[0]:
+        pieces.add(<void *>&following[0], following.shape[0])
+    return move_all(fd, pieces, READING, pfns.shape[0] * PAGE - skip)
 
 
 cdef inline uint64_t file_pages() noexcept nogil:

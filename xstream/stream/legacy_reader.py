@@ -46,12 +46,12 @@ class LegacyReader(RecordReader[Record]):
 
     def __init__(self, source: Any, *, width: Optional[int] = None, guest: Optional[str] = None,
                  limits: Limits = Limits(), strict: bool = False, checkpointed: bool = False,
-                 contained: bool = False, device_model: bool = True) -> None:
+                 contained: bool = False, device_model: bool = True, exact: bool = False) -> None:
         if width not in (None,) + legacy.WIDTHS:
             raise ValueError("width is 4 or 8 bytes, not {!r}".format(width))
         if guest not in (None, legacy.PV, legacy.HVM):
             raise ValueError("guest is {!r} or {!r}, not {!r}".format(legacy.PV, legacy.HVM, guest))
-        self.source: Source = open_source(source)
+        self.source: Source = open_source(source, exact=exact)
         self.limits = limits
         self.strict = strict
         self.checkpointed = checkpointed
@@ -517,9 +517,11 @@ class LegacyReader(RecordReader[Record]):
         """Once, behind the end: what is there that shouldn't be."""
         if self._finished:
             return
-        if not self._contained:
-            self.source.check_end()
-        if self.strict and not self._contained and not self.source.at_end():
+        if self._contained or self.source.exact:
+            self._finished = True
+            return
+        self.source.check_end()
+        if self.strict and not self.source.at_end():
             raise StrictViolation("bytes behind the end", layer=self.layer, offset=self.source.offset,
                                   field="trailing bytes", expected="the end of the input", got="more")
         self._finished = True

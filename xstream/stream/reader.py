@@ -4,7 +4,7 @@ from typing import Any, Dict, NamedTuple, Optional, Tuple
 from xstream.errors import CorruptStream, IncompleteStream, LimitExceeded, StreamError, StrictViolation, TruncatedStream
 from xstream.kernels import batches as batch_kernel
 from xstream.limits import Limits
-from xstream.stream.ordering import Ordering
+from xstream.stream.ordering import CHECKPOINT, END, Ordering
 from xstream.stream.records import RecordReader
 from xstream.stream.source import PendingPages, Source, open_source
 from xstream.wire import libxc
@@ -14,6 +14,16 @@ from xstream.wire.libxc import DomainHeader, ImageHeader, PageData, Record
 #: Room for what one pass over small batches collects: 64 of Xen's full batches, or some thousands of tiny ones.
 _RUN_WORDS = 1 << 16
 _RUN_BATCHES = 1 << 13
+
+#: Most bytes of small PAGE_DATA records that are read from an exact source in one run: what its buffer holds.
+_EXACT_RUN = 64 << 10
+#: After these the bytes may be another reader's: in libxl's streams its own records follow.
+_LAST = (END, CHECKPOINT)
+
+
+def _known_size(record_type: int, length: int) -> int:
+    """The bytes that a stream has from the beginning of a record: the record, and the next header if one must come."""
+    return 8 + padded(length) + (0 if record_type in _LAST else 8)
 
 
 class PageRun(NamedTuple):
@@ -221,12 +231,27 @@ class Reader(RecordReader[Record]):
     def _buffered(self, ordering: Ordering) -> memoryview:
         """What the source holds. Pages that nobody has read are passed over first, and may turn out to be cut off."""
         try:
-            return self.source.whole_records(libxc.PAGE_DATA)
+            return self._read_batches() if self.source.exact else self.source.buffered()
         except TruncatedStream:
             if not ordering.checkpoints:
                 raise
             self._finished = True
             return memoryview(b"")
+
+    def _read_batches(self) -> memoryview:
+        """For an exact source: what it holds, after reading whole small PAGE_DATA records as long as they fit."""
+        at = 0
+        data = self.source.peek(8)
+        while len(data) >= at + 8:
+            record_type, length = FRAME.unpack_from(data, at)
+            size = at + _known_size(record_type, length)
+            if record_type != libxc.PAGE_DATA or size > _EXACT_RUN:
+                break
+            self.source.expect(size)
+            self.source.peek(at + 8 + length)
+            data = self.source.buffered()
+            at += 8 + length
+        return data
 
     def _need_headers(self) -> Tuple[ImageHeader, DomainHeader]:
         if self._headers is None:
@@ -268,6 +293,7 @@ class Reader(RecordReader[Record]):
             record_type, length = FRAME.unpack_from(source.need(8))
             self._check_length(length)
             source.await_record(8 + padded(length))
+            source.expect(_known_size(record_type, length))
             record: Record
             if record_type == libxc.PAGE_DATA:
                 record = self._read_page_data(ordering, length)
@@ -320,9 +346,11 @@ class Reader(RecordReader[Record]):
         """Once, behind END: what is there that shouldn't be."""
         if self._finished:
             return
-        if not self._contained:
-            self.source.check_end()
-        if self.strict and not self._contained and not self.source.exact and not self.source.at_end():
+        if self._contained or self.source.exact:
+            self._finished = True
+            return
+        self.source.check_end()
+        if self.strict and not self.source.at_end():
             raise StrictViolation("bytes behind END", layer=self.layer, offset=self.source.offset,
                                   field="trailing bytes", expected="the end of the input", got="more")
         self._finished = True

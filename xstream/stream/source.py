@@ -13,7 +13,7 @@ from typing import Any, Dict, Iterable, Iterator, Optional, Union
 from xstream.errors import TruncatedStream
 from xstream.kernels import pages as page_kernel
 from xstream.kernels import transfer as transfer_kernel
-from xstream.wire.frames import FRAME, Buffer, padded
+from xstream.wire.frames import Buffer
 from xstream.wire.libxc import PAGE_SIZE
 
 TYPE_CHECKING = False
@@ -48,7 +48,7 @@ class Source:
 
     offset = 0
     stable = True
-    #: Whether nothing is read beyond what the stream is known to contain.
+    #: Whether no byte is taken from the input before the stream is known to have it; see :func:`open_source`.
     exact = False
 
     def peek(self, size: int) -> memoryview:
@@ -59,11 +59,6 @@ class Source:
         """Whatever can be looked at without asking for input; not consumed. After a stream's end: what was read
         beyond it."""
         raise NotImplementedError
-
-    def whole_records(self, kind: int) -> memoryview:
-        """Bytes that begin with a record's head and can be scanned for records of type ``kind``; not consumed. An exact
-        source reads them now, at most 64 KiB; any other returns what it has."""
-        return self.buffered()
 
     def advance(self, size: int) -> None:
         """Consume ``size`` bytes that have been looked at."""
@@ -89,6 +84,9 @@ class Source:
 
     def await_record(self, size: int) -> None:
         """Raise NeedMoreData where a record of ``size`` bytes can't be handed out yet and asking doesn't bring it."""
+
+    def expect(self, size: int) -> None:
+        """Say that the stream has at least ``size`` more bytes, so that an exact source may read that far at once."""
 
     def at_end(self) -> bool:
         """Whether there is nothing more to come."""
@@ -140,7 +138,8 @@ class PendingPages:
 
     def __init__(self, source: "StreamSource", size: int) -> None:
         self._source = source
-        self._left = size
+        #: Bytes that have been neither read nor skipped.
+        self.left = size
         self._size = size
         self.offset = source.offset
         #: What the reader knows of the record, for errors.
@@ -156,17 +155,17 @@ class PendingPages:
         """
         self._claim()
         got = self._source.read_pages(memory, pfns)
-        self._left -= got
+        self.left -= got
         self._check()
 
     def pieces(self) -> Iterator[memoryview]:
         """The bytes in order, in pieces of whole pages, 4 MiB at most; each is good until the next is asked for."""
         self._claim()
         buffer = memoryview(bytearray(min(_PIECE, self._size)))
-        while self._left:
-            piece = buffer[:min(len(buffer), self._left)]
+        while self.left:
+            piece = buffer[:min(len(buffer), self.left)]
             got = self._source.read_into(piece)
-            self._left -= got
+            self.left -= got
             if got < len(piece):
                 self._check()
             yield piece
@@ -178,23 +177,23 @@ class PendingPages:
     def move_to(self, fd: int) -> int:
         """Move all of it to a descriptor, by the kernel alone where it can; how many bytes."""
         self._claim()
-        self._left -= self._source.move_to(fd, self._size)
+        self.left -= self._source.move_to(fd, self._size)
         self._check()
         return self._size
 
     def skip(self) -> None:
         """Pass over what has not been read."""
-        left, self._left = self._left, 0
-        self._left = left - self._source.discard(left)
+        left, self.left = self.left, 0
+        self.left = left - self._source.discard(left)
         self._check()
 
     def _claim(self) -> None:
-        if self._left != self._size or (self._size and self._source.pending is not self):
+        if self.left != self._size or (self._size and self._source.pending is not self):
             raise ValueError("these pages have been read or skipped already")
 
     def _check(self) -> None:
-        if self._left:
-            missing, self._left = self._left, 0
+        if self.left:
+            missing, self.left = self.left, 0
             raise TruncatedStream("the input ends inside page data, {} bytes short".format(missing), missing=missing,
                                   offset=self._source.offset, **self.where)
 
@@ -214,14 +213,20 @@ class StreamSource(Source):
 
     def __init__(self, base: int = 0, *, exact: bool = False) -> None:
         self._base = base  # absolute offset of _buffer[0]
-        self.exact = exact
         self._buffer = memoryview(bytearray(_READ_AHEAD))
         self._start = self._end = 0
+        self.exact = exact
+        self._expected = base  # absolute offset up to which an exact source may read
         self.pending: Optional[PendingPages] = None
 
     @property
     def offset(self) -> int:  # type: ignore[override]
-        return self._base + self._start
+        unread = 0 if self.pending is None else self.pending.left
+        return self._base + self._start + unread
+
+    def expect(self, size: int) -> None:
+        self._settle()
+        self._expected = max(self._expected, self._base + self._start + size)
 
     def _receive(self, into: memoryview) -> int:
         """Read at least one byte into ``into`` and say how many; 0 only at the end of the input."""
@@ -231,30 +236,21 @@ class StreamSource(Source):
         self._settle()
         while self._end - self._start < size:
             self._make_room(size)
-            end = self._start + size if self.exact else len(self._buffer)
-            got = self._receive(self._buffer[self._end:end])
+            got = self._receive(self._buffer[self._end:self._read_end(size)])
             if not got:
                 break
             self._end += got
         return self._buffer[self._start:min(self._start + size, self._end)]
 
+    def _read_end(self, size: int) -> int:
+        """Where in the buffer a read for ``size`` bytes may end."""
+        if not self.exact:
+            return len(self._buffer)
+        return max(self._start + size, min(self._expected - self._base, len(self._buffer)))
+
     def buffered(self) -> memoryview:
         self._settle()
         return self._buffer[self._start:self._end]
-
-    def whole_records(self, kind: int) -> memoryview:
-        if self.exact:
-            self._read_ahead(kind)
-        return self.buffered()
-
-    def _read_ahead(self, kind: int) -> None:
-        """Read records of a type after which another record always follows, each with the head of the next one."""
-        size = FRAME.size
-        while len(self.peek(size)) == size:
-            record_type, length = FRAME.unpack_from(self._buffer, self._start + size - FRAME.size)
-            size += padded(length) + FRAME.size
-            if record_type != kind or size > _READ_AHEAD:
-                return
 
     def advance(self, size: int) -> None:
         self._start += size
@@ -368,9 +364,17 @@ class DescriptorSource(StreamSource):
             begin = pfns[whole] * PAGE_SIZE
             memoryview(memory).cast("B")[begin:begin + part] = ready[whole * PAGE_SIZE:]
         self._start += held
-        got = page_kernel.read_pages(self._fd, memory, pfns, held)
-        self._base += got
-        return held + got
+        left = len(pfns) * PAGE_SIZE - held
+        if not left:
+            return held
+        # The buffer is empty now. The next header comes with the pages, if the stream is known to have one.
+        self._base += self._start
+        self._start = self._end = 0
+        following = min(max(self._expected - self._base - left, 0), len(self._buffer)) if self.exact else 0
+        got = page_kernel.read_pages(self._fd, memory, pfns, held, self._buffer[:following])
+        self._end = max(0, got - left)
+        self._base += got - self._end
+        return held + got - self._end
 
     def move_to(self, fd: int, size: int) -> int:
         held = min(self._end - self._start, size)
@@ -487,11 +491,11 @@ def open_source(source: SourceLike, *, exact: bool = False) -> Source:
     - a socket: its descriptor; any other object with ``readinto`` or ``read``: through that;
     - a Source: itself.
 
-    With ``exact``, descriptors, sockets and objects are read up to the end of the stream, or of a checkpoint, and not a
-    byte further: others may continue there. A regular file given as a descriptor is then read, not mapped, so that its
-    position is where the stream ends.
+    ``exact``: from a descriptor, socket or object, take no byte past the end of the stream or past a CHECKPOINT, so
+    that the caller can read on there. A regular file is then read from its present position, not mapped. Buffers,
+    paths and Sources aren't affected; compressed input is read ahead all the same.
 
-    Raises OSError where a file can't be opened, TypeError for anything else. A mapped file must not be truncated while
+    Raises OSError if a file can't be opened, TypeError for anything else. A mapped file must not be truncated while
     it is read: the kernel answers that with SIGBUS.
     """
     if isinstance(source, Source):
