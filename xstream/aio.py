@@ -16,8 +16,8 @@ from xstream.guest.restore import Restored, Restorer
 from xstream.guest.save import Saved, Saver
 from xstream.kernels import pages as page_kernel
 from xstream.limits import Limits
-from xstream.stream.sink import Sink
-from xstream.stream.source import FedSource, NeedMoreData
+from xstream.stream.sink import Sink, SinkLike
+from xstream.stream.source import FedSource, NeedMoreData, SourceLike
 from xstream.wire.frames import Buffer
 from xstream.wire.libxc import PAGE_SIZE
 
@@ -80,7 +80,7 @@ class _Worker:
 async def save(guest: Guest, writer: asyncio.StreamWriter, *, live: bool = False, policy: Optional[Policy] = None,
                verify: bool = False, container: Optional[str] = None, config: Optional[bytes] = None,
                device_model: Optional[DeviceModel] = None, xenstore_data: Optional[XenstoreData] = None,
-               checkpoint: Optional[Callable[[int], bool]] = None, back_channel: Any = None,
+               checkpoint: Optional[Callable[[int], bool]] = None, back_channel: Optional[SourceLike] = None,
                on_round: Callable[[Round], Any] = lambda last: None,
                progress: Callable[[int, int], Any] = lambda done, total: None,
                cancelled: Callable[[], bool] = lambda: False, limits: Limits = Limits()) -> Saved:
@@ -131,7 +131,7 @@ class RestoreProtocol(_Protocol):  # type: ignore[misc]
 
     def __init__(self, guest: Guest, *, format: Optional[str] = None, limits: Limits = Limits(), strict: bool = False,
                  checkpointed: bool = False, checkpoint: Callable[[int], bool] = lambda number: True,
-                 back_channel: Any = None, progress: Callable[[int], Any] = lambda offset: None,
+                 back_channel: Optional[SinkLike] = None, progress: Callable[[int], Any] = lambda offset: None,
                  cancelled: Callable[[], bool] = lambda: False) -> None:
         self._source = FedSource(stable=False)
         self._loop = asyncio.get_event_loop()

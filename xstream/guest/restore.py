@@ -26,8 +26,8 @@ from xstream.limits import Limits
 from xstream.stream.legacy_reader import LegacyReader
 from xstream.stream.reader import PageRun, Reader
 from xstream.stream.records import RecordReader
-from xstream.stream.sink import Sink, open_sink
-from xstream.stream.source import NeedMoreData, PendingPages
+from xstream.stream.sink import Sink, SinkLike, opened_sink
+from xstream.stream.source import NeedMoreData, PendingPages, SourceLike
 from xstream.stream.state import Kept, StateRecords
 from xstream.wire import console, hvm_context, hvm_params, libvirt, libxc, libxl, xend, xenopsd, xl
 from xstream.wire.frames import FRAME
@@ -153,9 +153,9 @@ class Restorer:
     fed; call it again then. ``restored`` is set at the end.
     """
 
-    def __init__(self, source: Any, guest: Guest, *, format: Optional[str] = None, limits: Limits = Limits(),
-                 strict: bool = False, checkpointed: bool = False, exact: bool = True,
-                 checkpoint: Callable[[int], bool] = lambda number: True, back_channel: Any = None,
+    def __init__(self, source: Union[SourceLike, AnyReader], guest: Guest, *, format: Optional[str] = None,
+                 limits: Limits = Limits(), strict: bool = False, checkpointed: bool = False, exact: bool = True,
+                 checkpoint: Callable[[int], bool] = lambda number: True, back_channel: Optional[SinkLike] = None,
                  progress: Callable[[int], Any] = lambda offset: None,
                  cancelled: Callable[[], bool] = lambda: False) -> None:
         if back_channel is not None and guest.kind != "hvm":
@@ -172,7 +172,10 @@ class Restorer:
         self._memory = TargetMemory(self._hooks, guest.kind == "pv", self._limits.guest_pfns)
         self._pv = TargetPV(guest, self._hooks, self._memory) if guest.kind == "pv" else None
         self._go_on = checkpoint
-        self._back_channel: Optional[Sink] = None if back_channel is None else open_sink(back_channel)
+        self._stack = contextlib.ExitStack()
+        self._back_channel: Optional[Sink] = None
+        if back_channel is not None:
+            self._back_channel = self._stack.enter_context(opened_sink(back_channel))
         self._progress = progress
         self._cancelled = cancelled
         self._begun = self._memory_begun = self._static_ended = False
@@ -216,6 +219,7 @@ class Restorer:
             self._opened.close()
         if self._spool is not None:
             self._spool.close()
+        self._stack.close()
 
     def _step(self) -> bool:
         if self._cancelled():
@@ -493,9 +497,9 @@ def _reported(state: StateRecords) -> Iterator[LayerRecord]:
                 name: bytes(value) for name, value in record._asdict().items() if isinstance(value, memoryview)}))
 
 
-def restore(source: Any, guest: Guest, *, format: Optional[str] = None, limits: Limits = Limits(),
-            strict: bool = False, checkpointed: bool = False, exact: bool = True,
-            checkpoint: Callable[[int], bool] = lambda number: True, back_channel: Any = None,
+def restore(source: Union[SourceLike, AnyReader], guest: Guest, *, format: Optional[str] = None,
+            limits: Limits = Limits(), strict: bool = False, checkpointed: bool = False, exact: bool = True,
+            checkpoint: Callable[[int], bool] = lambda number: True, back_channel: Optional[SinkLike] = None,
             progress: Callable[[int], Any] = lambda offset: None,
             cancelled: Callable[[], bool] = lambda: False) -> Restored:
     """Restore a guest from a libxc stream, version 2 or 3, or from a container of one (libxl, xl, libvirt, xenopsd).

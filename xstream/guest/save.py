@@ -4,7 +4,6 @@ Source of the order and the rules: tools/libs/guest/xg_sr_save.c; docs/features/
 """
 import contextlib
 import itertools
-import os
 import time
 from array import array
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
@@ -22,8 +21,8 @@ from xstream.kernels import pages as page_kernel
 from xstream.kernels import pagetables
 from xstream.kernels import pfns as pfn_kernel
 from xstream.limits import Limits
-from xstream.stream.sink import Sink, open_sink, opened_sink
-from xstream.stream.source import Source, open_source
+from xstream.stream.sink import Sink, SinkLike, opened_sink
+from xstream.stream.source import Source, SourceLike, open_source
 from xstream.stream.writer import BATCH_PFNS
 from xstream.wire import libxc
 from xstream.wire.frames import FRAME, Buffer
@@ -69,10 +68,10 @@ class Saver:
     gathered. ``saved`` is set at the end.
     """
 
-    def __init__(self, guest: Guest, sink: Any, *, live: bool = False, policy: Optional[Policy] = None,
+    def __init__(self, guest: Guest, sink: SinkLike, *, live: bool = False, policy: Optional[Policy] = None,
                  verify: bool = False, container: Optional[str] = None, config: Optional[bytes] = None,
                  device_model: Optional[DeviceModel] = None, xenstore_data: Optional[XenstoreData] = None,
-                 checkpoint: Optional[Callable[[int], bool]] = None, back_channel: Any = None,
+                 checkpoint: Optional[Callable[[int], bool]] = None, back_channel: Optional[SourceLike] = None,
                  on_round: Callable[[Round], Any] = lambda last: None,
                  progress: Callable[[int, int], Any] = lambda done, total: None,
                  cancelled: Callable[[], bool] = lambda: False, limits: Limits = Limits()) -> None:
@@ -81,12 +80,10 @@ class Saver:
         if verify and checkpoint is not None:
             raise ValueError("verify and checkpoint exclude each other: a stream with checkpoints can't hold VERIFY")
         self.saved: Optional[Saved] = None
+        self._sink_like = sink
         self._sink: Sink
         self._guest = guest
         self._hooks = Hooks(guest)
-        self._path = os.fspath(sink) if isinstance(sink, (str, os.PathLike)) else None
-        if self._path is None:
-            self._sink = open_sink(sink, splice=guest.spliceable)
         self._enclosure = Enclosure(container, config=config, device_model=device_model, xenstore_data=xenstore_data,
                                     checkpointed=checkpoint is not None, limits=limits)
         self._live = live
@@ -114,7 +111,9 @@ class Saver:
         """Perform the save, batch by batch. If it fails, or the iterator is closed, the guest is as :func:`save`
         says."""
         try:
-            yield from self._stream() if self._path is None else self._stream_to(self._path)
+            # A file at a path is completed at the end of this block, before the guest is given up.
+            with opened_sink(self._sink_like, splice=self._guest.spliceable) as self._sink:
+                yield from self._stream()
         except BaseException:
             try:
                 self._roll_back()
@@ -127,11 +126,6 @@ class Saver:
                 self._back_channel.close()
         self._hooks.end()
         self.saved = Saved(tuple(self._rounds), self._sink.offset, self._downtime, self._checkpoints)
-
-    def _stream_to(self, path: str) -> Iterator[None]:
-        """Write to a file that is renamed to ``path`` once it is complete and synced, before the guest is given up."""
-        with opened_sink(path, splice=self._guest.spliceable) as self._sink:
-            yield from self._stream()
 
     def _stream(self) -> Iterator[None]:
         self._set_up()
@@ -396,10 +390,10 @@ def _batch_size(pfns: memoryview) -> int:
     return at if whole and end > BATCH_PFNS else BATCH_PFNS
 
 
-def save(guest: Guest, sink: Any, *, live: bool = False, policy: Optional[Policy] = None, verify: bool = False,
+def save(guest: Guest, sink: SinkLike, *, live: bool = False, policy: Optional[Policy] = None, verify: bool = False,
          container: Optional[str] = None, config: Optional[bytes] = None, device_model: Optional[DeviceModel] = None,
          xenstore_data: Optional[XenstoreData] = None, checkpoint: Optional[Callable[[int], bool]] = None,
-         back_channel: Any = None, on_round: Callable[[Round], Any] = lambda last: None,
+         back_channel: Optional[SourceLike] = None, on_round: Callable[[Round], Any] = lambda last: None,
          progress: Callable[[int, int], Any] = lambda done, total: None,
          cancelled: Callable[[], bool] = lambda: False, limits: Limits = Limits()) -> Saved:
     """Write a guest's stream to ``sink``: a path, a descriptor, a socket, or an object with ``write``.
