@@ -193,7 +193,7 @@ def test_streams_in_no_row_give_the_same_bytes(stream, guest, to, xen_tools):
     assert converted(stream, to=to)[0] == theirs, said
 
 
-@pytest.mark.skipif(not DOCS.exists(), reason="it comes with a checkout only")
+@pytest.mark.skipif(not DOCS.exists(), reason="not applicable: it comes with a checkout only")
 def test_the_table_has_these_rows():
     rows = re.findall(r"^\| ([^|]+) \| [^|]+ \| [^|]+ \|$", DOCS.read_text(encoding="utf-8").partition("## Where")[2],
                       re.MULTILINE)

@@ -103,7 +103,7 @@ def test_languages(page):
 def test_examples(page, folder):
     variables = {"__name__": "__main__"}
     if sys.version_info < (3, 7) and any("asyncio.run" in block.text for block in blocks(page)):
-        pytest.skip("asyncio.run came with Python 3.7")
+        pytest.skip("not applicable: asyncio.run came with Python 3.7")
     for block in blocks(page):
         where = "{}, line {}".format(page, block.line)
         if block.language == "python":

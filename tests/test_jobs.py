@@ -132,7 +132,7 @@ def test_huge_pages_where_memory_is_filled_densely(step, huge):
     flags = flags_at(address)
     if huge and (flags is None or not os.path.exists("/sys/kernel/mm/transparent_hugepage")
                  or not hasattr(memory._mapping, "madvise")):
-        pytest.skip("no huge pages on this host")
+        pytest.skip("not applicable: no huge pages on this host")
     assert ("hg" in (flags or ())) == huge
 
 

@@ -204,11 +204,11 @@ with replacing(sys.argv[1]) as fd:
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "O_TMPFILE"), reason="no unnamed files")
+@pytest.mark.skipif(not hasattr(os, "O_TMPFILE"), reason="not applicable: no unnamed files")
 def test_a_killed_process_leaves_nothing(tmp_path):
     with replacing(str(tmp_path / "probe")):
         if os.listdir(str(tmp_path)):
-            pytest.skip("no unnamed files on this filesystem")
+            pytest.skip("not applicable: no unnamed files on this filesystem")
     os.unlink(str(tmp_path / "probe"))
     root = os.path.dirname(os.path.dirname(os.path.abspath(xstream.__file__)))
     process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(tmp_path / "out")], stdout=subprocess.PIPE,
