@@ -61,11 +61,14 @@ def pytest_generate_tests(metafunc: Any) -> None:
 
 @pytest.fixture(scope="session")
 def genuine_stream() -> Iterator[Callable[[str, str], genuine_streams.GenuineStream]]:
-    """A function from group and file name to the stream, unpacked; unpacked files are shared: don't write to them."""
-    if genuine_streams.folder() is None:
-        pytest.skip(genuine_streams.ABSENT)
+    """A function from group and file name to the stream, decompressed. The files are shared: don't write to them."""
     with tempfile.TemporaryDirectory(prefix="xstream-streams-") as into:
-        yield lambda group, name: genuine_streams.unpack(group, name, Path(into))
+        def unpacked(group: str, name: str) -> genuine_streams.GenuineStream:
+            try:
+                return genuine_streams.unpack(group, name, Path(into))
+            except FileNotFoundError as error:
+                pytest.skip(str(error))
+        yield unpacked
 
 
 @pytest.fixture
