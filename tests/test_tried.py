@@ -120,3 +120,15 @@ def test_many_leaves_print_in_linear_time(tmp_path, tried, capsys):
     (tmp_path / "stream").write_bytes(tried("cpuid-16000.xs"))
     assert main(["policy", str(tmp_path / "stream")]) == 0
     assert len(capsys.readouterr().out.splitlines()) > 16000
+
+
+@pytest.mark.parametrize("to, options", [(None, {}), ("libxc", {}), ("libxl", {}), ("xl", {"config": b"{}"}),
+                                         ("libvirt", {"config": b"<domain/>"}), (None, {"squash": True})])
+@pytest.mark.parametrize("way", ["mapped", "pipe"])
+def test_a_legacy_suspend_image_converts(way, to, options, tried):
+    image = tried("08-xenopsd-legacy-pv.img")
+    out = io.BytesIO()
+    with WAYS[way](image) as source:
+        xstream.convert(source, out, to=to, **options)
+    xstream.verify(out.getvalue())
+    assert list(xstream.page_digests(out.getvalue())) == list(xstream.page_digests(image))
