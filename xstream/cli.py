@@ -29,6 +29,7 @@ EXIT_STATUS = ("0: good. 1: the stream is bad (policy: incompatible). 2: usage e
                "xstream's limits was reached; the stream may be good.")
 _PAGE_SIZE = 4096
 _STDIN, _STDOUT = 0, 1
+_SHOWN_RANGES = 20
 _MOST_JOBS = 1024
 _FORMATS = ("libxc", "legacy", "libxl", "xl", "libvirt", "xenopsd", "xend", "colo")
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
@@ -177,13 +178,17 @@ def argument_parser() -> argparse.ArgumentParser:
                              "records missing")
     extract = _add(commands, "extract", _extract, "write the final guest memory to a raw file, PFN 0 first")
     _add_out(extract)
+    extract.add_argument("--salvage", action="store_true", help="of a cut or damaged stream, write what precedes the "
+                         "error; say what is missing, and exit with status 1")
     digest = _add(commands, "digest", _digest, "checksums of the final guest memory")
     digest.add_argument("--pages", action="store_true", help="one CRC32C for each populated PFN")
-    digest.add_argument("--jobs", type=_jobs, default=1, metavar="N",
-                        help="threads that compute CRCs; 0: as many as there are CPUs (default 1)")
     policy = _add(commands, "policy", _policy, "show a guest's CPU policy, or what OTHER's policy is missing")
     policy.add_argument("other", metavar="OTHER", nargs="?", help="another stream; exit status 0 if FILE's guest "
                         "can run with its policy, 1 if not, 2 if that can't be told")
+    for command in (extract, digest):
+        command.add_argument("-j", "--jobs", type=_jobs, default=0, metavar="N",
+                             help="threads that copy pages and compute CRCs (default: one for each CPU that the "
+                             "process may use)")
     convert = _add_convert(commands)
     for command in (verify, extract, digest, convert):
         command.add_argument("--checkpointed", action="store_true",
@@ -417,19 +422,40 @@ def _verify(options: Any) -> None:
         print_verified(report)
 
 
-def _extract(options: Any) -> None:
+def _extract(options: Any) -> Optional[int]:
     from xstream.tools.extract import extract
     with _Progress(options) as progress:
-        report = extract(_source(options), _sink(options), **_format(options),
-                         checkpointed=options.checkpointed, progress=progress)
+        report = extract(_source(options), _sink(options), salvage=options.salvage, **_format(options),
+                         checkpointed=options.checkpointed, progress=progress, jobs=_threads(options))
+    error = report.error
     if options.json and options.out != "-":
-        print_json(report._asdict())
+        document = dict(report._asdict(), ok=error is None)
+        del document["error"]
+        print_json(document if error is None else dict(error.as_dict(), **document))
+    if error is None:
+        return None
+    sys.stdout.flush()
+    status = _complain_of(options, error)
+    _complain("salvaged {} pages; {}".format(report.populated, _missing_ranges(report)))
+    return status
+
+
+def _threads(options: Any) -> int:
+    return int(options.jobs) or min(len(os.sched_getaffinity(0)), _MOST_JOBS)
+
+
+def _missing_ranges(report: Any) -> str:
+    if not report.missing:
+        return "no PFN below the highest one is missing; higher ones may be"
+    ranges = ["{:#x}-{:#x}".format(first, first + count - 1) for first, count in report.missing[:_SHOWN_RANGES]]
+    more = ", ..." if len(report.missing) > _SHOWN_RANGES else ""
+    return "missing: {} PFNs: {}{}".format(report.missing_pages, ", ".join(ranges), more)
 
 
 def _digest(options: Any) -> None:
     from xstream.tools.digest import digest, page_digests
     arguments = dict(_format(options), checkpointed=options.checkpointed,
-                     jobs=options.jobs or len(os.sched_getaffinity(0)))
+                     jobs=_threads(options))
     if options.pages:
         with _Progress(options) as progress:
             pairs = page_digests(_source(options), progress=progress, **arguments)

@@ -231,6 +231,19 @@ class Loader:
         self.loaded = self.loaded._replace(checkpoints=self.loaded.checkpoints + 1)
 
 
+class WholeRecordLoader(Loader):
+    """A Loader that applies a batch only once all of its pages have been read: a stream that ends or fails within one
+    leaves the memory as the batch before left it, whatever the source."""
+
+    def _page_data(self, record: PageData) -> None:
+        try:
+            whole = b"".join(bytes(piece) for piece in pieces(record.data))
+        except StreamError as error:
+            self._locate(error)
+            raise
+        super()._page_data(PageData(record.words, whole))
+
+
 def taken_back(reader: AnyReader, record: PageData) -> Optional[memoryview]:
     """The PFNs that a batch takes out of the guest's map, uint64: a conversion writes one of XTAB alone for those that
     a legacy stream's tail names. None for any other batch. (In a stream of Xen's own XTAB undoes nothing.)"""

@@ -1,9 +1,10 @@
-"""The final guest memory as a raw file."""
+"""The guest memory that a stream ends with, as a raw image; or what can be saved of it from a damaged stream."""
 import os
-from typing import Any, Callable, Iterator, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Iterator, List, NamedTuple, Optional, Tuple
 
-from xstream.containers.opening import open_stream
-from xstream.guest.load import Loader
+from xstream.containers.opening import AnyReader, open_stream
+from xstream.errors import LimitExceeded, StreamError
+from xstream.guest.load import Loader, WholeRecordLoader
 from xstream.guest.memory import GuestMemory
 from xstream.kernels import pfns as pfn_kernel
 from xstream.limits import Limits
@@ -14,13 +15,26 @@ from xstream.wire.libxc import PAGE_SIZE
 
 _ZEROS = memoryview(bytes(1 << 20))
 _CHUNK = 1 << 16
+#: Ranges of missing PFNs that a report lists.
+_MOST_RANGES = 10000
+#: From a PFN's state byte to whether a record has mentioned it.
+_MENTIONED = bytes([0] + [1] * 255)
 
 
 class ExtractReport(NamedTuple):
-    """What was extracted: the image's size in bytes, and how many of its pages are populated."""
+    """What was extracted: the image's size in bytes, and how many of its pages are populated.
+
+    After salvaging a stream that isn't good: the ``error`` that ended the reading, and what is ``missing``: (first PFN,
+    pages) of each range that the stream hadn't mentioned until then, ascending. The ranges reach up to the end of the
+    guest's memory if the stream says where that is (PV guests, legacy streams), else to the highest PFN seen;
+    ``missing_pages`` is their sum, of all of them even if there are more than 10000 and the rest are left out.
+    """
 
     bytes: int
     populated: int
+    error: Optional[StreamError] = None
+    missing: Tuple[Tuple[int, int], ...] = ()
+    missing_pages: int = 0
 
 
 def runs(memory: GuestMemory) -> Iterator[Tuple[int, int]]:
@@ -53,9 +67,10 @@ def zeros(size: int) -> Iterator[memoryview]:
         yield _ZEROS[:size - start]
 
 
-def extract(source: SourceLike, sink: SinkLike, *, format: Optional[str] = None, limits: Limits = Limits(),
-            strict: bool = False, checkpointed: bool = False, width: Optional[int] = None, guest: Optional[str] = None,
-            progress: Callable[[int], Any] = lambda offset: None, jobs: int = 1) -> ExtractReport:
+def extract(source: SourceLike, sink: SinkLike, *, salvage: bool = False, format: Optional[str] = None,
+            limits: Limits = Limits(), strict: bool = False, checkpointed: bool = False, width: Optional[int] = None,
+            guest: Optional[str] = None, progress: Callable[[int], Any] = lambda offset: None,
+            jobs: int = 1) -> ExtractReport:
     """Write the guest memory that a stream ends with to ``sink``, PFN 0 first.
 
     ``sink`` is anything that :func:`~xstream.stream.sink.opened_sink` takes. A file at a path has mode 0600 and holes
@@ -64,7 +79,11 @@ def extract(source: SourceLike, sink: SinkLike, *, format: Optional[str] = None,
     called with the offset reached, once per batch; ``jobs`` is the number of threads that copy pages. The other
     arguments are those of :func:`xstream.open`.
 
-    Raises StreamError or a subclass; shutil.SameFileError if source and sink are the same file; other OSErrors.
+    With ``salvage``, an error in the stream ends the reading and is in the report: the pages of every record before it
+    are written, of a stream with checkpoints those up to its last complete one.
+
+    Raises StreamError or a subclass, with ``salvage`` only if there is no page to save or a limit is exceeded;
+    shutil.SameFileError if source and sink are the same file; other OSErrors.
     """
     check_not_same_file(source, sink)
     with open_stream(source, format=format, limits=limits, strict=strict, checkpointed=checkpointed, width=width,
@@ -73,12 +92,61 @@ def extract(source: SourceLike, sink: SinkLike, *, format: Optional[str] = None,
         if path is not None and not written_in_place(path):
             with replacing(path) as fd:
                 memory = GuestMemory(limit=limits.guest_pfns, file=fd)
-                Loader(reader, memory, jobs=jobs).run(progress)
+                error = _load(reader, memory, salvage, progress, jobs)
         else:
             memory = GuestMemory(limit=limits.guest_pfns)
-            Loader(reader, memory, jobs=jobs).run(progress)
+            error = _load(reader, memory, salvage, progress, jobs)
             _write_in_order(memory, sink)
-        return ExtractReport(len(memory) * PAGE_SIZE, memory.populated_count)
+        if error is None:
+            return ExtractReport(len(memory) * PAGE_SIZE, memory.populated_count)
+        missing, pages = _missing(memory, reader.pfn_end if reader.pfn_end < limits.guest_pfns else len(memory))
+        return ExtractReport(len(memory) * PAGE_SIZE, memory.populated_count, error, missing, pages)
+
+
+def _load(reader: AnyReader, memory: GuestMemory, salvage: bool, progress: Callable[[int], Any],
+          jobs: int) -> Optional[StreamError]:
+    """Load the memory; returns the error that ended that, if it may be incomplete."""
+    try:
+        (WholeRecordLoader if salvage else Loader)(reader, memory, jobs=jobs).run(progress)
+    except LimitExceeded:
+        raise
+    except StreamError as error:
+        if not salvage or not memory.populated_count:
+            raise
+        return error
+    return None
+
+
+def _missing(memory: GuestMemory, pfn_end: int) -> Tuple[Tuple[Tuple[int, int], ...], int]:
+    """The ranges under ``pfn_end`` that no record has mentioned, and how many pages that is in all."""
+    found: List[Tuple[int, int]] = []
+    pages, begin = 0, None
+    state = memory.state
+    for first in range(0, len(state), _CHUNK):
+        chunk = bytes(state[first:first + _CHUNK]).translate(_MENTIONED)
+        at = 0
+        while at < len(chunk):
+            if begin is None:
+                at = chunk.find(0, at)
+                if at < 0:
+                    break
+                begin = first + at
+            at = chunk.find(1, at)
+            if at < 0:
+                break
+            _add_range(found, begin, first + at)
+            pages += first + at - begin
+            begin = None
+    begin = len(state) if begin is None else begin
+    if begin < pfn_end:
+        _add_range(found, begin, pfn_end)
+        pages += pfn_end - begin
+    return tuple(found), pages
+
+
+def _add_range(found: List[Tuple[int, int]], begin: int, end: int) -> None:
+    if len(found) < _MOST_RANGES:
+        found.append((begin, end - begin))
 
 
 def _write_in_order(memory: GuestMemory, sink: SinkLike) -> None:
