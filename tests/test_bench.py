@@ -71,6 +71,8 @@ def run(other_end):
 
 @pytest.fixture
 def tiny(monkeypatch):
+    monkeypatch.setattr(machine, "others_at_work", lambda: 0.0)
+    monkeypatch.setattr(machine, "stolen_since", lambda start: 0.0)
     for name in ("FULL", "QUICK"):
         monkeypatch.setattr(command, name, TINY)
 
@@ -373,8 +375,44 @@ def test_check(tiny, tmp_path, monkeypatch, capsys):
     runs.save(kept, str(baseline))
     assert command.main(["--check"]) == 1
     error = capsys.readouterr().err
-    assert "fallen: decode: memcpy" in error and error.count("fallen") == 1 and "1 of it not measured here" in error
+    assert "fallen: decode: memcpy" in error and error.count("fallen") == 1
+    assert "1 of its ratios weren't measured" in error
     assert command.main(["--check", "--size", "2M"]) == 2
+
+
+@pytest.mark.parametrize("others, stolen", [(0.5, 0.0), (0.0, 0.2)])
+def test_no_verdict_on_a_busy_machine(tiny, tmp_path, monkeypatch, capsys, others, stolen):
+    baseline = tmp_path / (machine.cpu_family() + ".json")
+    monkeypatch.setattr(runs, "BASELINES", tmp_path)
+    assert command.main(["--save", str(baseline)]) == 0
+    assert "busy" not in capsys.readouterr().err
+    kept = runs.load(str(baseline))
+    kept["ratios"]["decode: memcpy"]["median"] = 1e9
+    runs.save(kept, str(baseline))
+    monkeypatch.setattr(machine, "others_at_work", lambda: others)
+    monkeypatch.setattr(machine, "stolen_since", lambda start: stolen)
+    assert command.main(["--check"]) == 0
+    error = capsys.readouterr().err
+    assert "WARNING: the machine is busy" in error and "fallen: decode" in error and "no verdict" in error
+
+
+def test_how_busy_the_machine_is():
+    start = machine.cpu_times()
+    assert 0 <= machine.others_at_work() <= 1 and 0 <= machine.stolen_since(start) <= 1
+    assert machine.stolen_since(None) == 0
+    assert machine.Busy(0.2, 0) and machine.Busy(0, 0.2) and not machine.Busy(0.05, 0.05)
+
+
+@pytest.mark.parametrize("columns", [72, 80, 100, 0])
+def test_text_fits_the_terminal(run, monkeypatch, capsys, columns):
+    monkeypatch.setattr(text, "_width", lambda: columns)
+    text.print_run(run)
+    lines = capsys.readouterr().out.splitlines()
+    widest = max(map(len, lines))
+    assert widest <= columns if columns else widest > 120
+    words = " ".join(lines)
+    for head in ("CPU ns/page", "spread", "peak KiB", "legacy64 write", "slope"):
+        assert head in words
 
 
 def test_check_on_a_cpu_without_a_baseline(tiny, tmp_path, monkeypatch, capsys):
@@ -457,6 +495,24 @@ def test_page_is_whole_and_needs_nothing_else(run):
         assert heading in content
 
 
+def test_bars_over_the_scale_are_marked(run):
+    assert "arrow" not in page._bar(1.2) and "arrow" in page._bar(1.3) and "arrow" in page._bar(30)
+
+
+def test_a_chart_with_one_point_is_drawn_as_bars(run):
+    """As in a run with --quick."""
+    single = dict(run, claim=[row for row in run["claim"] if row["size"] == run["claim"][0]["size"]], sweeps=[])
+    assert "polyline" not in page.page(single, [])
+
+
+def test_axis_labels_are_inside_the_picture():
+    for label in ("64 M", "1024 pages", "one page a record"):
+        for place in range(page._LEFT, page._WIDTH - page._RIGHT + 1):
+            size = len(label) * page._CHARACTER
+            left = {"start": place, "middle": place - size / 2, "end": place - size}[page._anchor(place, label)]
+            assert left >= 0 and left + size <= page._WIDTH + 1
+
+
 def test_page_escapes_what_it_is_told(run):
     hostile = copy.deepcopy(run)
     hostile["guest"]["source"] = "<script>alert(1)</script>"
@@ -489,4 +545,4 @@ def test_page_in_a_browser(run, tmp_path, width):
          source.as_uri()],
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=120).stdout.decode("utf-8")
     title = shown.split("<title>")[1].split("</title>")[0].split("|")
-    assert title[0] == "true" and int(title[1]) == content.count("<figure>") and title[2].startswith("rgb")
+    assert title[0] == "true" and int(title[1]) == content.count(page.CHART) and title[2].startswith("rgb")

@@ -20,12 +20,13 @@ from xstream.bench.suite import FULL, QUICK, Extent, Suite
 from xstream.cli import parse_size
 from xstream.errors import StreamError
 
-#: A profile goes on for so many seconds: enough for some thousands of samples.
+#: Seconds that a profiled workload runs: enough for some thousands of samples.
 _PROFILE_SECONDS = 10
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
-    """Measure and print; returns the exit status: 0, 1 for a bad stream or a ratio that has fallen, 2 for wrong use."""
+    """Measure and print. Returns the exit status: 0; 1 for a bad stream, or a ratio that has fallen on a machine that
+    isn't busy; 2 for a usage error or an operating-system error."""
     options = _parser().parse_args(arguments)
     try:
         return _run(options)
@@ -39,26 +40,30 @@ def main(arguments: Optional[List[str]] = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m xstream.bench", description="Measure reading and writing of streams against what the machine "
-        "can do, against other programs, and version 3 against the legacy format, all sides in one run.")
-    parser.add_argument("stream", nargs="?", help="a libxc stream whose memory is measured, alone; default: a seeded "
-                                                  "guest, sweeps, and the claim")
-    parser.add_argument("--quick", action="store_true", help="small guests and few rounds: within fifteen seconds")
+        prog="python -m xstream.bench", description="Measure how fast streams are read and written, compared with the "
+        "limits of the machine, with other programs, and version 3 with the legacy format. All sides of a comparison "
+        "are measured in one run.")
+    parser.add_argument("stream", nargs="?", help="measure the parts only, on the final memory of this libxc stream; "
+                                                  "default: a seeded guest, sweeps and the claim")
+    parser.add_argument("--quick", action="store_true",
+                        help="small guests and few rounds: under 15 seconds on a quiet machine")
     parser.add_argument("--size", type=parse_size,
-                        help="of the guest whose parts are measured (K, M, G; default {})".format(size_name(FULL.size)))
-    parser.add_argument("--sizes", type=_sizes, help="of the guests of the claim, HVM and PV (default 64M,256M and, "
-                        "HVM only, 1G,4G, as far as there is memory for them; quick 64M)")
-    parser.add_argument("--rounds", type=int, help="measured rounds of each row (default {0.least} to {0.most}, quick "
+                        help="size of the guest for the parts (K, M, G; default {})".format(size_name(FULL.size)))
+    parser.add_argument("--sizes", type=_sizes,
+                        help="sizes of the guests for the claim, HVM and PV (default 64M,256M, and HVM only 1G,4G, as "
+                             "far as memory allows; with --quick 64M)")
+    parser.add_argument("--rounds", type=int, help="rounds for each row (default {0.least} to {0.most}, with --quick "
                         "{1.least} to {1.most}, as time allows)".format(FULL.effort, QUICK.effort))
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
-    parser.add_argument("--save", metavar="FILE", help="keep the run")
+    parser.add_argument("--save", metavar="FILE", help="save the run")
     parser.add_argument("--compare", metavar="FILE", action="append", default=[],
-                        help="show what has changed since a run that was kept; given more than once: since the last, "
-                             "and all of them make up the history of --html")
-    parser.add_argument("--check", action="store_true", help="fail if a ratio is below that of the baseline by more "
-                        "than its tolerance; bench_data/ has a baseline for each CPU family that was measured")
-    parser.add_argument("--html", metavar="FILE", help="write the run as one page to look at")
-    parser.add_argument("--profile", metavar="NAME", help="run one workload alone, for perf or py-spy")
+                        help="show what has changed since a saved run; if repeated, since the last one, and --html "
+                             "shows all of them as its history")
+    parser.add_argument("--check", action="store_true",
+                        help="fail if a ratio is below the baseline's by more than its tolerance, unless the machine "
+                             "is busy; bench_data/ has a baseline for each CPU family measured")
+    parser.add_argument("--html", metavar="FILE", help="write the run as an HTML page")
+    parser.add_argument("--profile", metavar="NAME", help="run one workload for ten seconds, for perf or py-spy")
     return parser
 
 
@@ -75,9 +80,10 @@ def _run(options: Any) -> int:
         print("xstream.bench: no baseline for CPU family {}: nothing is compared. --save bench_data/{}.json makes "
               "one.".format(family, family), file=sys.stderr)
     if baseline and (options.stream or baseline["guest"]["bytes"] != extent.size):
-        raise runs.UsageError("the baseline is of the seeded guest of {}".format(size_name(baseline["guest"]["bytes"])))
-    # Ahead of all memory that is taken.
-    partner = Partner()
+        raise runs.UsageError("the baseline was measured with the seeded guest of {}".format(
+            size_name(baseline["guest"]["bytes"])))
+    others, start = machine.others_at_work(), machine.cpu_times()
+    partner = Partner()  # before any memory is allocated
     try:
         suite = Suite(extent, options.stream, partner)
         if options.profile:
@@ -85,15 +91,23 @@ def _run(options: Any) -> int:
         run = suite.run()
         lost = runs.fallen(baseline, run) if baseline else {}
         if baseline and lost:
-            # Before it is said, it is looked at with more care.
+            # Measure again, with more rounds, before anything is reported.
             suite.run_again(run, set(lost.values()))
             lost = runs.fallen(baseline, run)
     finally:
         partner.close()
+    busy = machine.Busy(max(others, machine.others_at_work()), machine.stolen_since(start))
+    run["machine"]["busy"] = busy._asdict()
     _report(options, run, before)
+    if busy:
+        print("xstream.bench: WARNING: the machine is busy: other work took {:.0%} of all CPU time while the bench "
+              "waited, the hypervisor {:.0%} during the run. Ratios can be wrong by a factor of two.".format(*busy),
+              file=sys.stderr)
     if baseline:
         _report_check(baseline, run, lost)
-    return 1 if lost else 0
+        if busy and lost:
+            print("no verdict: the machine is busy", file=sys.stderr)
+    return 1 if lost and not busy else 0
 
 
 def _extent(options: Any) -> Extent:
@@ -113,10 +127,10 @@ def _extent(options: Any) -> Extent:
 def _report_check(baseline: runs.Document, run: runs.Document, lost: Iterable[str]) -> None:
     for name in lost:
         was, now = baseline["ratios"][name], run["ratios"][name]
-        print("fallen: {}: {:.3f} ({}), the baseline has {:.3f} with a tolerance of {:.0%}".format(
+        print("fallen: {}: {:.3f} ({}); the baseline has {:.3f}, with a tolerance of {:.0%}".format(
             name, now["median"], text.spread(now), was["median"], was["tolerance"]), file=sys.stderr)
     common = set(run["ratios"]) & set(baseline["ratios"])
-    print("checked {} ratios against {}; {} of it not measured here".format(
+    print("checked {} ratios against {}; {} of its ratios weren't measured".format(
         len(common), baseline["machine"]["family"] + ".json", len(baseline["ratios"]) - len(common)), file=sys.stderr)
 
 
@@ -136,7 +150,7 @@ def _report(options: Any, run: runs.Document, before: List[runs.Document]) -> No
 
 
 def _profile(suite: Suite, name: str) -> int:
-    """Our side of one workload, alone, for some seconds."""
+    """Run our side of one workload for some seconds."""
     workload = suite.workload(name)
     print("{}: process {}, for {} seconds".format(name, os.getpid(), _PROFILE_SECONDS), file=sys.stderr)
     end, times = time.monotonic() + _PROFILE_SECONDS, 0

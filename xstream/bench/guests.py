@@ -1,10 +1,12 @@
-"""The guest that is measured: seeded, of a stated mix of pages, and its streams."""
+"""The guest that is measured: seeded, with a known mix of pages, and its streams."""
+import random
 from typing import Any, NamedTuple, Optional
 
 import numpy
 
 from xstream.guest.load import load
 from xstream.guest.memory import GuestMemory
+from xstream.guest.simulated_state import Registers, hvm_records, vcpu_context
 from xstream.kernels import pfns as pfn_kernel
 from xstream.stream.legacy_writer import LegacyWriter
 from xstream.stream.writer import BATCH_PFNS, Writer
@@ -13,20 +15,26 @@ from xstream.wire.libxc import PAGE_SIZE, DomainHeader, End, P2MFrames, PVInfo, 
 
 MIX = "30% zero pages, 30% text-like, 20% a repeated word, 20% random"
 _TEXT = b"The quick brown fox jumps over the lazy dog. 0123456789 <html> {return 0;} \n"
-#: Pages after which the contents come again: enough for no cache of a core to hold them.
+#: Pages after which the contents repeat: more than fit in the caches of a core.
 _PERIOD = 16384
-#: A PV guest has an L1 table for each 512 pages that it maps; here it stands in front of them.
+#: A PV guest has an L1 table for each 512 pages that it maps; here the table comes first.
 _TABLE_EVERY = 512
 _ENTRIES = PAGE_SIZE // 8
-_L1TAB, _XTAB = 0x1, 0xF
+_L1TAB, _L4TAB, _XTAB = 0x1, 0x4, 0xF
+#: PFNs of a PV guest: its L4 table, start info page and GDT.
+_TOP_TABLE, _START_INFO, _GDT = 1, 2, 3
 _PRESENT = 0x67
-#: As long as those that Xen 4.17 writes: how memory lies to what stands ahead of it makes a tenth of a copy's time.
+#: As long as those that Xen 4.17 writes: where memory begins in a stream makes a difference of a tenth to a copy.
 _POLICIES = bytes(49 * 24), bytes(2 * 16)
+#: HVM_CONTEXT and HVM_PARAMS, and a shared info page: a stream without them isn't whole.
+_HVM_STATE = hvm_records(random.Random(1), 1)
+_SHARED_INFO = b"\1" + bytes(PAGE_SIZE - 1)
+_CONTEXT = vcpu_context(random.Random(1), 8, Registers(_START_INFO, _GDT, _TOP_TABLE, _TOP_TABLE))
 
 
 class BenchGuest(NamedTuple):
-    """Guest memory, all of it there, and the type of each page; "hvm" or "pv" (64-bit, its page tables as a stream has
-    them)."""
+    """Guest memory, fully populated, and the type of each page. ``kind``: "hvm", or "pv" (64-bit, with normalised page
+    tables)."""
 
     kind: str
     memory: GuestMemory
@@ -39,8 +47,8 @@ class BenchGuest(NamedTuple):
 
 
 def seeded_guest(pages: int, kind: str = "hvm", seed: int = 1, zero: Optional[float] = None) -> BenchGuest:
-    """A guest of so many pages, in the mix of ``MIX``, or with a share ``zero`` of zero pages and as much less of the
-    others."""
+    """A guest of ``pages`` pages in the proportions of ``MIX``, or with a share ``zero`` of zero pages and the
+    others in proportion."""
     memory = GuestMemory(pages, limit=pages)
     view = memory.pages
     shares = numpy.array([0.3, 0.3, 0.2, 0.2])
@@ -58,7 +66,7 @@ def seeded_guest(pages: int, kind: str = "hvm", seed: int = 1, zero: Optional[fl
 
 def _fill(view: Any, rng: Any, shares: Any) -> None:
     kinds = rng.choice(4, len(view), p=shares)
-    view[kinds == 0] = 0  # written, so that the page is there
+    view[kinds == 0] = 0  # written, so that the pages are allocated
     text = numpy.frombuffer(_TEXT * (PAGE_SIZE // len(_TEXT) + 2), numpy.uint8)
     texts = numpy.stack([text[offset:offset + PAGE_SIZE] for offset in range(len(_TEXT))])
     view[kinds == 1] = texts[rng.randint(0, len(_TEXT), int((kinds == 1).sum()))]
@@ -69,38 +77,38 @@ def _fill(view: Any, rng: Any, shares: Any) -> None:
 
 
 def _write_tables(view: Any, types: Any) -> None:
-    """L1 tables, each full of entries for the pages that follow it."""
+    """Write L1 tables, each full of entries for the pages that follow it, and an empty L4 table."""
     tables = numpy.arange(0, len(view), _TABLE_EVERY, dtype=numpy.uint64)
     pfns: Any = (tables[:, None] + numpy.arange(_ENTRIES, dtype=numpy.uint64)) % numpy.uint64(len(view))
     view[tables] = ((pfns << numpy.uint64(12)) | numpy.uint64(_PRESENT)).view(numpy.uint8)
     types[tables] = _L1TAB
+    view[_TOP_TABLE] = 0
+    types[_TOP_TABLE] = _L4TAB
 
 
 def loaded_guest(stream: str) -> BenchGuest:
-    """The memory that a stream ends in, as an HVM guest's. Raises StreamError's kin and OSError."""
+    """The final memory of a stream, as an HVM guest's. Raises StreamError or a subclass, and OSError."""
     memory = GuestMemory()
     load(stream, memory)
     return BenchGuest("hvm", memory, numpy.zeros(len(memory), numpy.uint8))
 
 
 def words_of(pfns: Any, types: Any) -> memoryview:
-    """PFN words of arrays."""
+    """The PFN words for arrays of PFNs and types."""
     words = memoryview(bytearray(8 * len(pfns)))
     pfn_kernel.pack(pfns, types, words)
     return words
 
 
 def write_stream(guest: BenchGuest, sink: Any) -> None:
-    """The guest as a stream of version 3, in full batches; of state records those ahead of memory, and those that must
-    be there."""
+    """Write the guest as a stream of version 3, in full batches, with the state records that a stream must have."""
     writer = begin_stream(guest, sink)
     writer.write_pages(numpy.arange(len(guest.types), dtype=numpy.uint64), guest.types, guest.memory)
     end_stream(guest, writer)
 
 
 def write_in_batches(guest: BenchGuest, sink: Any, batch: int, absent: float = 0.0) -> None:
-    """The same in batches of ``batch`` pages, each with so many XTAB entries beside them that these have the share
-    ``absent`` of all."""
+    """As ``write_stream``, in batches of ``batch`` pages; XTAB entries make up the share ``absent`` of each batch."""
     writer = begin_stream(guest, sink)
     pages, size = guest.memory.buffer, len(guest.types)
     gone = min(round(batch * absent / (1 - absent)), BATCH_PFNS * 64)
@@ -109,14 +117,14 @@ def write_in_batches(guest: BenchGuest, sink: Any, batch: int, absent: float = 0
         pfns = numpy.arange(start, start + count + gone, dtype=numpy.uint64)
         types = numpy.full(count + gone, _XTAB, numpy.uint8)
         types[:count] = guest.types[start:start + count]
-        # What isn't there has PFNs past the guest, so that it does nothing to those that are.
+        # The absent pages have PFNs past the guest's, so that they don't change the others.
         pfns[count:] += numpy.uint64(size)
         writer.write(libxc.PageData(words_of(pfns, types), pages[start * PAGE_SIZE:(start + count) * PAGE_SIZE]))
     end_stream(guest, writer)
 
 
 def write_single(guest: BenchGuest, fd: int) -> None:
-    """The same with a record for each page, at once."""
+    """As ``write_stream``, with a record for each page."""
     writer = begin_stream(guest, fd)
     for start in range(0, len(guest.types), _PERIOD):
         pages = guest.memory.pages[start:start + _PERIOD]
@@ -132,28 +140,34 @@ def write_single(guest: BenchGuest, fd: int) -> None:
 
 
 def write_legacy(guest: BenchGuest, fd: int, width: int, gathered: bool) -> None:
-    """The guest as a legacy stream, in full batches; ``gathered``: a batch by one writev, else as the old code did."""
+    """Write the guest as a legacy stream, in full batches. ``gathered``: a batch by one writev, else as Xen's old code
+    did."""
     writer = LegacyWriter(fd, len(guest.types), width=width, guest=guest.kind, gathered=gathered)
     if guest.kind == "pv":
-        frames = numpy.arange(legacy.p2m_frame_count(len(guest.types), 8), dtype=numpy.uint64)
-        writer.write(legacy.ExtendedInfo(8, bytes(libxc.VCPU_BASIC_SIZES[8]), extended=False))
+        frames = _p2m_frames(guest, legacy.p2m_frame_count(len(guest.types), 8))
+        writer.write(legacy.ExtendedInfo(8, _CONTEXT, extended=False))
         writer.write(legacy.P2MFrames(frames.tobytes()))
-    # All PFNs have pages: the memory is the pages in order, and nothing is copied.
+    # Every PFN has a page, so the memory is the pages in order, and nothing is copied.
     writer.write_pages(numpy.arange(len(guest.types), dtype=numpy.uint64), guest.types, guest.memory.buffer)
     writer.write(legacy.VcpuInfo.of([0]))
     writer.write(legacy.LastCheckpoint())
     writer.write(legacy.EndOfBody())
     if guest.kind == "pv":
         writer.write(legacy.UnmappedPfns(b""))
-        writer.write(legacy.VcpuContext(0, bytes(libxc.VCPU_BASIC_SIZES[8])))
-        writer.write(legacy.SharedInfo(bytes(PAGE_SIZE)))
+        writer.write(legacy.VcpuContext(0, _CONTEXT))
+        writer.write(legacy.SharedInfo(_SHARED_INFO))
     else:
-        writer.write(legacy.HvmTail(0, 0, 0, b""))
+        writer.write(legacy.HvmTail(0, 0, 0, libxc.build(_HVM_STATE[0])[0]))
         writer.write(legacy.DeviceModel(legacy.LIBXL_DEVICE_MODEL, b""))
 
 
+def _p2m_frames(guest: BenchGuest, count: int) -> Any:
+    """PFNs of ordinary pages, as those of the guest's p2m."""
+    return numpy.flatnonzero(guest.types == 0)[:count].astype(numpy.uint64)
+
+
 def begin_stream(guest: BenchGuest, sink: Any) -> Writer:
-    """The headers, and what stands ahead of memory."""
+    """Write the headers and the records before memory."""
     hvm = guest.kind == "hvm"
     writer = Writer(sink, DomainHeader(type=libxc.GUEST_HVM if hvm else libxc.GUEST_PV))
     if not hvm:
@@ -162,14 +176,17 @@ def begin_stream(guest: BenchGuest, sink: Any) -> Writer:
     writer.write(libxc.MsrPolicy(_POLICIES[1]))
     writer.write(StaticDataEnd())
     if not hvm:
-        frames = numpy.arange(-(-len(guest.types) // _ENTRIES), dtype=numpy.uint64)
+        frames = _p2m_frames(guest, -(-len(guest.types) // _ENTRIES))
         writer.write(P2MFrames(0, len(guest.types) - 1, frames.tobytes()))
     return writer
 
 
 def end_stream(guest: BenchGuest, writer: Writer) -> None:
-    """What stands behind memory."""
+    """Write the records after memory."""
     if guest.kind == "pv":
-        writer.write(SharedInfo(bytes(PAGE_SIZE)))
-        writer.write(VcpuBasic(0, bytes(libxc.VCPU_BASIC_SIZES[8])))
+        writer.write(SharedInfo(_SHARED_INFO))
+        writer.write(VcpuBasic(0, _CONTEXT))
+    else:
+        for record in _HVM_STATE:
+            writer.write(record)
     writer.write(End())

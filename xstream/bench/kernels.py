@@ -17,7 +17,9 @@ from xstream.wire.libxc import PAGE_SIZE
 
 #: PyPI's packages: module, function, name.
 _CRC_PACKAGES = (("crc32c", "crc32c", "crc32c"), ("google_crc32c", "value", "google-crc32c"))
-#: Page tables are worked on so many at a time: as many as a guest of 2 GiB has.
+#: Length of a run of PFNs.
+_RUN = 16
+#: Page tables converted at once: as many as a guest of 2 GiB has.
 _TABLES = 1024
 
 
@@ -90,6 +92,16 @@ class Kernels:
                       self._by_batches(lambda part: numpy.copyto(_room(room, part), self.pages[part]))),
                 peer("numpy", "the same by take()", self._by_batches(lambda part: numpy.take(
                     self.pages, indices[part], axis=0, out=_room(room, part), mode="clip")))], self.size
+
+    def _gather_runs(self) -> "Made":
+        starts = self._random.permutation(-(-len(self.pages) // _RUN)) * _RUN
+        pfns = (starts[:, None] + numpy.arange(_RUN)).reshape(-1)
+        pfns = pfns[pfns < len(self.pages)].astype(numpy.uint64)
+        room = numpy.empty((BATCH_PFNS, PAGE_SIZE), numpy.uint8)
+        return [ours("the same, but runs of {} consecutive PFNs".format(_RUN), self._by_batches(
+                    lambda part: page_kernel.gather(self.buffer, pfns[part], _room(room, part).reshape(-1)))),
+                limit("memcpy", "copy as many bytes into the same room, front to back", self._by_batches(
+                    lambda part: numpy.copyto(_room(room, part), self.pages[part])))], self.size
 
     def _compare(self) -> "Made":
         same = self.pages.copy()
@@ -205,6 +217,7 @@ _MAKERS: Dict[str, Callable[[Kernels], Made]] = {
     "zero scan": Kernels._zero_scan,
     "scatter": Kernels._scatter,
     "gather": Kernels._gather,
+    "gather runs": Kernels._gather_runs,
     "compare": Kernels._compare,
     "unpack PFN words": Kernels._unpack,
     "bitmap to PFNs": Kernels._bitmap,

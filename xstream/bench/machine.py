@@ -1,26 +1,27 @@
-"""The machine: what it is, what it can do at best, and where scratch files go."""
+"""The machine: its properties, how busy it is, what it can do at best, and where scratch files go."""
 import contextlib
 import os
 import platform
 import subprocess
 import tempfile
+import time
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional
 
 import numpy
 
 from xstream.kernels import checksum
 from xstream.version import __version__
 
-#: Bytes of one write() or read() where the limit of either is measured.
+#: Bytes of one write() or read() when the limit of either is measured.
 CHUNK = 1 << 20
-#: CPU features that the kernels ask for, or that say how old a CPU is.
+#: CPU features that the kernels use, or that tell how old a CPU is.
 _FEATURES = ("sse4_2", "pclmulqdq", "avx2", "avx512f", "avx512bw", "avx512vl", "vpclmulqdq")
 _SHARED_MEMORY = "/dev/shm"
 
 
 def facts() -> Dict[str, Any]:
-    """What a run was made on, and with."""
+    """The machine and the versions of a run."""
     info = _cpu_info()
     flags = info.get("flags", "").split()
     return {
@@ -40,14 +41,65 @@ def cpu_family() -> str:
 
 
 def memory_available() -> int:
-    """Bytes that can be taken without swapping."""
+    """Bytes that can be allocated without swapping."""
     return _memory("MemAvailable")
+
+
+#: Seconds for which the machine is watched, and the share of CPU time from which it counts as busy.
+_WATCHED, _BUSY = 0.3, 0.1
+
+
+class CpuTimes(NamedTuple):
+    """CPU time of the whole machine since it was started, in clock ticks: all of it, idle, and stolen, that is given to
+    other guests by the hypervisor."""
+
+    total: int
+    idle: int
+    stolen: int
+
+
+class Busy(NamedTuple):
+    """How busy the machine is with other work, as shares of the time of all CPUs: ``others``, while the bench waits;
+    ``stolen``, by the hypervisor during the whole run."""
+
+    others: float
+    stolen: float
+
+    def __bool__(self) -> bool:
+        return self.others > _BUSY or self.stolen > _BUSY
+
+
+def cpu_times() -> Optional[CpuTimes]:
+    """The CPU times now, or None on a system that doesn't tell them. Source: proc(5), /proc/stat."""
+    with contextlib.suppress(OSError, ValueError):
+        fields = Path("/proc/stat").read_text(encoding="ascii").split("\n", 1)[0].split()
+        ticks = [int(field) for field in fields[1:9]]  # user, nice, system, idle, iowait, irq, softirq, steal
+        return CpuTimes(sum(ticks), ticks[3] + ticks[4], ticks[7])
+    return None
+
+
+def others_at_work() -> float:
+    """The share of all CPU time that other processes and guests use now. Waits for a moment."""
+    before = cpu_times()
+    time.sleep(_WATCHED)
+    after = cpu_times()
+    if before is None or after is None or after.total == before.total:
+        return 0.0
+    return max(0.0, 1 - (after.idle - before.idle) / (after.total - before.total))
+
+
+def stolen_since(start: Optional[CpuTimes]) -> float:
+    """The share of all CPU time that the hypervisor has given to other guests since ``start``."""
+    now = cpu_times()
+    if start is None or now is None or now.total == start.total:
+        return 0.0
+    return (now.stolen - start.stolen) / (now.total - start.total)
 
 
 @contextlib.contextmanager
 def scratch(size: int) -> Iterator[str]:
-    """A folder for files of so many bytes in all: in shared memory where they fit in half of it, so that no disk is
-    measured, else where temporary files go. It is removed at the end."""
+    """A folder for files of ``size`` bytes in all, removed at the end: in shared memory if they fit in half of it, so
+    that no disk is measured, else where temporary files go."""
     with contextlib.suppress(OSError):
         room = os.statvfs(_SHARED_MEMORY)
         if os.access(_SHARED_MEMORY, os.W_OK) and size < room.f_bavail * room.f_frsize // 2:
@@ -70,7 +122,8 @@ def write_all(fd: int, data: memoryview) -> None:
 
 
 def read_all(fd: int, room: memoryview) -> None:
-    """Read to the end of the input by read(), ``CHUNK`` at a time, into ``room`` and, where it is full, again."""
+    """Read to the end of input by read(), ``CHUNK`` at a time, into ``room``, again from its beginning when it is
+    full."""
     done = got = 0
     while done == 0 or got:
         got = os.readv(fd, [room[done % len(room):][:CHUNK]])
@@ -97,7 +150,7 @@ def _pairs(path: str) -> List[List[str]]:
 
 
 def _commit() -> Optional[str]:
-    """Of the checkout that the package is run from, with a "+" where it has been changed; None elsewhere."""
+    """The commit of the checkout that the package runs from, with a "+" if it has changes; None without a checkout."""
     checkout = Path(__file__).resolve().parents[2]
     if not (checkout / ".git").exists():
         return None

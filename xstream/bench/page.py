@@ -1,17 +1,21 @@
-"""A run as one page to look at: no network, no script, charts as SVG within it."""
+"""A run as one HTML page that needs no network and no script; charts are inline SVG."""
 import math
 from html import escape
-from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Sequence
+from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 from xstream.bench import text
 from xstream.bench.claim import size_name
 from xstream.bench.runs import Document
 
 _WIDTH, _HEIGHT = 340, 190
-_LEFT, _RIGHT, _TOP, _BOTTOM = 38, 10, 10, 24
+_LEFT, _RIGHT, _TOP, _BOTTOM = 48, 10, 10, 24
 _COLOURS = 8
-#: Bars show ratios up to this.
+#: How every chart begins.
+CHART = '<svg viewBox="0 0 {} {}" role="img"'.format(_WIDTH, _HEIGHT)
+#: Bars are drawn to scale up to this ratio; a longer one ends in an arrow.
 _LONGEST_BAR = 1.25
+#: Width of a character of an axis label.
+_CHARACTER = 6
 
 _STYLE = """
 :root {
@@ -47,6 +51,7 @@ svg .one { stroke: var(--ink); stroke-dasharray: 4 3 }
 .bars { display: grid; grid-template-columns: max-content max-content 1fr; gap: .25rem .7rem; align-items: center }
 .bars svg { width: 100%; height: 1rem; display: block }
 .bars .track { fill: var(--panel) }
+.bars .arrow { fill: var(--back) }
 .number { text-align: right }
 .bars .number, td { font-variant-numeric: tabular-nums }
 .wide { overflow-x: auto }
@@ -63,7 +68,7 @@ summary { cursor: pointer; margin: .4rem 0 }
 
 
 class Dot(NamedTuple):
-    """A point of a line, with the least and most of its rounds where it has any."""
+    """A point of a line, with the least and most of its rounds, if any."""
 
     x: float
     y: float
@@ -72,7 +77,7 @@ class Dot(NamedTuple):
 
 
 class Scale(NamedTuple):
-    """From values to places along an axis."""
+    """Maps values to places along an axis."""
 
     low: float
     high: float
@@ -87,14 +92,14 @@ class Scale(NamedTuple):
 
 
 def page(run: Document, before: Sequence[Document]) -> str:
-    """The page of a run, with the history of those before it, oldest first."""
+    """The page of a run, with the history of earlier runs, oldest first."""
     machine, guest = run["machine"], run["guest"]
     sections = [
         "<h1>xstream bench</h1>",
         _paragraph("{cpu}, {cores} cores ({features}), Linux {kernel}; Python {python}, numpy {numpy}, "
                    "xstream {xstream}, commit {commit}".format(**dict(
                        machine, features=" ".join(machine["features"]), commit=machine["commit"] or "unknown"))),
-        _paragraph("{}; guest of {}, {}. Medians; all sides of a comparison ran in turn.".format(
+        _paragraph("{}; guest of {}, {}. Medians; the sides of a comparison are measured in turn.".format(
             run["when"], size_name(guest["bytes"]), guest["source"])),
         *_claim(run), *_limits(run), *_history([*before, run]), *_sweeps(run), *_tables(run)]
     return ("<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n"
@@ -111,9 +116,8 @@ def _claim(run: Document) -> List[str]:
     forms = list(dict.fromkeys(side["name"] for row in rows for side in row["sides"][1:]))
     sections = ["<h2>Version 3 against the legacy format</h2>",
                 *(_paragraph(line, "big") for line in text.verdict(run)),
-                _paragraph("Seconds of each form by those of version 3 by writev, over the size of the guest: over the "
-                           "dashed line, version 3 by writev is faster. Bars go from the least to the most of the "
-                           "rounds."),
+                _paragraph("Seconds of each form divided by those of version 3 by writev, by the size of the guest: "
+                           "over 1, version 3 by writev is faster. Vertical lines span the rounds."),
                 _key(forms), '<div class="charts">']
     for verb, guest, where in dict.fromkeys((row["verb"], row["guest"], row["where"]) for row in rows):
         chosen = [row for row in rows if (row["verb"], row["guest"], row["where"]) == (verb, guest, where)]
@@ -121,15 +125,18 @@ def _claim(run: Document) -> List[str]:
                         if side["name"] == form] for form in forms}
         title = "{} {} {} {}".format(verb, guest.upper(), "to" if verb == "save" else "from", where)
         labels = {row["size"]: size_name(row["size"]).replace("iB", "") for row in chosen}
-        if any(lines.values()):
+        if len(labels) == 1:
+            sections.append(_figure("{}, {}".format(title, size_name(chosen[0]["size"])), _bars(
+                (form, dots[0].y) for form, dots in lines.items() if dots)))
+        elif any(lines.values()):
             sections.append(_figure(title, _chart(lines, labels, forms, logarithmic=True, one=True)))
     return [*sections, "</div>"]
 
 
 def _limits(run: Document) -> List[str]:
     bars = ["<h2>Against the machine's limits</h2>", _paragraph(
-        "Seconds of what the machine can do by those of xstream: 1, the full line, is as fast as the limit; the dotted "
-        "line is 0.9."), '<div class="bars">']
+        "Seconds of the machine's limit divided by those of xstream: at 1, the full line, xstream is as fast as the "
+        "limit; the dotted line is 0.9. An arrow marks a ratio over {}.".format(_LONGEST_BAR)), '<div class="bars">']
     for row in run["parts"]:
         for side in row["sides"]:
             if side["kind"] == "machine":
@@ -144,8 +151,8 @@ def _history(every: Sequence[Document]) -> List[str]:
         return []
     names = [name for name, ratio in every[-1]["ratios"].items() if ratio["kind"] == "machine"]
     labels = {float(at): run["when"][:10] for at, run in enumerate(every) if at in (0, len(every) - 1)}
-    sections = ["<h2>History</h2>", _paragraph("Ratios to the machine's limits over the runs that were kept, this one "
-                                               "last."), '<div class="charts">']
+    sections = ["<h2>History</h2>", _paragraph("Ratios to the machine's limits in the saved runs; this run is "
+                                               "the last."), '<div class="charts">']
     for name in names:
         dots = [Dot(float(at), *_of_ratio(run["ratios"][name])) for at, run in enumerate(every)
                 if name in run["ratios"]]
@@ -189,7 +196,7 @@ def _tables(run: Document) -> List[str]:
     return sections
 
 
-# What they are made of
+# Parts of sections
 
 def _paragraph(content: str, kind: str = "soft") -> str:
     return '<p class="{}">{}</p>'.format(kind, escape(content))
@@ -207,19 +214,28 @@ def _key(names: Sequence[str]) -> str:
         entry.format(_colour(at), escape(name)) for at, name in enumerate(names)))
 
 
+def _bars(ratios: Iterable[Tuple[str, float]]) -> str:
+    """Bars of named ratios: in place of a chart that would have a single point."""
+    return '<div class="bars">{}</div>'.format("".join(
+        '<span>{}</span><span class="number">{:.3f}</span>{}'.format(escape(name), value, _bar(value))
+        for name, value in ratios))
+
+
 def _bar(value: float) -> str:
     def place(ratio: float) -> str:
         return "{:.2f}%".format(100 * min(ratio, _LONGEST_BAR) / _LONGEST_BAR)
+    arrow = ('<svg x="100%" overflow="visible"><path class="arrow" d="M-14 1 L-2 8 L-14 15 Z"/></svg>'
+             if value > _LONGEST_BAR else "")
     return ('<svg role="img" aria-label="{value:.3f}"><rect class="track" width="100%" height="100%"/>'
             '<rect class="c0" width="{width}" height="100%" stroke-width="0"/>'
             '<line class="grid" x1="{most}" x2="{most}" y2="100%" stroke-dasharray="2 2"/>'
-            '<line class="one" x1="{one}" x2="{one}" y2="100%" style="stroke-dasharray:none"/></svg>').format(
-                value=value, width=place(value), most=place(0.9), one=place(1))
+            '<line class="one" x1="{one}" x2="{one}" y2="100%" style="stroke-dasharray:none"/>{arrow}</svg>').format(
+                value=value, width=place(value), most=place(0.9), one=place(1), arrow=arrow)
 
 
 def _chart(lines: Dict[str, List[Dot]], labels: Dict[float, str], order: Sequence[str], *, logarithmic: bool = False,
            one: bool = False, zero: bool = False) -> str:
-    """Lines over labelled places; ``one``: with a line at 1; ``zero``: from 0 up."""
+    """A line chart over labelled places. ``one``: with a line at 1; ``zero``: the y axis begins at 0."""
     dots = [dot for line in lines.values() for dot in line]
     values = [value for dot in dots for value in (dot.y, dot.least, dot.most) if value is not None]
     low, high = _bounds(values + ([1.0] if one else []) + ([0.0] if zero else []), logarithmic)
@@ -229,10 +245,10 @@ def _chart(lines: Dict[str, List[Dot]], labels: Dict[float, str], order: Sequenc
     parts = [_horizontal(y.at(tick), "one" if one and tick == 1 else "grid", _number(tick))
              for tick in _ticks(low, high, logarithmic)]
     parts += ['<text x="{:.1f}" y="{}" text-anchor="{}">{}</text>'.format(
-        x.at(place), _HEIGHT - 6, _anchor(x.at(place)), escape(label)) for place, label in labels.items()]
+        x.at(place), _HEIGHT - 6, _anchor(x.at(place), label), escape(label)) for place, label in labels.items()]
     for name in order:
         parts += _line(lines[name], x, y, _colour(order.index(name)), name)
-    return '<svg viewBox="0 0 {} {}" role="img">{}</svg>'.format(_WIDTH, _HEIGHT, "".join(parts))
+    return "{}>{}</svg>".format(CHART, "".join(parts))
 
 
 def _line(dots: Sequence[Dot], x: Scale, y: Scale, colour: str, name: str) -> Iterable[str]:
@@ -253,8 +269,10 @@ def _horizontal(at: float, kind: str, label: str) -> str:
                 kind, _LEFT, _WIDTH - _RIGHT, _LEFT - 5, at + 4, label, y=at)
 
 
-def _anchor(place: float) -> str:
-    return "start" if place < _LEFT + 20 else "end" if place > _WIDTH - _RIGHT - 20 else "middle"
+def _anchor(place: float, label: str) -> str:
+    """How to align a label at a place of the x axis, so that all of it is in the picture."""
+    half = len(label) * _CHARACTER / 2
+    return "start" if place < half else "end" if place > _WIDTH - half else "middle"
 
 
 def _bounds(values: Sequence[float], logarithmic: bool) -> Any:

@@ -17,6 +17,7 @@ from xstream.bench.workloads import THREADS, Side, Workload, limit, ours, peer, 
 from xstream.convert.conversion import convert
 from xstream.guest.load import load
 from xstream.guest.memory import GuestMemory
+from xstream.guest.parallel import usable_cpus
 from xstream.tools.digest import digest_memory, run_digests
 from xstream.tools.extract import extract
 from xstream.tools.verify import verify
@@ -65,9 +66,18 @@ class Verbs:
 
     def _decode(self) -> Iterator[Side]:
         yield ours("map the stream's file, copy its pages into guest memory that is there",
-                   lambda: load(self.files.full, self.ready))
+                   lambda: load(self.files.full, self.ready, jobs=1))
         yield limit("memcpy", "map the file, copy as many bytes to memory that is there",
                     lambda: numpy.copyto(self.copy, self._mapped_pages()))
+
+    def _decode_new(self) -> Iterator[Side]:
+        yield ours("map the stream's file, copy its pages into new guest memory",
+                   lambda: load(self.files.full, GuestMemory(), jobs=1))
+        yield limit("memcpy", "map the file, copy as many bytes into new memory",
+                    lambda: numpy.copyto(numpy.empty(self.size, numpy.uint8), self._mapped_pages()))
+        jobs = usable_cpus()
+        yield Side("{} threads for 1".format(jobs), "the same as xstream's side, with more threads",
+                   lambda: load(self.files.full, GuestMemory(), jobs=jobs), THREADS)
 
     def _decode_pipe(self) -> Iterator[Side]:
         yield ours("read the stream out of a pipe into guest memory that is there",
@@ -123,8 +133,8 @@ class Verbs:
         target = os.path.join(self.folder, "converted")
         yield ours("convert a legacy stream to version 3, from a file into a new one",
                    lambda: convert(self.files.legacy, target))
-        yield limit("copy", "copy the file, by the standard library's copyfile", lambda: shutil.copyfile(
-            self.files.legacy, target))
+        yield limit("copy, fsync", "copy the file by the standard library's copyfile, and sync it as convert does",
+                    lambda: _copy_and_sync(self.files.legacy, target))
         command = xen_converter(self.files.legacy, target)
         if command:
             yield peer("convert-legacy-stream", "the same by that tool, its start included",
@@ -138,7 +148,7 @@ class Verbs:
                     lambda: self._to_file(lambda fd: machine.write_all(fd, memoryview(self._mapped_pages()))))
 
     def _page_digests(self) -> Iterator[Side]:
-        memory, jobs = self.guest.memory, len(os.sched_getaffinity(0))
+        memory, jobs = self.guest.memory, usable_cpus()
         yield ours("the CRC32C of each populated page, by {} threads".format(jobs),
                    lambda: list(run_digests(memory, jobs)))
         yield Side("1 thread for {}".format(jobs), "the same by one", lambda: list(run_digests(memory)), THREADS)
@@ -181,11 +191,21 @@ class Verbs:
             pass
 
 
-#: SHA-256 is slow: a part of the memory is enough to see how slow.
+def _copy_and_sync(source: str, target: str) -> None:
+    shutil.copyfile(source, target)
+    fd = os.open(target, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+#: SHA-256 is slow: part of the memory is enough to measure it.
 _DIGESTED = 16
 
 _MAKERS: Dict[str, Callable[[Verbs], Iterator[Side]]] = {
     "decode": Verbs._decode,
+    "decode into new memory": Verbs._decode_new,
     "decode from a pipe": Verbs._decode_pipe,
     "encode": Verbs._encode,
     "encode to a pipe": Verbs._encode_pipe,
