@@ -11,6 +11,7 @@ from containers import (
     context,
     emulator,
     end,
+    libvirt,
     libxl,
     libxl_header,
     record,
@@ -123,12 +124,11 @@ GOOD_INDEX = {name: at for at, (name, _, _) in enumerate(containers.ALL)}
 
 def test_libxl_records():
     kept = [record for layer, _, _, record in read(libxl(tail=xenstore(b"a/b-c_d@e", b"v \xff", b"k", b"")
-                                                         + emulator(b"blob", 1, 7) + record(0x80000005, b"later")))[0]
+                                                         + emulator(b"blob", 1, 7)))[0]
             if layer == "libxl"]
-    data, blob, unknown = kept[1:4]
+    data, blob = kept[1:3]
     assert data.pairs == [(b"a/b-c_d@e", b"v \xff"), (b"k", b"")] and (data.emulator_id, data.emulator_index) == (2, 0)
     assert (blob.emulator_id, blob.emulator_index, bytes(blob.blob)) == (1, 7, b"blob")
-    assert (unknown.type, bytes(unknown.body)) == (0x80000005, b"later")
     assert libxl_wire.EmulatorXenstoreData.of(data.pairs) == libxl_wire.EmulatorXenstoreData(2, 0, bytes(data.data))
 
 
@@ -157,6 +157,7 @@ AFTER = len(HEAD) + len(samples.hvm())
     (record(3), CorruptStream, 4),
     (record(5, b"123"), OrderError, 0),
     (record(6), UnsupportedStream, 0),
+    (record(0x80000005, b"optional records too"), UnsupportedStream, 0),
     (context(), OrderError, 0),
     (checkpoint_end(), OrderError, 0),
     (checkpoint_state(), OrderError, 0),
@@ -187,7 +188,7 @@ def test_device_model_of_a_pv_guest():
 
 def test_libxc_is_wanted_within():
     refuse(HEAD + libxl() + end(), CorruptStream, layer="libxc", offset=24, field="marker")
-    refuse(xl(samples.hvm()), CorruptStream, layer="libxl", offset=len(xl_header()), field="ident")
+    refuse(xl(b"nothing that is known"), CorruptStream, layer="libxl", offset=len(xl_header()), field="ident")
     refuse(xl(xl()), CorruptStream, layer="libxl", field="ident")
 
 
@@ -345,7 +346,6 @@ XENOPSD_TAIL = 15 + 16 + len(containers.XENOPS) + 16 + len(samples.hvm())
     (xenopsd_record(0x0F, b"(" * 101 + b")" * 101), LimitExceeded, 16 + 100, None),
     (xenopsd_record(0x0F, b"(" + b"a " * (1 << 20) + b")"), LimitExceeded, 16, None),
     (xenopsd_record(0x0F, b"(" + b"a " * 70000 + b")"), LimitExceeded, None, None),
-    (xenopsd_record(0xF10) + b"what only the vGPU knows", UnsupportedStream, 8, "length"),
 ])
 def test_xenopsd_records_refused(after, kind, offset, field):
     error = refuse(xenopsd(after=after), kind, layer="xenopsd", record=2)
@@ -363,6 +363,92 @@ def test_xenopsd_lengths_beyond_the_input():
 def test_a_vgpus_record_that_is_empty_or_says_its_length():
     read(xenopsd(after=xenopsd_record(0xF10) + xenopsd_record(0xF00, b"q")))
     read(xenopsd(after=xenopsd_record(0xF10, b"vgpu")))
+
+
+VGPU = struct.pack("<qq", 0xF10, 0) + b"what only the vGPU's emulator knows"
+
+
+@pytest.mark.parametrize("before, length", [
+    (b"", 0),  # the first record after the memory
+    (xenopsd_record(0xF01, b"QEVM"), 0),  # after QEMU's
+    (xenopsd_record(0xF10, b"a vGPU's with its length") + xenopsd_record(0xF10), 0),  # the third vGPU's
+    (b"", 20), (b"", 17), (b"", 1),  # cut anywhere
+])
+def test_memory_before_a_vgpus_record_of_unknown_length_is_read(before, length):
+    tail = before + (VGPU[:16 + length] if length else VGPU + xenopsd_record(0xFFFF) * (not before))
+    image = xenopsd(after=tail)[:-16]
+    for way in ("buffer", "mapped", "pipe", "object", "trickle"):
+        with WAYS[way](image) as source, xstream.open(source) as reader:
+            last = list(reader)[-1]
+            assert last == xenopsd_wire.Unread(xenopsd_wire.DEMU)
+            assert reader.unread.startswith("from offset {} on".format(len(xenopsd()) - 16 - 16 - len(containers.QEMU)
+                                                                       + len(before) + 16))
+    assert xstream.digest(image) == xstream.digest(samples.hvm())
+    assert xstream.info(image).unread
+    out = io.BytesIO()
+    xstream.convert(image, out, to="libxc")
+    assert xstream.digest(out.getvalue()) == xstream.digest(samples.hvm())
+    with pytest.raises(UnsupportedStream):
+        xstream.convert(image, io.BytesIO(), to="xenopsd", squash=True)
+    refuse(image, UnsupportedStream, layer="xenopsd", field="length", options={"strict": True})
+
+
+def test_a_vgpus_record_of_unknown_length_before_the_memory_is_named():
+    image = xenopsd(before=xenopsd_record(0x0F, containers.XENOPS) + VGPU)
+    error = refuse(image, UnsupportedStream, layer="xenopsd", record=1, field="length")
+    assert "without its vGPU" in str(error)
+
+
+def test_a_vgpus_record_at_the_end_of_the_input():
+    """Nothing says that it isn't empty: the image is cut."""
+    image = xenopsd(after=VGPU[:16])[:-16]
+    refuse(image, TruncatedStream)
+
+
+# Headers that announce another stream
+
+
+WRONG_HEADERS = {
+    "libvirt-1": (libvirt(version=1), "libvirt", 16, ["libvirt", "libxl", "libxc"]),
+    "libvirt-2": (libvirt(containers.legacy_hvm()), "libvirt", 16, ["libvirt", "legacy"]),
+    "libvirt-libxc": (libvirt(samples.hvm()), "libvirt", 16, ["libvirt", "libxc"]),
+    "xl-0": (xl(mandatory=0), "xl", 36, ["xl", "libxl", "libxc"]),
+    "xl-json": (xl(mandatory=1), "xl", 36, ["xl", "libxl", "libxc"]),
+    "xl-libxl": (xl(containers.legacy_hvm()), "xl", 36, ["xl", "legacy"]),
+    "xl-libxc": (xl(samples.hvm(), mandatory=1), "xl", 36, ["xl", "libxc"]),
+    "xend-libxl": (b"LinuxGuestRecord" + struct.pack(">i", 3) + b"(a)" + libxl(), "xend", 0,
+                   ["xend", "libxl", "libxc"]),
+    "xenopsd-libxc": (xenopsd(libxl()), "xenopsd", None, ["xenopsd", "libxl", "libxc"]),
+    "xenopsd-libxl": (xenopsd(samples.hvm(), 0xF1), "xenopsd", None, ["xenopsd", "libxc"]),
+    "xenopsd-legacy": (xenopsd(samples.hvm(), 0xF2), "xenopsd", None, ["xenopsd", "libxc"]),
+    "xenopsd-not-legacy": (xenopsd(containers.legacy_hvm()), "xenopsd", None, ["xenopsd", "legacy"]),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_HEADERS)
+def test_the_stream_decides_and_not_the_header_that_announces_it(name):
+    stream, layer, offset, layers = WRONG_HEADERS[name]
+    for way in ("buffer", "pipe", "trickle", "fed"):
+        with WAYS[way](stream) as source:
+            assert read(source)[1] == layers
+    report = xstream.info(stream)
+    notes = [layer.about.get("note", "") for layer in report.layers]
+    assert "announces" in notes[0] and layers[1] in notes[0] and not any(notes[1:])
+    error = refuse(stream, StrictViolation, options={"strict": True}, layer=layer)
+    assert offset is None or error.offset == offset
+
+
+@pytest.mark.parametrize("config, records", [
+    (b'{"c_info": {"type": "pvh"}}\0', False), (b'{"c_info": {"type": "hvm"}, "b_info": {"type.pvh": {}}}\0', False),
+    (b'{"c_info": {"type": "pv"}, "b_info": {"type.hvm": {}}}\0', True), (b'{"c_info": {"type": "hvm"}}\0', True),
+    (b'{"c_info": 1, "b_info": [2]}\0', True), (b'[]\0', True), (b'{\0', True),
+])
+def test_a_device_models_record_needs_a_guest_that_has_one_by_its_config(config, records):
+    """libxl goes by the config; without one nothing says that the guest has no device model."""
+    if records:
+        read(xl(config=config))
+    else:
+        refuse(xl(config=config), OrderError, layer="libxl")
 
 
 def test_xenopsd_without_memory():

@@ -407,7 +407,7 @@ def _contents(options: Any) -> Optional[int]:
         return BAD_USE
     if faults:
         _complain("records that can't be parsed: see the fields named error")
-        return BAD_STREAM
+        return LIMIT_REACHED if faults == [LimitExceeded.__name__] else BAD_STREAM
     return None
 
 

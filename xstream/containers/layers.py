@@ -1,9 +1,9 @@
-"""The layers of what stands around a memory stream on a dom0's disk: a reader of each one's own records.
+"""Readers of the layers that enclose a memory stream in a dom0's files: each reads the records of one layer.
 
-:mod:`xstream.containers.reader` puts them together. The memory stream within is read by an ordinary reader over the
-same source.
+:class:`xstream.containers.reader.NestedReader` combines them. The memory stream inside is read by Reader or
+LegacyReader from the same source.
 """
-from typing import Any, Callable, Dict, NamedTuple, Optional
+from typing import Any, Callable, Dict, NamedTuple, Optional, Union
 
 from xstream.containers.nesting import (
     INNER_END,
@@ -18,13 +18,15 @@ from xstream.errors import LimitExceeded, StreamError, StrictViolation, Truncate
 from xstream.limits import Limits
 from xstream.stream.legacy_reader import LegacyReader
 from xstream.stream.reader import Identity, Reader
+from xstream.stream.signs import LEGACY_SIZE
 from xstream.stream.source import PendingPages, Source
 from xstream.wire import colo, legacy, libvirt, libxc, libxl, xend, xenopsd, xl
 from xstream.wire.frames import FRAME, padded
 
 
 class Settings(NamedTuple):
-    """What the readers of all layers are told alike; the names are Reader's."""
+    """The arguments that the readers of all layers share; as :func:`~xstream.containers.opening.open_stream` has them.
+    """
 
     limits: Limits = Limits()
     strict: bool = False
@@ -33,30 +35,49 @@ class Settings(NamedTuple):
     guest: Optional[str] = None
 
 
-def memory_reader(format: str, source: Source, settings: Settings, **place: bool) -> Any:
-    """The reader of a memory stream, of format "libxc" or "legacy". ``place`` is what the reader is told of it:
-    ``contained``, and of a legacy one ``device_model``."""
+def memory_reader(format: str, source: Source, settings: Settings, *, contained: bool = False,
+                  device_model: bool = True) -> Union[Reader, LegacyReader]:
+    """A reader for a memory stream of the format "libxc" or "legacy".
+
+    - ``contained``: the records of an enclosing layer follow;
+    - ``device_model``: for a legacy stream, whether its tail includes the device model's record.
+    """
     limits, strict, checkpointed, width, guest = settings
-    # A converted stream may stand where a header still says that it is a legacy one.
-    if format == legacy.LAYER and source.peek(len(libxc.MARKER)) != libxc.MARKER:
+    if format == legacy.LAYER:
         return LegacyReader(source, limits=limits, strict=strict, checkpointed=checkpointed, width=width, guest=guest,
-                            **place)
-    place.pop("device_model", None)
-    return Reader(source, limits=limits, strict=strict, checkpointed=checkpointed, **place)
+                            contained=contained, device_model=device_model)
+    return Reader(source, limits=limits, strict=strict, checkpointed=checkpointed, contained=contained)
+
+
+def actual_format(source: Source, announced: str) -> str:
+    """The format of the stream that begins here, by its first bytes; ``announced`` if those match no format.
+
+    The header before it can be wrong: libvirt before 1.3.5 with Xen 4.6 wrote its version 1 before libxl streams.
+    """
+    start = bytes(source.peek(LEGACY_SIZE)[:LEGACY_SIZE])
+    if start.startswith(libxl.MAGIC):
+        return libxl.LAYER
+    if start.startswith(libxc.MARKER):
+        return libxc.LAYER
+    return legacy.LAYER if legacy.is_start(start) else announced
 
 
 class LayerReader:
-    """One layer's own records, in order.
+    """Reads one layer's own records, in order.
 
-    ``layer``, ``index`` and ``offset`` are as Reader has them; ``start`` is where the layer begins; ``ended`` says
-    that its last record has come.
+    - ``layer``, ``index``, ``offset``: as Reader has them; ``start``: the offset at which the layer begins;
+    - ``ended``: whether the layer's last record has been read;
+    - ``unread``: what follows that can't be read, in words, or None;
+    - ``device_model``: whether the guest has a device model, as far as this layer says; None if it doesn't.
     """
 
     layer = ""
     #: The layer's wire module.
     wire: Any = None
-    #: What it is where no memory stream, which would say so, can be within.
+    #: The identity of a format that never holds a memory stream, which otherwise supplies it.
     identity: Optional[Identity] = None
+    unread: Optional[str] = None
+    device_model: Optional[bool] = None
 
     def __init__(self, source: Source, settings: Settings) -> None:
         self.source = source
@@ -64,17 +85,20 @@ class LayerReader:
         self.start = self.offset = source.offset
         self.index = -1
         self.ended = False
+        self._note: Optional[str] = None
 
     def begin(self) -> None:
-        """Read the layer's own header, once; what has none does nothing. Raises as ``next_record`` does."""
+        """Read the layer's own header if it has one; once. Raises what ``next_record`` raises."""
 
     def next_record(self) -> Optional[Any]:
-        """The layer's next record, or None behind its last. Raises StreamError's kin and NeedMoreData."""
+        """The layer's next record, or None after the last. Raises StreamError or a subclass, and NeedMoreData."""
         if self.ended:
             return None
-        start = self._base = self.source.offset
+        self._base = self.source.offset
         self._name: Optional[str] = None
         try:
+            self.source.buffered()  # skips data of the last record that wasn't read; then the offset is this record's
+            start = self._base = self.source.offset
             record = self._read()
         except StreamError as error:
             base = 0 if isinstance(error, TruncatedStream) else self._base
@@ -85,27 +109,32 @@ class LayerReader:
         return record
 
     def take_inner(self) -> Optional[Any]:
-        """The reader whose records come next, where it isn't this layer's turn."""
+        """The reader of an enclosed stream if its records come next, else None."""
         return None
 
     def follow_inner(self, event: str) -> None:
-        """Hear what the stream within does: INNER_END, INNER_CHECKPOINT."""
+        """Note that the enclosed stream has reached INNER_END or INNER_CHECKPOINT."""
 
     @property
     def checkpoints(self) -> int:
-        """Checkpoints that this layer has found complete."""
+        """The number of checkpoints that this layer's records have completed."""
         return 0
 
     def describe(self) -> Dict[str, Any]:
-        """What the layer's headers say."""
+        """What the layer's headers say, by name; ``note`` says what is wrong with them."""
+        about = self._about()
+        return about if self._note is None else dict(about, note=self._note)
+
+    def _about(self) -> Dict[str, Any]:
         return {}
 
     def _read(self) -> Optional[Any]:
-        """The next record. ``_base`` is what the offsets in errors count from, ``_name`` the record's name."""
+        """Read the next record. Sets ``_base``, which offsets in errors are relative to, and ``_name``, the record's
+        name for errors."""
         raise NotImplementedError
 
     def _read_header(self, size: int, parse: Callable[[memoryview], Any]) -> Any:
-        """The layer's own header, parsed from its ``size`` bytes."""
+        """Read the layer's own header of ``size`` bytes."""
         start = self.source.offset
         try:
             header = parse(self.source.need(size))
@@ -113,6 +142,11 @@ class LayerReader:
             raise error.located(layer=self.layer, base=0 if isinstance(error, TruncatedStream) else start)
         self.source.advance(size)
         return header
+
+    def _need(self, size: int) -> memoryview:
+        """The next ``size`` bytes, of a record whose size is known. A fed source is asked only once it has them."""
+        self.source.await_record(size)
+        return self.source.need(size)
 
     def _keep(self, view: memoryview) -> memoryview:
         return view if self.source.stable else memoryview(bytes(view))
@@ -129,9 +163,22 @@ class LayerReader:
             raise StrictViolation("a restore ignores this, but no Xen writes it", offset=found[0], field=found[1],
                                   got=found[2])
 
+    def _check_announced(self, announced: str, actual: str, offset: int, field: str) -> None:
+        """Note that a header announces another format than the one that follows; in a strict reading raise
+        StrictViolation. ``offset`` is the field's, absolute."""
+        if actual == announced:
+            return
+        self._note = "the header announces a {} stream, but a {} stream follows".format(announced, actual)
+        if self.settings.strict:
+            raise StrictViolation("the header announces another stream than the one that follows", layer=self.layer,
+                                  offset=offset, field=field, expected=actual, got=announced)
+
 
 class _SaveFileReader(LayerReader):
-    """A header in front of one stream: xl, libvirt, xend."""
+    """A header before one stream: xl, libvirt, xend."""
+
+    #: Offset in the header of the field that announces the stream's format, and its name.
+    _announced_at = (0, "")
 
     def __init__(self, source: Source, settings: Settings) -> None:
         super().__init__(source, settings)
@@ -141,11 +188,13 @@ class _SaveFileReader(LayerReader):
     def take_inner(self) -> Optional[Any]:
         if self.header is None or self._taken:
             return None
-        format = self._inner_format()
-        inner = LibxlReader(self.source, self.settings) if format == libxl.LAYER else \
-            memory_reader(format, self.source, self.settings, contained=True)
+        announced = self._announced_format()
+        format = actual_format(self.source, announced)
+        self._check_announced(announced, format, self.start + self._announced_at[0], self._announced_at[1])
         self._taken = True
-        return inner
+        if format == libxl.LAYER:
+            return LibxlReader(self.source, self.settings, device_model=self.device_model)
+        return memory_reader(format, self.source, self.settings, contained=True)
 
     def follow_inner(self, event: str) -> None:
         self.ended = event == INNER_END
@@ -157,17 +206,22 @@ class _SaveFileReader(LayerReader):
     def _read_save_header(self) -> Any:
         raise NotImplementedError
 
-    def _inner_format(self) -> str:
+    def _announced_format(self) -> str:
         raise NotImplementedError
+
+    def _found_guest_type(self, guest_type: Optional[str]) -> None:
+        """Note the guest's type from the configuration: only "hvm" has a device model."""
+        self.device_model = None if guest_type is None else guest_type == "hvm"
 
 
 class XlReader(_SaveFileReader):
-    """An xl save file's own layer."""
+    """The header of an xl save file."""
 
     layer = xl.LAYER
     wire = xl
+    _announced_at = (36, "mandatory_flags")
 
-    def describe(self) -> Dict[str, Any]:
+    def _about(self) -> Dict[str, Any]:
         if self.header is None:
             return {}
         kind = "JSON" if self.header.mandatory_flags & xl.JSON_CONFIG else "text"
@@ -177,23 +231,25 @@ class XlReader(_SaveFileReader):
     def _read_save_header(self) -> xl.SaveHeader:
         head, length = xl.parse_head(self.source.need(xl.HEADER_SIZE))
         self._check_length(length, 44, "optional_data_len")
-        optional = self._keep(self.source.need(xl.HEADER_SIZE + length)[xl.HEADER_SIZE:])
+        optional = self._keep(self._need(xl.HEADER_SIZE + length)[xl.HEADER_SIZE:])
         header = xl.parse_optional_data(head, optional)
         self._check_ignored(header)
         self.source.advance(xl.HEADER_SIZE + length)
+        self._found_guest_type(header.guest_type)
         return header
 
-    def _inner_format(self) -> str:
-        return "libxl" if self.header.mandatory_flags & xl.LIBXL_STREAM else "legacy"
+    def _announced_format(self) -> str:
+        return libxl.LAYER if self.header.mandatory_flags & xl.LIBXL_STREAM else legacy.LAYER
 
 
 class LibvirtReader(_SaveFileReader):
-    """The layer of libvirt's own in a save file of its libxl driver."""
+    """The header of a save file of libvirt's libxl driver."""
 
     layer = libvirt.LAYER
     wire = libvirt
+    _announced_at = (16, "version")
 
-    def describe(self) -> Dict[str, Any]:
+    def _about(self) -> Dict[str, Any]:
         if self.header is None:
             return {}
         return {"version": self.header.version, "xml": "{} bytes".format(len(self.header.xml))}
@@ -202,42 +258,50 @@ class LibvirtReader(_SaveFileReader):
         head, length = libvirt.parse_head(self.source.need(libvirt.HEADER_SIZE))
         self._check_length(length, 20, "xmlLen")
         self._check_ignored(head)
-        xml = self._keep(self.source.need(libvirt.HEADER_SIZE + length)[libvirt.HEADER_SIZE:])
+        xml = self._keep(self._need(libvirt.HEADER_SIZE + length)[libvirt.HEADER_SIZE:])
         self.source.advance(libvirt.HEADER_SIZE + length)
-        return head._replace(xml=xml)
+        header = head._replace(xml=xml)
+        self._found_guest_type(header.guest_type)
+        return header
 
-    def _inner_format(self) -> str:
-        return "libxl" if self.header.version == libvirt.LIBXL_STREAM else "legacy"
+    def _announced_format(self) -> str:
+        return libxl.LAYER if self.header.version == libvirt.LIBXL_STREAM else legacy.LAYER
 
 
 class XendReader(_SaveFileReader):
-    """xend's own layer in its save file."""
+    """The header of a save file of xend."""
 
     layer = xend.LAYER
     wire = xend
+    _announced_at = (0, "magic")
 
-    def describe(self) -> Dict[str, Any]:
+    def _about(self) -> Dict[str, Any]:
         return {} if self.header is None else {"config": "{} bytes".format(len(self.header.config))}
 
     def _read_save_header(self) -> xend.SaveHeader:
         length = xend.parse_head(self.source.need(xend.HEADER_SIZE))
         self._check_length(length, 16, "config length")
-        config = self._keep(self.source.need(xend.HEADER_SIZE + length)[xend.HEADER_SIZE:])
+        config = self._keep(self._need(xend.HEADER_SIZE + length)[xend.HEADER_SIZE:])
         self.source.advance(xend.HEADER_SIZE + length)
         return xend.SaveHeader(config)
 
-    def _inner_format(self) -> str:
-        return "legacy"
+    def _announced_format(self) -> str:
+        return legacy.LAYER
 
 
 class LibxlReader(LayerReader):
-    """A libxl stream's own records."""
+    """The records of a libxl stream.
+
+    ``device_model``: whether the guest has one according to its configuration; None if that isn't known. libxl goes by
+    the configuration, and refuses a device model's records for a guest that has none.
+    """
 
     layer = libxl.LAYER
     wire = libxl
 
-    def __init__(self, source: Source, settings: Settings) -> None:
+    def __init__(self, source: Source, settings: Settings, *, device_model: Optional[bool] = None) -> None:
         super().__init__(source, settings)
+        self.device_model = device_model
         self.header: Optional[libxl.Header] = None
         self._nesting = libxl_nesting()
         self._domain: Optional[Any] = None
@@ -251,7 +315,7 @@ class LibxlReader(LayerReader):
         try:
             return super().next_record()
         except TruncatedStream:
-            # Behind a complete checkpoint the input may end anywhere: what stands there is void.
+            # After a complete checkpoint the input may end anywhere: what follows it is void.
             if not self._checkpoints:
                 raise
             return None
@@ -268,7 +332,7 @@ class LibxlReader(LayerReader):
     def follow_inner(self, event: str) -> None:
         self._nesting.follow_inner(event)
 
-    def describe(self) -> Dict[str, Any]:
+    def _about(self) -> Dict[str, Any]:
         if self.header is None:
             return {}
         about: Dict[str, Any] = {"version": self.header.version}
@@ -277,9 +341,14 @@ class LibxlReader(LayerReader):
         return about
 
     def _state_follows(self) -> bool:
-        """Whether the next record is COLO's and not libxc's, which has no record of that type and length there."""
+        """Whether COLO's record comes next. libxc has no record of that type and length at this place."""
         head = self.source.peek(FRAME.size)
         return len(head) == FRAME.size and FRAME.unpack_from(head) == (libxl.CHECKPOINT_STATE, 8)
+
+    def _has_device_model(self) -> Optional[bool]:
+        if self._domain is not None and self._domain.domain.type == libxc.GUEST_PV:
+            return False
+        return self.device_model
 
     def begin(self) -> None:
         if self.header is None:
@@ -299,11 +368,11 @@ class LibxlReader(LayerReader):
         self._name = libxl.type_name(record_type)
         self._nesting.admit(record_type)
         self._check_length(length, -4, "length")
-        whole = self._keep(self.source.need(FRAME.size + padded(length)))
+        whole = self._keep(self._need(FRAME.size + padded(length)))
         padding = whole[FRAME.size + length:]
         record = libxl.parse(record_type, whole[FRAME.size:FRAME.size + length],
                              bytes(padding) if any(padding) else b"")
-        check_libxl_record(record, None if self._domain is None else self._domain.domain.type, self.settings.strict)
+        check_libxl_record(record, self._has_device_model(), self.settings.strict)
         self._check_ignored(record, length)
         self._nesting.follow(record_type)
         self.source.advance(len(whole))
@@ -313,7 +382,7 @@ class LibxlReader(LayerReader):
 
 
 class BackChannelReader(LayerReader):
-    """COLO's back channel, which has no memory in it. The secondary's end cuts it off behind any record."""
+    """COLO's back channel, which holds no memory. It may end after any record."""
 
     layer = colo.LAYER
     wire = colo
@@ -330,7 +399,7 @@ class BackChannelReader(LayerReader):
         record_type, length = FRAME.unpack_from(self.source.need(FRAME.size))
         self._name = colo.type_name(record_type)
         self._check_length(length, -4, "length")
-        whole = self._keep(self.source.need(FRAME.size + padded(length)))
+        whole = self._keep(self._need(FRAME.size + padded(length)))
         padding = whole[FRAME.size + length:]
         record = colo.parse(record_type, whole[FRAME.size:FRAME.size + length],
                             bytes(padding) if any(padding) else b"")
@@ -342,7 +411,7 @@ class BackChannelReader(LayerReader):
 
 
 class XenopsdReader(LayerReader):
-    """The records of xenopsd's own in a suspend image."""
+    """The records of xenopsd's suspend image."""
 
     layer = xenopsd.LAYER
     wire = xenopsd
@@ -363,25 +432,24 @@ class XenopsdReader(LayerReader):
     def take_inner(self) -> Optional[Any]:
         if self._image is None:
             return None
-        if self._image == xenopsd.LIBXL:
-            self._inner = LibxlReader(self.source, self.settings)
-        else:
-            self._inner = self._memory_reader()
+        announced = _IMAGE_FORMATS[self._image]
+        format = actual_format(self.source, announced)
+        if self._structured:
+            self._check_announced(announced, format, self.offset, "type")
+        # In an unstructured image QEMU's record is xenopsd's own, not part of the legacy stream.
+        self._inner = LibxlReader(self.source, self.settings) if format == libxl.LAYER else \
+            memory_reader(format, self.source, self.settings, contained=True, device_model=self._structured)
         self._image = None
         return self._inner
 
-    def _memory_reader(self) -> Any:
-        if self._image == xenopsd.LIBXC or self.source.peek(len(libxc.MARKER)) == libxc.MARKER:
-            return memory_reader(libxc.LAYER, self.source, self.settings, contained=True)
-        # In an unstructured image QEMU's record is xenopsd's own, not libxc's.
-        return memory_reader(legacy.LAYER, self.source, self.settings, contained=True, device_model=self._structured)
-
     def follow_inner(self, event: str) -> None:
         self._nesting.follow_inner(event)
-        # An unstructured image of a PV guest ends with its memory.
-        self.ended = not self._structured and self._inner.identity.guest == libxc.GUEST_NAMES[libxc.GUEST_PV]
+        # An unstructured image of a PV guest ends with its memory; so does one that holds a libxl stream.
+        self.ended = not self._structured and (
+            self._inner.layer == libxl.LAYER
+            or self._inner.identity.guest == libxc.GUEST_NAMES[libxc.GUEST_PV])
 
-    def describe(self) -> Dict[str, Any]:
+    def _about(self) -> Dict[str, Any]:
         return {"structured": self._structured}
 
     @property
@@ -403,7 +471,7 @@ class XenopsdReader(LayerReader):
         record = self._read_body(size, record_type, length)
         self._nesting.follow(record_type)
         self._image = record_type if record_type in xenopsd.MEMORY_IMAGES else None
-        self.ended = self._nesting.ended
+        self.ended = self._nesting.ended or self.unread is not None
         return record
 
     def _read_body(self, size: int, record_type: int, length: int) -> xenopsd.Record:
@@ -416,29 +484,46 @@ class XenopsdReader(LayerReader):
             source.advance(size)
         elif record_type == xenopsd.XENOPS:
             self._check_length(length, -8, "length")
-            record = xenopsd.parse(record_type, self._keep(source.need(size + length)[size:]))
+            record = xenopsd.parse(record_type, self._keep(self._need(size + length)[size:]))
             source.advance(size + length)
+        elif record_type == xenopsd.DEMU and not length and not self._record_follows(size):
+            self._leave_unread()
+            source.advance(size)
+            record = xenopsd.Unread(record_type)
         else:
-            if record_type == xenopsd.DEMU and not length:
-                self._check_demu(size)
+            source.await_record(size + length)
             data = source.page_data(size, length)
             if isinstance(data, PendingPages):
                 data.where = {"layer": self.layer, "record": self.index + 1, "record_type": self._name}
             record = xenopsd.parse(record_type, data)
         return record
 
-    def _check_demu(self, size: int) -> None:
-        """A vGPU's record is written with length 0 by the emulator that alone knows its end; where it isn't really
-        empty, nobody else can tell what follows."""
-        behind = self.source.need(size + xenopsd.HEADER_SIZE)[size:]
+    def _record_follows(self, size: int) -> bool:
+        """Whether another record follows this record's header of ``size`` bytes, or the input ends."""
+        following = self.source.peek(size + xenopsd.HEADER_SIZE)[size:]
+        if len(following) < xenopsd.HEADER_SIZE:
+            return not len(following)
         try:
-            xenopsd.parse_record_header(behind)
+            xenopsd.parse_record_header(following)
         except StreamError:
-            raise UnsupportedStream("vGPU's record, whose length isn't said", offset=-8, field="length",
-                                    expected="its length", got=0)
+            return False
+        return True
+
+    def _leave_unread(self) -> None:
+        """End the reading at a vGPU's record. Its emulator writes it with length 0 and alone knows where it ends."""
+        if not self._nesting.inner_ended or self.settings.strict:
+            raise UnsupportedStream(
+                "a vGPU's own stream, whose length only the vGPU's emulator knows; suspend the guest without its vGPU",
+                offset=-8, field="length", expected="the record's length", got=0)
+        self.unread = ("from offset {} on: a vGPU's own stream, whose length only the vGPU's emulator knows, and what "
+                       "follows it".format(self._base))
 
 
-#: Formats that are a container's, by name.
+#: Formats that the records of xenopsd's memory images announce.
+_IMAGE_FORMATS = {xenopsd.LIBXC: libxc.LAYER, xenopsd.LIBXL: libxl.LAYER, xenopsd.LIBXC_LEGACY: legacy.LAYER}
+
+
+#: The reader of each container format's outermost layer.
 LAYERS: Dict[str, Callable[[Source, Settings], LayerReader]] = {
     reader.layer: reader
     for reader in (XlReader, LibvirtReader, XendReader, LibxlReader, XenopsdReader, BackChannelReader)

@@ -1,8 +1,8 @@
-"""What may come next in libxl streams, on COLO's back channel and in xenopsd's images: transition tables, for reading
-and writing alike.
+"""Transition tables: what may come next in libxl streams, on COLO's back channel and in xenopsd's images. Reading and
+writing follow the same tables.
 
-Source: what tools/libs/light/libxl_stream_read.c, libxl_colo_save.c and xen-api's ocaml/xenopsd/xc/domain.ml insist on,
-and the order in which their counterparts write. The libxc stream within has tables of its own:
+Source: what tools/libs/light/libxl_stream_read.c, libxl_colo_save.c and xen-api's ocaml/xenopsd/xc/domain.ml require,
+and the order in which their counterparts write. The enclosed libxc stream has its own tables:
 :mod:`xstream.stream.ordering`.
 """
 from typing import Any, Callable, Dict, Optional, Sequence, Set, Tuple, Union
@@ -10,18 +10,17 @@ from typing import Any, Callable, Dict, Optional, Sequence, Set, Tuple, Union
 from xstream.errors import LimitExceeded, OrderError, StrictViolation, UnsupportedStream
 from xstream.limits import Limits
 from xstream.wire import colo, libxl, xenopsd
-from xstream.wire.frames import FRAME, OPTIONAL
-from xstream.wire.libxc import GUEST_PV
+from xstream.wire.frames import FRAME
 
-#: What the stream within does: its last record has come, or a CHECKPOINT after which this layer's records follow.
+#: Events in the enclosed stream: its last record has come, or a CHECKPOINT, after which this layer's records follow.
 INNER_END, INNER_CHECKPOINT = "the inner END", "the inner CHECKPOINT"
 
-#: A record type, or one of the two above, to the state that it leads to.
+#: A record type, or one of the two events, to the state that it leads to.
 Row = Dict[Union[int, str], str]
 
 _EMULATOR = (libxl.EMULATOR_XENSTORE_DATA, libxl.EMULATOR_CONTEXT)
 
-#: State to what may come in it. In "libxc" and "resumed" the records are the inner stream's.
+#: State to what may come in it. In "libxc" and "resumed" the enclosed stream's records come.
 LIBXL: Dict[str, Row] = {
     "start": {**dict.fromkeys(_EMULATOR, "start"), libxl.LIBXC_CONTEXT: "libxc"},
     "libxc": {INNER_END: "domain", INNER_CHECKPOINT: "checkpoint"},
@@ -31,7 +30,7 @@ LIBXL: Dict[str, Row] = {
     "end": {},
 }
 
-#: What the secondary sends of each checkpoint, by what colo.turn_of() gives. It has no end but the secondary's.
+#: What the secondary sends for each checkpoint, by the values of colo.turn_of(). It ends when the secondary does.
 COLO: Dict[str, Row] = {
     "start": {libxl.SECONDARY_READY: "ready"},
     "ready": {libxl.SECONDARY_RESUMED: "running"},
@@ -49,7 +48,7 @@ XENOPSD: Dict[str, Row] = {
     "end": {},
 }
 
-#: The unstructured image of old: a PV guest's has no QEMU record.
+#: The older, unstructured image: a PV guest's has no QEMU record.
 XENOPSD_LEGACY: Dict[str, Row] = {
     "start": {INNER_END: "tail"},
     "tail": {xenopsd.QEMU_RECORD: "end"},
@@ -58,18 +57,18 @@ XENOPSD_LEGACY: Dict[str, Row] = {
 
 
 class Nesting:
-    """Where a container's own layer stands; one object follows one stream, read or written.
+    """The state of one container's own layer, read or written.
 
-    ``head`` is the size of what stands before a record's body: offsets in errors count from the body.
+    ``table`` has its transitions, ``name`` returns the name of a record type. ``head`` is the size in bytes of a
+    record's header: offsets in errors count from the body. ``usual`` are record types that every such stream has.
     """
 
-    def __init__(self, table: Dict[str, Row], name: Callable[[int], str], *, head: int, optional: bool = False,
-                 usual: Sequence[int] = ()) -> None:
+    def __init__(self, table: Dict[str, Row], name: Callable[[int], str], *, head: int, usual: Sequence[int] = ()
+                 ) -> None:
         self.state = "start"
         self._table = table
         self._name = name
         self._head = head
-        self._optional = optional
         self._usual = usual
         self._seen: Set[int] = set()
 
@@ -78,37 +77,39 @@ class Nesting:
         """Whether the last record has come."""
         return self.state == "end"
 
+    @property
+    def inner_ended(self) -> bool:
+        """Whether the enclosed stream has come to its end."""
+        return self.state in ("domain", "tail", "end")
+
     def admit(self, record_type: int) -> str:
-        """The state that a record of this type leads to; raises OrderError where it must not come now."""
+        """The state that a record of this type leads to. Raises OrderError if it must not come now, UnsupportedStream
+        for an unknown type; libxl refuses those even if they are marked as optional."""
         row = self._table[self.state]
         if record_type in row:
             return row[record_type]
-        optional = self._optional and bool(record_type & OPTIONAL)
-        own_turn = row and all(isinstance(known, int) for known in row)
-        if optional and own_turn:
-            return self.state
-        if not optional and not any(record_type in other for other in self._table.values()):
-            raise UnsupportedStream("unknown mandatory record", offset=-self._head, field="type",
-                                    expected="a known type", got=self._name(record_type))
+        if not any(record_type in other for other in self._table.values()):
+            raise UnsupportedStream("unknown record", offset=-self._head, field="type", expected="a known type",
+                                    got=self._name(record_type))
         expected = [known if isinstance(known, str) else self._name(known) for known in row]
         raise OrderError("must not come here", offset=-self._head, field="type",
                          expected="one of " + ", ".join(expected) if expected else "the end",
                          got=self._name(record_type))
 
     def follow(self, record_type: int) -> None:
-        """Follow a record."""
+        """Follow a record of this type. Raises what ``admit`` raises."""
         self.state = self.admit(record_type)
         self._seen.add(record_type)
 
     def follow_inner(self, event: str) -> None:
-        """Follow what the stream within does: INNER_END or INNER_CHECKPOINT. Raises OrderError out of its turn."""
+        """Follow an event in the enclosed stream. Raises OrderError if it must not come now."""
         row = self._table[self.state]
         if event not in row:
-            raise OrderError("the stream within stands at the wrong place", got=event)
+            raise OrderError("the enclosed stream is at the wrong place", got=event)
         self.state = row[event]
 
     def check_usual(self) -> None:
-        """Raise StrictViolation where a record that every such stream has is missing."""
+        """Raise StrictViolation if a record that every such stream has is missing."""
         missing = [self._name(usual) for usual in self._usual if usual not in self._seen]
         if missing:
             raise StrictViolation("records missing", offset=-self._head, field="type", expected=", ".join(missing),
@@ -117,7 +118,7 @@ class Nesting:
 
 def libxl_nesting() -> Nesting:
     """The rules of a libxl stream."""
-    return Nesting(LIBXL, libxl.type_name, head=FRAME.size, optional=True)
+    return Nesting(LIBXL, libxl.type_name, head=FRAME.size)
 
 
 def colo_nesting() -> Nesting:
@@ -132,15 +133,15 @@ def xenopsd_nesting(structured: bool) -> Nesting:
     return Nesting(XENOPSD, xenopsd.type_name, head=xenopsd.HEADER_SIZE, usual=(xenopsd.XENOPS,))
 
 
-def check_libxl_record(record: libxl.Record, guest_type: Optional[int], strict: bool = False) -> None:
-    """Raise OrderError for a device model's record of a PV guest, which libxl refuses wherever it stands;
-    ``guest_type`` is the libxc stream's, None while that isn't known.
+def check_libxl_record(record: libxl.Record, device_model: Optional[bool], strict: bool = False) -> None:
+    """Raise OrderError for a device model's record of a guest that has none, which libxl refuses wherever it comes.
 
-    With ``strict`` also StrictViolation for a checkpoint state that only the back channel carries, from the secondary:
-    in a capture of both directions together it is to be expected.
+    ``device_model``: whether the guest has one (only HVM guests do, PV and PVH guests don't); None if it isn't known.
+    With ``strict`` also raise StrictViolation for a checkpoint state that only COLO's secondary sends, on the back
+    channel; a capture of both directions contains them.
     """
-    if isinstance(record, (libxl.EmulatorXenstoreData, libxl.EmulatorContext)) and guest_type == GUEST_PV:
-        raise OrderError("device model's record for a PV guest", offset=-8, field="type",
+    if isinstance(record, (libxl.EmulatorXenstoreData, libxl.EmulatorContext)) and device_model is False:
+        raise OrderError("a device model's record for a guest that isn't HVM", offset=-8, field="type",
                          expected="no emulator record", got=libxl.type_name(libxl.type_of(record)))
     if strict and isinstance(record, libxl.CheckpointState) and record.control_id != libxl.CHECKPOINT_NEW:
         raise StrictViolation("checkpoint state of the back channel", offset=0, field="control_id",
@@ -148,7 +149,7 @@ def check_libxl_record(record: libxl.Record, guest_type: Optional[int], strict: 
 
 
 def check_back_channel(record: colo.Record, limits: Limits) -> None:
-    """Raise OrderError for the one state that goes from primary to secondary, LimitExceeded for a PFN beyond any guest.
+    """Raise OrderError for the one state that goes from primary to secondary, LimitExceeded for a PFN over the limit.
     """
     if isinstance(record, libxl.CheckpointState):
         if record.control_id == libxl.CHECKPOINT_NEW:
@@ -157,13 +158,13 @@ def check_back_channel(record: colo.Record, limits: Limits) -> None:
         return
     highest = max(memoryview(record.entries).cast("B").cast("Q"), default=0)
     if highest >= limits.guest_pfns:
-        raise LimitExceeded("PFN beyond the limit on the guest's size", field="pfn",
+        raise LimitExceeded("PFN over the limit on the guest's size", field="pfn",
                             expected="under {:#x}".format(limits.guest_pfns), got=hex(highest))
 
 
 def ignored(module: Any, record: Any, padding_at: int = 0) -> Optional[Tuple[int, str, Any]]:
-    """(offset, field, value) of the first thing in a record that a restore ignores though it should be zero or absent,
-    padding included; None where there is nothing of the kind. ``padding_at`` is the body's length."""
+    """(offset, field, value) of the first field of a record that a restore ignores and no Xen writes, nonzero padding
+    included; None if there is none. ``padding_at`` is the body's length."""
     found: Optional[Tuple[int, str, Any]] = module.ignored_content(record)
     if found is None and len(getattr(record, "padding", b"")):
         return padding_at, "padding", bytes(record.padding)

@@ -132,6 +132,12 @@ class NestedReader(RecordReader[Any]):
             raise incomplete(self)
 
     @property
+    def unread(self) -> Optional[str]:  # type: ignore[override]
+        """What follows that can't be read, in words: a vGPU's own stream in a suspend image, after the memory. The
+        records end there. None if everything can be read."""
+        return next((reader.unread for _, reader in self._met if reader.unread is not None), None)
+
+    @property
     def verifying(self) -> bool:
         """Whether pages are to be compared and not written."""
         return self._memory is not None and self._memory.verifying

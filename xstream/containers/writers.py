@@ -18,7 +18,7 @@ from xstream.stream.source import PendingPages
 from xstream.stream.writer import Around, Writer, padding_of
 from xstream.wire import colo, libvirt, libxl, xenopsd, xl
 from xstream.wire.frames import FRAME, Buffer
-from xstream.wire.libxc import DomainHeader, ImageHeader
+from xstream.wire.libxc import GUEST_PV, DomainHeader, ImageHeader
 
 
 class _ContainerWriter(Around):
@@ -104,7 +104,7 @@ class LibxlWriter(_ContainerWriter):
             self._nesting.admit(record_type)
             body = b"".join(bytes(piece) for piece in libxl.build(record))
             self._check_length(len(body))
-            check_libxl_record(libxl.parse(record_type, body), self._guest_type)
+            check_libxl_record(libxl.parse(record_type, body), False if self._guest_type == GUEST_PV else None)
             pieces = [FRAME.pack(record_type, len(body)), body, padding_of(record, len(body))]
         except StreamError as error:
             raise self._located(error, FRAME.size, libxl.type_name(record_type))

@@ -11,6 +11,8 @@ class RecordReader(Generic[R]):
     """Records out of ``source``, in order."""
 
     source: Source
+    #: What follows in the source that can't be read, in words; None if everything can. See NestedReader.
+    unread: Optional[str] = None
 
     def __enter__(self: Self) -> Self:
         return self

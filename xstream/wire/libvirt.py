@@ -3,6 +3,7 @@
 Source: struct _libxlSavefileHeader in libvirt's src/libxl/libxl_conf.h; libxlDoDomainSave() in libxl_driver.c,
 libxlDomainSaveImageOpen() in libxl_domain.c. Fields are in the saving host's byte order.
 """
+import re
 import struct
 from typing import Any, List, NamedTuple, Optional, Tuple
 
@@ -12,6 +13,11 @@ from xstream.wire.frames import Buffer
 LAYER = "libvirt"
 MAGIC = b"libvirt-xml\n \0 \r"
 LEGACY_STREAM, LIBXL_STREAM = 1, 2
+
+#: The element <os>, and the contents of <type> in it, by libvirt's names of guest types.
+_OS = re.compile(br"<os[ >]")
+_TYPE = re.compile(br"<type[^<>]{0,256}>\s{0,64}(\w{1,16})")
+_GUEST_TYPES = {b"hvm": "hvm", b"xenpvh": "pvh", b"xen": "pv", b"linux": "pv"}
 
 _HEADER = struct.Struct("<16sII40s")
 HEADER_SIZE = _HEADER.size
@@ -32,7 +38,16 @@ class SaveHeader(NamedTuple):
     @property
     def xml_text(self) -> str:
         """The XML without its NUL; what isn't UTF-8 is replaced."""
-        return bytes(self.xml).split(b"\0")[0].decode("utf-8", "replace")
+        return bytes(self.xml).split(b"\0", 1)[0].decode("utf-8", "replace")
+
+    @property
+    def guest_type(self) -> Optional[str]:
+        """"hvm", "pvh" or "pv" as the element <type> in <os> says; None if it doesn't say. The XML isn't parsed."""
+        xml = bytes(self.xml)
+        os_element = _OS.search(xml)
+        start = xml.find(b"<type", os_element.end()) if os_element else -1
+        found = _TYPE.match(xml, start) if start >= 0 else None
+        return _GUEST_TYPES.get(found.group(1)) if found else None
 
 
 #: Record type to (name, class): the header is this layer's only record.

@@ -10,7 +10,7 @@ import struct
 from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Tuple, Type, Union
 
 from xstream.errors import CorruptStream, UnsupportedStream
-from xstream.wire.frames import OPTIONAL, Buffer
+from xstream.wire.frames import Buffer
 
 LAYER = "libxl"
 MAGIC = b"LibxlFmt"
@@ -98,15 +98,7 @@ class CheckpointState(NamedTuple):
     padding: Buffer = b""
 
 
-class Unknown(NamedTuple):
-    """An optional record (bit 31 of the type) of a kind not known here, kept as it came."""
-
-    type: int
-    body: Buffer
-    padding: Buffer = b""
-
-
-Record = Union[End, LibxcContext, EmulatorXenstoreData, EmulatorContext, CheckpointEnd, CheckpointState, Unknown]
+Record = Union[End, LibxcContext, EmulatorXenstoreData, EmulatorContext, CheckpointEnd, CheckpointState]
 
 END, LIBXC_CONTEXT, EMULATOR_XENSTORE_DATA, EMULATOR_CONTEXT, CHECKPOINT_END, CHECKPOINT_STATE = range(6)
 #: Record type to (name in the specification, class).
@@ -133,7 +125,7 @@ def emulator_name(emulator_id: int) -> str:
 
 def type_of(record: Record) -> int:
     """The type number that a record is sent with."""
-    return record.type if isinstance(record, Unknown) else _TYPES[type(record)]
+    return _TYPES[type(record)]
 
 
 def parse_header(untrusted: Buffer) -> Header:
@@ -161,16 +153,14 @@ def build_header(header: Header) -> bytes:
 def parse(record_type: int, body: Buffer, padding: Buffer = b"") -> Record:
     """The record for a body (without padding); its blobs are slices of ``body``.
 
-    Raises CorruptStream with offsets relative to the body's first byte, UnsupportedStream for an unknown type
-    without the optional bit. What a restore ignores is kept, not judged.
+    Raises CorruptStream with offsets relative to the body's first byte, UnsupportedStream for an unknown type: libxl
+    refuses those even if they are marked as optional. What a restore ignores is kept, not judged.
     """
     parser = _PARSERS.get(record_type)
     if parser is not None:
         record: Record = parser(body, padding)
         return record
-    if record_type & OPTIONAL:
-        return Unknown(record_type, body, padding)
-    raise UnsupportedStream("unknown mandatory record", offset=-8, field="type", expected="a known type",
+    raise UnsupportedStream("unknown record", offset=-8, field="type", expected="a known type",
                             got=type_name(record_type))
 
 

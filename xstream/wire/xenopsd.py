@@ -75,13 +75,19 @@ class Blob(NamedTuple):
     data: Any
 
 
+class Unread(NamedTuple):
+    """A record whose end isn't known: a vGPU's. Its data isn't read, nor is anything after it; it can't be written."""
+
+    type: int
+
+
 class EndOfImage(NamedTuple):
     """End_of_image: the last record."""
 
     length: int = 0
 
 
-Record = Union[Xenops, MemoryImage, Blob, EndOfImage]
+Record = Union[Xenops, MemoryImage, Blob, Unread, EndOfImage]
 
 
 def type_name(record_type: int) -> str:
@@ -169,7 +175,10 @@ def parse_xenops(untrusted: Buffer) -> Dict[str, sexp.Sexp]:
 
 
 def build(record: Record) -> List[Any]:
-    """The pieces of a record, header included, in order; the data are passed through as they are."""
+    """The pieces of a record, header included, in order; data is passed through. Raises UnsupportedStream for Unread.
+    """
+    if isinstance(record, Unread):
+        raise UnsupportedStream("the data of this record wasn't read", offset=0, expected="a record of known length")
     if isinstance(record, (MemoryImage, EndOfImage)):
         return [_HEADER.pack(type_of(record), record.length)]
     data = record[-1]

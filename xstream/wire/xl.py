@@ -4,6 +4,7 @@ Source: struct save_file_header in tools/xl/xl.h; save_domain_core_writeconfig()
 create_domain() in tools/xl/xl_vmcontrol.c. Up to Xen 4.5: tools/libxl/xl_cmdimpl.c.
 """
 import json
+import re
 import struct
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
@@ -18,6 +19,9 @@ _BYTE_ORDER, _OTHER_BYTE_ORDER = 0x01020304, 0x04030201
 #: Caps on a config that is parsed: its bytes, lists and objects within one another, digits of a number. xl's own have a
 #: few KiB and are five deep.
 MAX_JSON, MAX_DEPTH, _MAX_DIGITS = 1 << 20, 100, 100
+
+_GUEST_TYPES = ("hvm", "pvh", "pv")
+_SETTING = re.compile(br"""^[ \t]*(type|builder)[ \t]*=[ \t]*["'](\w{1,16})["']""", re.MULTILINE)
 
 _HEADER = struct.Struct("<32sIIII")
 HEADER_SIZE = _HEADER.size
@@ -48,7 +52,7 @@ class SaveHeader(NamedTuple):
     @property
     def config_text(self) -> str:
         """The config without its NUL; what isn't UTF-8 is replaced."""
-        return bytes(self.config).split(b"\0")[0].decode("utf-8", "replace")
+        return bytes(self.config).split(b"\0", 1)[0].decode("utf-8", "replace")
 
     @property
     def config_object(self) -> Any:
@@ -67,6 +71,35 @@ class SaveHeader(NamedTuple):
                                 field="config")
         _check_depth(parsed)
         return parsed
+
+    @property
+    def guest_type(self) -> Optional[str]:
+        """"hvm", "pvh" or "pv" as the config says, which is what libxl goes by; None if it doesn't say."""
+        if not self.mandatory_flags & JSON_CONFIG:
+            return _text_type(bytes(self.config[:MAX_JSON]))
+        try:
+            return _json_type(self.config_object)
+        except (CorruptStream, LimitExceeded):
+            return None
+
+
+def _json_type(config: Any) -> Optional[str]:
+    """The type by the key of the build info's union, or else by the create info's field."""
+    build, create = (config.get(name) if isinstance(config, dict) else None for name in ("b_info", "c_info"))
+    for guest_type in _GUEST_TYPES:
+        if isinstance(build, dict) and "type." + guest_type in build:
+            return guest_type
+    found = create.get("type") if isinstance(create, dict) else None
+    return next((guest_type for guest_type in _GUEST_TYPES if guest_type == found), None)
+
+
+def _text_type(config: bytes) -> Optional[str]:
+    """The type by ``type``, or else by ``builder``, as the text of a config file has them."""
+    found = dict(_SETTING.findall(config))
+    guest_type = found.get(b"type", b"").decode("ascii", "replace")
+    if guest_type in _GUEST_TYPES:
+        return guest_type
+    return {b"hvm": "hvm", b"generic": "pv", b"linux": "pv"}.get(found.get(b"builder", b""))
 
 
 #: Record type to (name, class): the header is this layer's only record.
