@@ -451,6 +451,53 @@ def test_a_device_models_record_needs_a_guest_that_has_one_by_its_config(config,
         refuse(xl(config=config), OrderError, layer="libxl")
 
 
+def with_params(*params):
+    """An HVM stream that sets these parameters."""
+    body = struct.pack("<II", len(params), 0) + b"".join(struct.pack("<QQ", *param) for param in params)
+    return samples.hvm(tail=samples.tsc_info() + samples.hvm_context() + record(0x0A, body) + samples.end())
+
+
+IOREQ_SERVER = with_params((1, 0xFEFFC), (32, 0xFEFF0), (33, 8))
+NO_IOREQ_SERVER = with_params((1, 0xFEFFC), (33, 0))
+XENSTORE = xenstore(b"a", b"b")
+
+
+@pytest.mark.parametrize("stream, missing", [
+    (xl(libxl(tail=XENSTORE)), ("EMULATOR_CONTEXT",)),
+    (xl(libxl(tail=emulator(b""))), ("EMULATOR_CONTEXT",)),
+    (xl(libxl(tail=emulator())), ()),
+    (xl(libxl_header() + context() + samples.hvm() + end()), ("EMULATOR_CONTEXT",)),
+    (xl(libxl_header() + context() + IOREQ_SERVER + end(), config=b'{"b_info": {"type.pvh": {}}}\0'), ()),
+    (libvirt(libxl_header() + context() + samples.hvm() + end(), xml=b"<domain><os><type>hvm</type></os></domain>\0"),
+     ("EMULATOR_CONTEXT",)),
+    (libvirt(libxl_header() + context() + IOREQ_SERVER + end(), xml=b"<d><os >\n<type arch='x'>xenpvh</type></os></d>"),
+     ()),
+    (libxl_header() + context() + samples.hvm() + end(), ()),
+    (libxl_header() + context() + NO_IOREQ_SERVER + end(), ()),
+    (libxl_header() + context() + IOREQ_SERVER + end(), ("EMULATOR_CONTEXT",)),
+    (libxl_header() + context() + samples.hvm() + XENSTORE + end(), ("EMULATOR_CONTEXT",)),
+    (libxl_header() + emulator() + context() + IOREQ_SERVER + end(), ()),
+    (containers.libxl_pv(), ()),
+    (xenopsd(IOREQ_SERVER), ()),
+    (xenopsd(IOREQ_SERVER, after=xenopsd_record(0xF11, b"v")), ("Qemu_xen",)),
+    (xenopsd(samples.hvm(), after=xenopsd_record(0xF11, b"v")), ()),
+    (xenopsd(IOREQ_SERVER, after=VGPU)[:-16], ()),
+    (IOREQ_SERVER, ()),
+])
+def test_a_guest_with_a_device_model_needs_its_record(stream, missing):
+    for way in ("buffer", "pipe"):
+        with WAYS[way](stream) as source:
+            report = xstream.info(source)
+            assert report.error is None and report.missing == missing
+        with WAYS[way](stream) as source:
+            if missing:
+                with pytest.raises(xstream.IncompleteStream) as caught:
+                    xstream.verify(source)
+                assert caught.value.missing == missing
+            else:
+                xstream.verify(source)
+
+
 def test_xenopsd_without_memory():
     refuse(b"XenSavedDomv2-\n" + xenopsd_record(0x0F, containers.XENOPS) + xenopsd_record(0xFFFF), OrderError,
            layer="xenopsd", record=1)

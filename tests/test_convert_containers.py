@@ -89,7 +89,9 @@ def test_a_round_trip_from_every_source(name, way):
 @pytest.mark.parametrize("name", containers.WRITTEN)
 def test_every_pair_of_containers_keeps_the_memory_stream(name, to):
     stream = containers.STREAMS[name]
-    wrapped = wrap(stream, to, Parts(CONFIGS[to], None, True))
+    # A bare libxc stream has no device model's record, so its configuration must not say HVM.
+    config = b'{"c_info": {"type": "pvh"}}' if (name, to) == ("libxc", "xl") else CONFIGS[to]
+    wrapped = wrap(stream, to, Parts(config, None, True))
     assert outer(wrapped) == to
     assert wrap(wrapped, "libxc") == wrap(stream, "libxc")
     xstream.verify(wrapped, strict=True)
@@ -209,6 +211,15 @@ def test_the_inner_writer_writes_only_in_its_turn():
     assert writer.ended and writer.index == 3
     with pytest.raises(xstream.IncompleteStream, match="HVM_CONTEXT, HVM_PARAMS"):
         xstream.verify(writer.sink._file.getvalue(), checkpointed=True)
+
+
+def test_a_device_models_record_that_the_source_lacks_can_be_supplied():
+    source = containers.xl(containers.libxl(tail=containers.xenstore(b"a", b"b")))
+    with pytest.raises(xstream.IncompleteStream):
+        xstream.convert(source, io.BytesIO(), to="libxl")
+    out = io.BytesIO()
+    xstream.convert(source, out, to="libxl", device_model=b"QEVM")
+    assert xstream.info(out.getvalue()).missing == ()
 
 
 def test_a_device_models_record_of_a_pv_guest_is_not_written():

@@ -12,8 +12,11 @@ from xstream.errors import OrderError, StrictViolation
 from xstream.stream.reader import Identity, Layer, PageRun, incomplete
 from xstream.stream.records import RecordReader
 from xstream.stream.source import PendingPages, Source
-from xstream.wire import libxc, libxl
+from xstream.wire import hvm_params, libxc, libxl, xenopsd
 
+#: The parameters that the domain builder sets for a guest with a device model.
+_IOREQ_SERVER = tuple(index for index, name in hvm_params.NAMES.items()
+                      if name in ("IOREQ_SERVER_PFN", "NR_IOREQ_SERVER_PAGES"))
 #: Records kept while the memory stream's headers are looked for: a container has one to three before them.
 _LOOK_AHEAD = 16
 
@@ -52,6 +55,7 @@ class NestedReader(RecordReader[Any]):
         self._ahead: Deque[_Given] = deque()
         self._last: Optional[Any] = None
         self._finished = False
+        self._device_model = self._needs_device_model = False
 
     def next_record(self) -> Optional[Any]:
         """The next record of whichever layer, or None behind the last (checkpointed: or where the input ends behind a
@@ -123,8 +127,41 @@ class NestedReader(RecordReader[Any]):
 
     @property
     def missing(self) -> Tuple[str, ...]:
-        """Records that a guest can't run without and that haven't come: the memory stream's."""
-        return () if self._memory is None else tuple(self._memory.missing)
+        """Records that a guest can't run without and that haven't come: the memory stream's, and the device model's
+        record (EMULATOR_CONTEXT, or QEMU's record in a suspend image) of a guest that has a device model.
+
+        The configuration says whether it has one, which is what libxl goes by: HVM guests do, PVH and PV guests don't.
+        Without a configuration the guest has one if HVM_PARAMS sets the pages of its I/O request server, as the domain
+        builder does only for a device model (tools/libs/guest/xg_dom_x86.c, since Xen 4.5), or if any of its records
+        has come.
+        """
+        missing = () if self._memory is None else tuple(self._memory.missing)
+        return missing + self._missing_device_model()
+
+    def _missing_device_model(self) -> Tuple[str, ...]:
+        if self._memory is None or self._memory.layer != libxc.LAYER or self._device_model or self.unread is not None \
+                or self._memory.domain.type != libxc.GUEST_HVM:
+            return ()
+        formats = {reader.layer for _, reader in self._met}
+        said = [reader.device_model for _, reader in self._met
+                if isinstance(reader, LayerReader) and reader.device_model is not None]
+        if not (said[0] if said else self._needs_device_model):
+            return ()
+        if libxl.LAYER in formats:
+            return (libxl.type_name(libxl.EMULATOR_CONTEXT),)
+        return (xenopsd.type_name(xenopsd.QEMU_XEN),) if xenopsd.LAYER in formats else ()
+
+    def _note_device_model(self, record: Any) -> None:
+        """Note whether the guest has a device model, and whether its record has come with contents."""
+        if isinstance(record, libxl.EmulatorContext):
+            self._device_model = self._device_model or len(record.blob) > 0
+        elif isinstance(record, libxl.EmulatorXenstoreData):
+            self._needs_device_model = True
+        elif isinstance(record, xenopsd.Blob) and record.type in xenopsd.QEMU_RECORDS:
+            self._device_model = self._device_model or len(record.data) > 0
+        elif isinstance(record, libxc.HvmParams):
+            self._needs_device_model = self._needs_device_model or any(
+                index in _IOREQ_SERVER and value for index, value in libxc.HVM_PARAM.iter_unpack(record.entries))
 
     def check_whole(self) -> None:
         """Raise IncompleteStream if the container, read to its end, lacks what a guest can't run without."""
@@ -172,6 +209,7 @@ class NestedReader(RecordReader[Any]):
             top = self._stack[-1]
             record = top.next_record()
             if record is not None:
+                self._note_device_model(record)
                 if isinstance(record, libxc.Checkpoint) and self._below() == libxl.LAYER:
                     self._ascend(INNER_CHECKPOINT)
                 return _Given(record, top.layer, top.index, top.offset)

@@ -171,12 +171,15 @@ WRITERS: Dict[str, Callable[[Request], Converted]] = {
 def _transfer(items: Items, target: Target, progress: Progress) -> None:
     """Give a target all items."""
     reader = target.origin.reader
+    # What the caller says of the device model's record replaces what the source has or lacks.
+    supplied = target.parts.device_model is not None or target.parts.no_device_model
+    whole = reader.memory if supplied else reader
     try:
         with contextlib.closing(items):
             for layer, record in items:
                 if isinstance(record, _ENDS):
                     # A copy of an incomplete stream must not look complete, so this comes before its END.
-                    (reader.memory if layer == libxc.LAYER else reader).check_whole()
+                    (reader.memory if layer == libxc.LAYER else whole).check_whole()
                 target.take(layer, record)
                 progress(reader.source.offset)
     except TruncatedStream:
@@ -187,7 +190,7 @@ def _transfer(items: Items, target: Target, progress: Progress) -> None:
         if error.layer is None:
             error.located(layer=reader.layer, record=reader.index, base=reader.offset)
         raise
-    reader.check_whole()
+    whole.check_whole()
 
 
 def _copied(reader: AnyReader) -> Items:

@@ -47,7 +47,8 @@ class RecordContents(NamedTuple):
     - ``type``: the name of the record's type;
     - ``contents``: the record's fields by name, in order. A body that can't be parsed is shown as its plain fields,
       with the message as the field ``error``; so is an entry of an HVM context;
-    - ``fault``: the class name of the first such error, or None. "LimitExceeded" isn't a fault of the stream.
+    - ``fault``: the class name of the first such error, or None. "LimitExceeded" isn't a fault of the stream. None
+      for records of a legacy stream, whose bodies aren't judged.
     """
 
     layer: str
@@ -85,8 +86,10 @@ def contents(source: Any, wanted: Optional[Wanted] = None, *, format: Optional[s
             progress(reader.source.offset)
             if _is_wanted(reader, record, wanted):
                 shown, error = _read(record, _GUEST_WIDTH.get(reader.pt_levels, 8))
+                # Legacy bodies aren't judged, as in verify: Xen's own converter passes them on unread.
+                fault = None if error is None or reader.layer == legacy.LAYER else type(error).__name__
                 yield RecordContents(reader.layer, reader.index, reader.offset, record_name(reader.layer, record),
-                                     shown, None if error is None else type(error).__name__)
+                                     shown, fault)
                 if wanted is not None:
                     return
 

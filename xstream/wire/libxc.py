@@ -33,8 +33,9 @@ HEADERS_SIZE = _IMAGE.size + _DOMAIN.size
 _TWO_U32 = struct.Struct("<II")
 _PV_INFO = struct.Struct("<BB6s")
 _TSC = struct.Struct("<IIQII")
-_PARAM = struct.Struct("<QQ")
-HVM_PARAM_SIZE = _PARAM.size
+#: One parameter: index, value.
+HVM_PARAM = struct.Struct("<QQ")
+HVM_PARAM_SIZE = HVM_PARAM.size
 #: An entry of an HVM context: typecode, instance, length; typecode 0 ends it. A guest has about ten entries per vcpu.
 _CONTEXT_ENTRY = struct.Struct("<HHI")
 _CONTEXT_END = 0
@@ -223,12 +224,12 @@ class HvmParams(NamedTuple):
     @property
     def params(self) -> List[Tuple[int, int]]:
         """(index, value) of each parameter, in order."""
-        return list(_PARAM.iter_unpack(self.entries))
+        return list(HVM_PARAM.iter_unpack(self.entries))
 
     @classmethod
     def of(cls, params: List[Tuple[int, int]]) -> "HvmParams":
         """The record for a list of (index, value)."""
-        return cls(b"".join(_PARAM.pack(index, value) for index, value in params))
+        return cls(b"".join(HVM_PARAM.pack(index, value) for index, value in params))
 
 
 class Verify(NamedTuple):
@@ -474,9 +475,9 @@ def _parse_shared_info(body: Buffer, padding: Buffer) -> SharedInfo:
 def _parse_hvm_params(body: Buffer, padding: Buffer) -> HvmParams:
     _need(body, 8, "HVM_PARAMS")
     count, reserved = _TWO_U32.unpack_from(body)
-    if 8 + count * _PARAM.size != len(body):
+    if 8 + count * HVM_PARAM.size != len(body):
         raise CorruptStream("HVM_PARAMS doesn't fit its count", offset=0, field="count",
-                            expected=(len(body) - 8) / _PARAM.size, got=count)
+                            expected=(len(body) - 8) / HVM_PARAM.size, got=count)
     return HvmParams(body[8:], reserved, padding)
 
 
@@ -527,7 +528,7 @@ _BUILDERS: Dict[Type[Any], Callable[[Any], List[Buffer]]] = {
     VcpuXsave: _build_vcpu,
     VcpuMsrs: _build_vcpu,
     TscInfo: lambda record: [_TSC.pack(*record[:5])],
-    HvmParams: lambda record: [_TWO_U32.pack(len(record.entries) // _PARAM.size, record.reserved), record.entries],
+    HvmParams: lambda record: [_TWO_U32.pack(len(record.entries) // HVM_PARAM.size, record.reserved), record.entries],
     Unknown: lambda record: [record.body],
 }
 

@@ -36,6 +36,7 @@ NAMES: Dict[int, str] = {
     QEMU_XEN: "Qemu_xen", DEMU: "Demu", VARSTORED: "Varstored", SWTPM0: "Swtpm0", SWTPM: "Swtpm",
     END_OF_IMAGE: "End_of_image", QEMU_RECORD: "QemuDeviceModelRecord",
 }
+QEMU_RECORDS = (QEMU_TRAD, QEMU_XEN, QEMU_RECORD)
 MEMORY_IMAGES = (LIBXC, LIBXL, LIBXC_LEGACY)
 
 

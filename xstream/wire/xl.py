@@ -95,7 +95,7 @@ def _json_type(config: Any) -> Optional[str]:
 
 def _text_type(config: bytes) -> Optional[str]:
     """The type by ``type``, or else by ``builder``, as the text of a config file has them."""
-    found = dict(_SETTING.findall(config))
+    found: Dict[bytes, bytes] = dict(_SETTING.findall(config))
     guest_type = found.get(b"type", b"").decode("ascii", "replace")
     if guest_type in _GUEST_TYPES:
         return guest_type
