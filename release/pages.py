@@ -1,4 +1,4 @@
-"""Generate the man page and the completions of bash, zsh and fish from the argument parser of ``xstream.cli``.
+"""Generate the man page and the completions of bash, zsh and fish from the argument parser in ``xstream.arguments``.
 
 setup.py generates them in every build and installs them where man and the shells look for them: see :data:`PAGES`. Run
 as a program, this module writes them into a folder.
@@ -24,6 +24,7 @@ class Command(NamedTuple):
     text: str
     options: List[argparse.Action]
     operands: List[argparse.Action]
+    examples: str
 
 
 class Choice(NamedTuple):
@@ -40,7 +41,7 @@ def commands(parser: argparse.ArgumentParser, words: Tuple[str, ...] = ()) -> It
     if below is None:
         shown = [action for action in parser._actions if action.help != argparse.SUPPRESS]
         yield Command(words, parser.description or "", [action for action in shown if action.option_strings],
-                      [action for action in shown if not action.option_strings])
+                      [action for action in shown if not action.option_strings], getattr(parser, "examples", ""))
     else:
         for word, child in below.choices.items():
             yield from commands(child, words + (word,))
@@ -75,6 +76,7 @@ def man(parser: argparse.ArgumentParser, version: str, epilog: str) -> str:
             if isinstance(action, argparse._HelpAction):
                 continue
             lines += [".TP", _roff_option(action), _roff(_help(action))]
+        lines += [".PP", "Examples:", ".EX"] + [_roff(line) for line in command.examples.splitlines()] + [".EE"]
     lines += [".SH EXIT STATUS", _roff(epilog)]
     return "\n".join(lines) + "\n"
 
@@ -85,7 +87,7 @@ def _sentence(text: str) -> str:
 
 def _usage(action: argparse.Action) -> str:
     name = str(action.metavar or action.dest)
-    return "[{}]".format(name) if action.nargs == "?" else name
+    return {"?": "[{}]", "+": "{}..."}.get(str(action.nargs), "{}").format(name)
 
 
 def _help(action: argparse.Action) -> str:
@@ -230,11 +232,11 @@ def _seen(words: Tuple[str, ...], not_yet: Sequence[str] = ()) -> str:
 
 def write(folder: Path) -> List[Tuple[str, List[str]]]:
     """Write all pages into a folder; returns them as setuptools' ``data_files``."""
-    from xstream import cli
+    from xstream import arguments
     from xstream.version import __version__
     folder.mkdir(parents=True, exist_ok=True)
     data_files = []
-    for page, text in draw(cli.argument_parser(), __version__, cli.EXIT_STATUS).items():
+    for page, text in draw(arguments.argument_parser(), __version__, arguments.EXIT_STATUS).items():
         place, name = PAGES[page]
         path = folder / name
         path.write_text(text, encoding="utf-8")

@@ -168,6 +168,39 @@ def test_digest_of_pages(stream):
     assert run("digest", stream, "--jobs", "some")[0] == run("digest", stream, "--jobs", "9999")[0] == 2
 
 
+def test_several_files(stream, tmp_path):
+    bad, absent = str(tmp_path / "bad"), str(tmp_path / "absent")
+    with open(bad, "wb") as file:
+        file.write(samples.hvm()[:-3])
+    status, out, err = run("verify", stream, bad, stream)
+    lines = out.decode().splitlines()
+    assert (status, err, len(lines)) == (1, "", 3)
+    assert lines[0] == lines[2] and lines[0].startswith(stream + ": ok: libxc version 3")
+    assert lines[1].startswith(bad + ": bad: libxc, offset ")
+    assert run("verify", stream, stream)[0] == 0 and run("verify", bad, absent, stream)[0] == 2
+    status, out, _ = run("verify", absent, "-", "--json", stdin=samples.hvm())
+    document = json.loads(out.decode())
+    assert status == 2 and document["ok"] is False
+    assert [(one["file"], one["ok"]) for one in document["files"]] == [(absent, False), ("stdin", True)]
+    for verb in ("info", "digest"):
+        one = run(verb, stream)[1].decode()
+        assert run(verb, stream, stream) == (
+            0, "{0}:\n{1}\n{0}:\n{1}".format(stream, one).encode(), "")
+        status, out, err = run(verb, bad, stream)
+        assert status == 1 and out.endswith(one.encode()) and err.startswith("xstream: " + bad)
+        document = json.loads(run(verb, stream, bad, "--json")[1].decode())
+        assert [one["file"] for one in document["files"]] == [stream, bad]
+
+
+def test_quiet(stream, tmp_path):
+    assert run("verify", "-q", stream, stream) == (0, b"", "")
+    assert run("verify", "--quiet", stream) == (0, b"", "")
+    status, out, err = run("verify", "-q", "-", stdin=samples.hvm()[:-3])
+    assert status == 1 and out == b"" and "bytes short" in err
+    status, out, _ = run("verify", "-q", stream, "-", stream, stdin=samples.hvm()[:-3])
+    assert status == 1 and len(out.splitlines()) == 1 and out.startswith(b"stdin: bad: ")
+
+
 @pytest.mark.parametrize("verb", ["info", "verify", "digest", "policy"])
 def test_a_limit_is_not_a_bad_stream(verb):
     far = samples.hvm(memory=batch([word(1024)], [page(1)]))

@@ -23,7 +23,7 @@ LAYERS = {
     "containers": 4,
     "guest": 5,
     "tools": 6, "convert": 6, "aio": 6, "testing": 6,
-    "cli": 7, "printing": 7, "bench": 7,
+    "arguments": 7, "cli": 7, "printing": 7, "bench": 7,
     "__init__": 8, "__main__": 8,
 }
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from xstream import cli
+from xstream import arguments, cli
 from xstream.version import __version__
 
 RELEASE = Path(__file__).resolve().parent.parent / "release"
@@ -40,11 +40,29 @@ def everything(parser):
 @pytest.mark.parametrize("page", ["xstream.1", "xstream", "_xstream", "xstream.fish"])
 def test_nothing_is_left_out(drawn, page):
     text = (drawn / page).read_text(encoding="utf-8").replace("\\-", "-")
-    ways = {"xstream.fish": lambda name: "-l " + name[2:] if name.startswith("--") else name}
-    left_out = [name for name in everything(cli.argument_parser()) if name not in ("-h", "--help", "--version")
+    ways = {"xstream.fish": lambda name: "-l " + name[2:] if name.startswith("--") else
+            "-s " + name[1:] if name.startswith("-") else name}
+    left_out = [name for name in everything(arguments.argument_parser()) if name not in ("-h", "--help", "--version")
                 and ways.get(page, str)(name) not in text]
     assert left_out == []
     assert "%(" not in text
+
+
+def test_every_command_has_examples(drawn):
+    text = (drawn / "xstream.1").read_text(encoding="utf-8").replace("\\-", "-")
+    for command in pages.commands(arguments.argument_parser()):
+        lines = command.examples.splitlines()
+        assert 2 <= len(lines) <= 3 and all(line in text for line in lines)
+        assert all(" ".join(("xstream",) + command.words) in line for line in lines)
+    assert text.count(".EX") == text.count(".EE") > 7
+
+
+def test_help_ends_with_the_examples(capsys):
+    for words in (["verify"], ["simulate", "send"]):
+        with pytest.raises(SystemExit):
+            cli.main(words + ["--help"])
+        out = capsys.readouterr().out
+        assert "\n\nexamples:\n  xstream " + " ".join(words) in out
 
 
 def test_the_man_page_names_version_and_status(drawn):

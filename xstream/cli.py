@@ -1,16 +1,17 @@
-"""The command line: arguments, progress, exit codes."""
-import argparse
+"""The command line: runs a command, shows progress, prints reports and errors, returns exit statuses."""
 import contextlib
 import math
 import os
 import signal
 import sys
 import time
-from typing import Any, Callable, Dict, Iterable, Iterator, List, NoReturn, Optional, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Tuple
 
+from xstream.arguments import MOST_JOBS, parse_arguments
 from xstream.errors import LimitExceeded, MissingPart, StreamError
 from xstream.limits import Limits
 from xstream.printing import (
+    human_size,
     plain_layers,
     print_contents,
     print_contents_json,
@@ -18,32 +19,28 @@ from xstream.printing import (
     print_info,
     print_json,
     print_policy,
+    print_text,
     print_verified,
     printable,
 )
 from xstream.version import __version__
 
 GOOD, BAD_STREAM, BAD_USE, OWN_FAULT, LIMIT_REACHED = range(5)
-EXIT_STATUS = ("0: good. 1: the stream is bad (policy: incompatible). 2: usage error or operating-system error "
-               "(policy: also a file that can't be read). 3: a bug in xstream; the message says so. 4: one of "
-               "xstream's limits was reached; the stream may be good.")
 _PAGE_SIZE = 4096
 _STDIN, _STDOUT = 0, 1
 _SHOWN_RANGES = 20
-_MOST_JOBS = 1024
-_FORMATS = ("libxc", "legacy", "libxl", "xl", "libvirt", "xenopsd", "xend", "colo")
-_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_VERDICTS = {BAD_STREAM: "bad", BAD_USE: "error", LIMIT_REACHED: "limit reached"}
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
     """Run one command; returns its exit status. Without ``arguments``, those of the process: then signals end it, after
     unfinished files have been removed."""
     if arguments is not None:
-        return _run(argument_parser().parse_args(arguments))
+        return _run(parse_arguments(arguments))
     _open_closed_descriptors()
     _raise_on_signals()
     try:
-        return _run(argument_parser().parse_args())
+        return _run(parse_arguments())
     except KeyboardInterrupt:
         number = int(signal.SIGINT)
     except _Signalled as ended:
@@ -86,13 +83,41 @@ def _open_closed_descriptors() -> None:
 
 
 def _run(options: Any) -> int:
-    """Run a command; report whatever it raises."""
+    """Run a command on each of its files; returns the highest exit status."""
+    files = getattr(options, "files", None)
+    options.documents = None if files is None or len(files) == 1 else []
+    options.named = False
+    worst = GOOD
+    for file in files or [getattr(options, "file", None)]:
+        options.file = file
+        worst = max(worst, _run_one(options))
+    if options.json and options.documents:
+        print_json({"ok": worst == GOOD, "files": options.documents})
+    return worst
+
+
+def _run_one(options: Any) -> int:
+    """Run a command once; report whatever it raises."""
     try:
-        status = options.run(options)
+        name = options.command if options.command != "simulate" else options.command + " " + options.end
+        status = _COMMANDS[name](options)
         sys.stdout.flush()
         return GOOD if status is None else int(status)
     except Exception as error:
         return _report(options, error)
+
+
+def _several(options: Any) -> bool:
+    """Whether the command was given more than one file."""
+    return options.documents is not None
+
+
+def _emit(options: Any, document: Dict[str, Any], out: Optional[Any] = None) -> None:
+    """Print a JSON document; or keep it for the one that is printed for several files."""
+    if _several(options):
+        options.documents.append(dict(document, file=_name(options)))
+    else:
+        print_json(document, out)
 
 
 def _report(options: Any, error: Exception) -> int:
@@ -120,7 +145,7 @@ def _print_error(options: Any, error: Exception, messages: List[str]) -> None:
     """The JSON document of an error; on stderr if stdout carries the output."""
     fields = error if isinstance(error, StreamError) else StreamError(messages[0] if messages else str(error))
     document = dict(fields.as_dict(), error=type(error).__name__, file=_name(options), ok=False)
-    print_json(document, sys.stderr if getattr(options, "out", None) == "-" else None)
+    _emit(options, document, sys.stderr if getattr(options, "out", None) == "-" else None)
 
 
 def _verdict(options: Any, error: Exception) -> Tuple[int, List[str]]:
@@ -150,149 +175,10 @@ def _name(options: Any) -> str:
     return "stdin" if file == "-" else str(file)
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser whose usage errors are JSON documents too where --json is given."""
-
-    def error(self, message: str) -> NoReturn:
-        if "--json" in sys.argv:
-            print_json(dict(StreamError(message).as_dict(), error="UsageError", ok=False))
-        super().error(message)
-
-
-def argument_parser() -> argparse.ArgumentParser:
-    """All commands; the man page and the completions are drawn from it."""
-    parser = _Parser(prog="xstream", description="Read, check and write Xen migration streams.",
-                                     epilog="Exit status: " + EXIT_STATUS)
-    parser.add_argument("--version", action="version", version="xstream " + __version__)
-    commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND")
-    commands.required = True
-    info = _add(commands, "info", _info, "what a stream is and what it holds")
-    shown = info.add_mutually_exclusive_group()
-    shown.add_argument("--records", action="store_true",
-                       help="what is in each record but pages; with --json down to the last register")
-    shown.add_argument("--record", type=_wanted, metavar="[LAYER:]N",
-                       help="all that is in record N of a layer, or of the memory stream")
-    verify = _add(commands, "verify", _verify, "check a whole stream: ok, or the first error and where it is")
-    verify.add_argument("--strict", action="store_true",
-                        help="report what a restore ignores, too: reserved bits, padding, trailing bytes, usual "
-                             "records missing")
-    extract = _add(commands, "extract", _extract, "write the final guest memory to a raw file, PFN 0 first")
-    _add_out(extract)
-    extract.add_argument("--salvage", action="store_true", help="of a cut or damaged stream, write what precedes the "
-                         "error; say what is missing, and exit with status 1")
-    digest = _add(commands, "digest", _digest, "checksums of the final guest memory")
-    digest.add_argument("--pages", action="store_true", help="one CRC32C for each populated PFN")
-    policy = _add(commands, "policy", _policy, "show a guest's CPU policy, or what OTHER's policy is missing")
-    policy.add_argument("other", metavar="OTHER", nargs="?", help="another stream; exit status 0 if FILE's guest "
-                        "can run with its policy, 1 if not, 2 if that can't be told")
-    for command in (extract, digest):
-        command.add_argument("-j", "--jobs", type=_jobs, default=0, metavar="N",
-                             help="threads that copy pages and compute CRCs (default: one for each CPU that the "
-                             "process may use)")
-    convert = _add_convert(commands)
-    for command in (verify, extract, digest, convert):
-        command.add_argument("--checkpointed", action="store_true",
-                             help="the stream has checkpoints (Remus, COLO): its end is its last complete one")
-    _add_simulate(commands)
-    return parser
-
-
-def _add_convert(commands: Any) -> argparse.ArgumentParser:
-    convert = _add(commands, "convert", _convert, "convert a legacy stream to the current format, or move a guest "
-                   "between containers")
-    _add_out(convert)
-    convert.add_argument("--to", choices=("libxc", "libxl", "xl", "libvirt", "xenopsd", "config", "device-model"),
-                         help="what to write: libxc, the memory stream alone; a container; or one part of FILE's "
-                         "container (default: the container that FILE has, in its current form)")
-    convert.add_argument("--last-checkpoint", action="store_true",
-                         help="write the last complete checkpoint as a plain stream")
-    convert.add_argument("--squash", action="store_true",
-                         help="write each page once, with its final contents, as a plain stream")
-    convert.add_argument("--config", metavar="CONFIG", help="file with the domain's configuration for the container: "
-                         "for xl JSON or the text of a config file, for libvirt XML, for xenopsd the Xenops record")
-    convert.add_argument("--device-model", metavar="RECORD", help="file with QEMU's record of an HVM guest")
-    convert.add_argument("--no-device-model", action="store_true",
-                         help="the guest has no device model record: it is PVH")
-    return convert
-
-
-def _add_out(command: argparse.ArgumentParser) -> None:
-    command.add_argument("out", metavar="OUT", help="file to write; - for stdout")
-    command.add_argument("-f", "--force", action="store_true", help="replace OUT if it exists")
-
-
-def _add_simulate(commands: Any) -> None:
-    text = "migrate a simulated guest between two processes"
-    ends = commands.add_parser("simulate", help=text, description=text[0].upper() + text[1:] + ".").add_subparsers(
-        title="ends", dest="end", metavar="END")
-    ends.required = True
-    send = _add_end(ends, "send", _simulate_send, "make a guest, and save it while it runs")
-    send.add_argument("--memory", type=parse_size, metavar="SIZE", default=256 << 20,
-                      help="its memory (default 256M)")
-    send.add_argument("--seed", type=int, default=0, help="what its contents follow from")
-    send.add_argument("--dirty", type=float, metavar="RATIO", default=0.1,
-                      help="pages that it writes to for each page sent (default 0.1)")
-    send.add_argument("--cold", action="store_true", help="suspend it first")
-    send.add_argument("--downtime", type=float, metavar="MS",
-                      help="suspend it once the rest can be sent in so many milliseconds; else after Xen's rule")
-    send.add_argument("--verify", action="store_true", help="send everything once more, for comparison")
-    receive = _add_end(ends, "receive", _simulate_receive, "restore the guest of whoever connects first")
-    for end in (send, receive):
-        end.add_argument("--guest", choices=["hvm", "pv"], default="hvm", help="kind of guest (default hvm)")
-
-
-def _add_end(ends: Any, name: str, run: Callable[[Any], Optional[int]], text: str) -> argparse.ArgumentParser:
-    end: argparse.ArgumentParser = ends.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
-    end.add_argument("address", metavar="HOST:PORT", help="the other end; - for {}".format(
-        "stdout" if name == "send" else "stdin"))
-    end.add_argument("--json", action="store_true", help="one JSON document, on stderr where stdout is the stream")
-    end.set_defaults(run=run)
-    return end
-
-
-def _add(commands: Any, name: str, run: Callable[[Any], Optional[int]], text: str) -> argparse.ArgumentParser:
-    command: argparse.ArgumentParser = commands.add_parser(
-        name, help=text, description=text[0].upper() + text[1:] + ".")
-    command.add_argument("file", metavar="FILE", help="the stream; - for stdin")
-    command.add_argument("--json", action="store_true", help="one JSON document on stdout")
-    command.add_argument("--format", choices=_FORMATS, help="what FILE is, whatever it looks like")
-    command.add_argument("--width", type=int, choices=(32, 64), help="bits of the toolstack that wrote a legacy "
-                         "stream, where it isn't found out")
-    command.add_argument("--guest", choices=("pv", "hvm"), help="kind of guest in a legacy stream, likewise")
-    command.add_argument("--limit", type=parse_size, metavar="SIZE", default=Limits().guest_pfns * _PAGE_SIZE,
-                         help="the largest guest to accept, by its highest PFN (K, M, G, T; default 16T)")
-    command.set_defaults(run=run)
-    return command
-
-
-def _jobs(text: str) -> int:
-    if not text.isdigit() or int(text) > _MOST_JOBS:
-        raise argparse.ArgumentTypeError("not a number of threads: {!r}".format(text))
-    return int(text)
-
-
-def parse_size(text: str) -> int:
-    """Bytes of "512M" and the like; argparse's error for anything else."""
-    number, unit = text.upper().rstrip("IB"), ""
-    if number and number[-1] in "KMGT":
-        number, unit = number[:-1], number[-1]
-    if not number.isdigit() or not int(number):
-        raise argparse.ArgumentTypeError("not a size: {!r}".format(text))
-    return int(number) * _UNITS[unit]
-
-
-def _wanted(text: str) -> Any:
-    from xstream.tools.contents import parse_wanted
-    try:
-        return parse_wanted(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError("not a record's number: {!r}".format(text))
-
-
 class _Progress:
-    """A bar on a terminal for work that takes a while; nothing elsewhere, nor where there is no tqdm."""
+    """A progress bar on a terminal, if tqdm is installed; elsewhere nothing."""
 
-    #: Seconds before the bar: most work is over by then, and doesn't wait for tqdm to be imported.
+    #: Seconds before the bar appears. Most work is done by then and never imports tqdm.
     DELAY = 1.0
 
     def __init__(self, options: Any) -> None:
@@ -331,7 +217,7 @@ def _file_size(path: str) -> Optional[int]:
 
 
 def _source(options: Any) -> Any:
-    """What the tools read from: a path, or stdin's descriptor."""
+    """What the tools read from: a path or stdin's descriptor."""
     return _STDIN if options.file == "-" else options.file
 
 
@@ -354,6 +240,15 @@ def _format(options: Any) -> Dict[str, Any]:
             "limits": Limits(guest_pfns=-(-options.limit // _PAGE_SIZE))}
 
 
+def _print_name(options: Any) -> None:
+    """Print the file's name above its report, if there are several files."""
+    if _several(options):
+        if options.named:
+            print()
+        options.named = True
+        print_text(_name(options) + ":")
+
+
 def _info(options: Any) -> Optional[int]:
     if options.records or options.record is not None:
         return _contents(options)
@@ -365,8 +260,9 @@ def _info(options: Any) -> Optional[int]:
         document = dict(report._asdict(), ok=error is None, records=[row._asdict() for row in report.records],
                         layers=plain_layers(report.layers))
         del document["error"]
-        print_json(document if error is None else dict(error.as_dict(), **document))
+        _emit(options, document if error is None else dict(error.as_dict(), **document))
     else:
+        _print_name(options)
         print_info(report)
     if error is None:
         return None
@@ -411,15 +307,23 @@ def _contents(options: Any) -> Optional[int]:
     return None
 
 
-def _verify(options: Any) -> None:
+def _verify(options: Any) -> Optional[int]:
     from xstream.tools.verify import verify
-    with _Progress(options) as progress:
-        report = verify(_source(options), **_format(options), strict=options.strict,
-                        checkpointed=options.checkpointed, progress=progress)
+    try:
+        with _Progress(options) as progress:
+            report = verify(_source(options), **_format(options), strict=options.strict,
+                            checkpointed=options.checkpointed, progress=progress)
+    except (StreamError, OSError) as error:
+        if options.json or not _several(options):
+            raise
+        status, _ = _verdict(options, error)
+        print_text("{}: {}: {}".format(_name(options), _VERDICTS[status], getattr(error, "strerror", None) or error))
+        return status
     if options.json:
-        print_json(dict(report._asdict(), ok=True, layers=plain_layers(report.layers)))
-    else:
-        print_verified(report)
+        _emit(options, dict(report._asdict(), ok=True, layers=plain_layers(report.layers)))
+    elif not options.quiet:
+        print_verified(report, _name(options) if _several(options) else "")
+    return None
 
 
 def _extract(options: Any) -> Optional[int]:
@@ -441,7 +345,7 @@ def _extract(options: Any) -> Optional[int]:
 
 
 def _threads(options: Any) -> int:
-    return int(options.jobs) or min(len(os.sched_getaffinity(0)), _MOST_JOBS)
+    return int(options.jobs) or min(len(os.sched_getaffinity(0)), MOST_JOBS)
 
 
 def _missing_ranges(report: Any) -> str:
@@ -460,8 +364,9 @@ def _digest(options: Any) -> None:
         with _Progress(options) as progress:
             pairs = page_digests(_source(options), progress=progress, **arguments)
         if options.json:
-            print_json({"pages": {str(pfn): "{:08x}".format(crc) for pfn, crc in pairs}})
+            _emit(options, {"pages": {str(pfn): "{:08x}".format(crc) for pfn, crc in pairs}})
         else:
+            _print_name(options)
             sys.stdout.writelines("{:#x} {:08x}\n".format(pfn, crc) for pfn, crc in pairs)
         return
     with _Progress(options) as progress:
@@ -469,10 +374,12 @@ def _digest(options: Any) -> None:
     shown = dict(report._asdict(), crc32c="{:08x}".format(report.crc32c),
                  pages_crc32c="{:08x}".format(report.pages_crc32c))
     if options.json:
-        print_json(shown)
+        _emit(options, shown)
         return
+    _print_name(options)
+    shown["bytes"] = human_size(report.bytes).replace(" bytes", "", 1)
     for name, value in shown.items():
-        print("{:13} {}".format(name, "not computed: holes too large" if value is None else value))
+        print_text("{:13} {}".format(name, "not computed: holes too large" if value is None else value))
 
 
 def _policy(options: Any) -> Optional[int]:
@@ -520,7 +427,7 @@ def _convert(options: Any) -> Optional[int]:
                          checkpointed=options.checkpointed, progress=progress, **_format(options))
     if options.json and options.out != "-":
         print_json(report._asdict())
-    if report.dropped:
+    if report.dropped and not options.quiet:
         _complain("dropped (no equivalent in the output format): " + ", ".join(report.dropped))
     return None
 
@@ -579,12 +486,18 @@ def _simulate_receive(options: Any) -> None:
 
 
 def _with_address(options: Any, run: Callable[[], Any]) -> Any:
-    """What ``run`` gives; an address that is none, or another kind of guest, is wrong use."""
+    """Call ``run``; an invalid address, or another kind of guest than asked for, is a usage error."""
     from xstream.guest.guest import GuestError
     try:
         return run()
     except (GuestError, ValueError) as error:
         raise OSError(str(error))
+
+
+_COMMANDS: Dict[str, Callable[[Any], Optional[int]]] = {
+    "info": _info, "verify": _verify, "extract": _extract, "digest": _digest, "policy": _policy, "convert": _convert,
+    "simulate send": _simulate_send, "simulate receive": _simulate_receive,
+}
 
 
 def _complain(text: str) -> None:

@@ -16,7 +16,7 @@ from sphinx.pycode import ModuleAnalyzer
 from sphinx.util.typing import stringify_annotation
 
 import xstream
-from xstream import cli
+from xstream import arguments
 from xstream.bench.__main__ import _parser as bench_parser
 from xstream.wire import colo, hvm_context, hvm_params, legacy, libvirt, libxc, libxl, xend, xenopsd, xl
 
@@ -135,7 +135,7 @@ def _documented_class(value: type, path: str) -> List[str]:
 
 
 def commands() -> Iterator[str]:
-    return _commands("xstream", cli.argument_parser())
+    return _commands("xstream", arguments.argument_parser())
 
 
 def bench() -> Iterator[str]:
@@ -179,8 +179,8 @@ def _cell(text: str) -> str:
 
 
 def exit_status() -> Iterator[str]:
-    rows = re.findall(r"(\d): (.*?)\.(?= \d: |\s*$)", cli.EXIT_STATUS, re.DOTALL)
-    assert [status for status, _ in rows] == ["0", "1", "2", "3", "4"], cli.EXIT_STATUS
+    rows = re.findall(r"(\d): (.*?)\.(?= \d: |\s*$)", arguments.EXIT_STATUS, re.DOTALL)
+    assert [status for status, _ in rows] == ["0", "1", "2", "3", "4"], arguments.EXIT_STATUS
     yield from ("| status | meaning |", "|---|---|")
     for status, meaning in rows:
         yield "| {} | {} |".format(status, _cell(_prose(meaning)))

@@ -12,12 +12,12 @@ except ImportError:
     print("xstream.bench: this needs numpy, which isn't installed here", file=sys.stderr)
     sys.exit(2)
 
+from xstream.arguments import parse_size
 from xstream.bench import machine, runs, text
 from xstream.bench.claim import room_for, size_name
 from xstream.bench.page import page
 from xstream.bench.partner import Partner
 from xstream.bench.suite import FULL, QUICK, Extent, Suite
-from xstream.cli import parse_size
 from xstream.errors import StreamError
 
 #: Seconds that a profiled workload runs: enough for some thousands of samples.

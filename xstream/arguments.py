@@ -1,0 +1,250 @@
+"""The command line's arguments: one parser for each command, with examples."""
+import argparse
+import sys
+from typing import Any, Callable, Dict, List, NoReturn, Optional
+
+from xstream.errors import StreamError
+from xstream.limits import Limits
+from xstream.version import __version__
+
+EXIT_STATUS = ("0: good. 1: the stream is bad (policy: incompatible). 2: usage error or operating-system error "
+               "(policy: also a file that can't be read). 3: a bug in xstream; the message says so. 4: one of "
+               "xstream's limits was reached; the stream may be good.")
+#: The most threads that --jobs accepts.
+MOST_JOBS = 1024
+_PAGE_SIZE = 4096
+_FORMATS = ("libxc", "legacy", "libxl", "xl", "libvirt", "xenopsd", "xend", "colo")
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+#: The examples at the end of each command's help.
+EXAMPLES = {
+    "info": """
+        xstream info guest.xl
+        xstream info --records guest.xl
+        xstream info --record libxl:2 --json guest.xl""",
+    "verify": """
+        xstream verify guest.xl
+        xstream verify --strict *.xl
+        zcat guest.xs.gz | xstream verify -""",
+    "extract": """
+        xstream extract guest.xl guest.raw
+        xstream extract --salvage cut.xl guest.raw
+        ssh host cat guest.xl | xstream extract - - | sha256sum""",
+    "digest": """
+        xstream digest guest.xl
+        xstream digest --json before.xl after.xl
+        xstream digest --pages -j 4 guest.xl""",
+    "policy": """
+        xstream policy guest.xl
+        xstream policy guest.xl other-host.xl
+        xstream policy --json guest.xl other-host.xl""",
+    "convert": """
+        xstream convert old.xl new.xl
+        xstream convert --to libxc guest.xl guest.xs
+        xstream convert --to xl --config guest.cfg --no-device-model guest.xs guest.xl""",
+    "simulate send": """
+        xstream simulate send - > guest.xs
+        xstream simulate send --memory 4G --dirty 0.5 localhost:8002""",
+    "simulate receive": """
+        xstream simulate receive - < guest.xs
+        xstream simulate receive localhost:8002""",
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that prints a usage error as a JSON document too, if --json is given."""
+
+    examples = ""
+
+    def error(self, message: str) -> NoReturn:
+        if "--json" in sys.argv:
+            from xstream.printing import print_json
+            print_json(dict(StreamError(message).as_dict(), error="UsageError", ok=False))
+        super().error(message)
+
+
+def argument_parser(only: Optional[str] = None) -> Parser:
+    """The parser of all commands; of one alone if its name is given as ``only``, which is faster to build.
+
+    The man page, the completions and the reference documentation are generated from it.
+    """
+    parser = Parser(prog="xstream", description="Read, check and write Xen migration streams.",
+                    epilog="Exit status: " + EXIT_STATUS)
+    parser.add_argument("--version", action="version", version="xstream " + __version__)
+    commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND")
+    commands.required = True
+    for name in (only,) if only in COMMANDS else COMMANDS:
+        COMMANDS[str(name)](commands)
+    return parser
+
+
+def _add_info(commands: Any) -> None:
+    info = _add(commands, "info", "show what a stream is and what it contains", several=True)
+    shown = info.add_mutually_exclusive_group()
+    shown.add_argument("--records", action="store_true",
+                       help="decode every record except pages; with --json down to the last register")
+    shown.add_argument("--record", type=_wanted, metavar="[LAYER:]N",
+                       help="show all of record N of a layer (default: of the memory stream)")
+
+
+def _add_verify(commands: Any) -> None:
+    verify = _add(commands, "verify", "check whole streams: print ok, or the first error and where it is", several=True)
+    verify.add_argument("--strict", action="store_true", help="also report what a restore ignores: reserved bits, "
+                        "padding, trailing bytes, usual records that are missing")
+    _add_checkpointed(verify)
+    _add_quiet(verify, "print errors only")
+
+
+def _add_extract(commands: Any) -> None:
+    extract = _add(commands, "extract", "write the final guest memory to a raw file, PFN 0 first", out=True)
+    extract.add_argument("--salvage", action="store_true", help="of a cut or damaged stream, write what precedes the "
+                         "error; say what is missing, and exit with status 1")
+    _add_checkpointed(extract)
+    _add_jobs(extract)
+
+
+def _add_digest(commands: Any) -> None:
+    digest = _add(commands, "digest", "compute checksums of the final guest memory", several=True)
+    digest.add_argument("--pages", action="store_true", help="print one CRC32C for each populated PFN")
+    _add_checkpointed(digest)
+    _add_jobs(digest)
+
+
+def _add_policy(commands: Any) -> None:
+    policy = _add(commands, "policy", "show a guest's CPU policy, or what OTHER's policy is missing")
+    policy.add_argument("other", metavar="OTHER", nargs="?", help="another stream; exit status 0 if FILE's guest "
+                        "can run with its policy, 1 if not, 2 if that can't be told")
+
+
+def _add_convert(commands: Any) -> None:
+    convert = _add(commands, "convert", "convert a legacy stream to the current format, or move a guest between "
+                   "containers", out=True)
+    convert.add_argument("--to", choices=("libxc", "libxl", "xl", "libvirt", "xenopsd", "config", "device-model"),
+                         help="what to write: libxc, the memory stream alone; a container; or one part of FILE's "
+                         "container (default: the container that FILE has, in its current form)")
+    convert.add_argument("--last-checkpoint", action="store_true",
+                         help="write the last complete checkpoint as a plain stream")
+    convert.add_argument("--squash", action="store_true",
+                         help="write each page once, with its final contents, as a plain stream")
+    convert.add_argument("--config", metavar="CONFIG", help="file with the domain's configuration for the container: "
+                         "for xl JSON or the text of a config file, for libvirt XML, for xenopsd the Xenops record")
+    convert.add_argument("--device-model", metavar="RECORD", help="file with QEMU's record of an HVM guest")
+    convert.add_argument("--no-device-model", action="store_true",
+                         help="the guest has no device model record: it is PVH")
+    _add_checkpointed(convert)
+    _add_quiet(convert, "print errors only, not what was dropped")
+
+
+def _add_simulate(commands: Any) -> None:
+    text = "migrate a simulated guest between two processes"
+    ends = commands.add_parser("simulate", help=text, description=_sentence(text)).add_subparsers(
+        title="ends", dest="end", metavar="END")
+    ends.required = True
+    send = _add_end(ends, "send", "make a guest and save it while it runs")
+    send.add_argument("--memory", type=parse_size, metavar="SIZE", default=256 << 20,
+                      help="size of its memory (K, M, G, T; default 256M)")
+    send.add_argument("--seed", type=int, default=0, metavar="N",
+                      help="seed of its contents: the same number makes the same guest (default 0)")
+    send.add_argument("--dirty", type=float, metavar="RATIO", default=0.1,
+                      help="pages that it writes for each page sent (default 0.1)")
+    send.add_argument("--cold", action="store_true", help="suspend it first")
+    send.add_argument("--downtime", type=float, metavar="MS", help="suspend it once the rest can be sent in this many "
+                      "milliseconds (default: by the rule of Xen's toolstack)")
+    send.add_argument("--verify", action="store_true", help="send everything once more, for comparison")
+    receive = _add_end(ends, "receive", "restore the guest of the first sender that connects")
+    for end in (send, receive):
+        end.add_argument("--guest", choices=["hvm", "pv"], default="hvm", help="kind of guest (default hvm)")
+
+
+def _add_end(ends: Any, name: str, text: str) -> Parser:
+    end = _new(ends, name, text, EXAMPLES["simulate " + name])
+    end.add_argument("address", metavar="HOST:PORT", help="address of the other end; - for {}".format(
+        "stdout" if name == "send" else "stdin"))
+    end.add_argument("--json", action="store_true",
+                     help="print one JSON document, on stderr if the stream is on stdout")
+    return end
+
+
+#: The commands, and what adds their parsers.
+COMMANDS: Dict[str, Callable[[Any], None]] = {
+    "info": _add_info, "verify": _add_verify, "extract": _add_extract, "digest": _add_digest, "policy": _add_policy,
+    "convert": _add_convert, "simulate": _add_simulate,
+}
+
+
+def _add(commands: Any, name: str, text: str, *, several: bool = False, out: bool = False) -> Parser:
+    """A parser with the arguments that all commands share; with ``several``, of more than one FILE."""
+    command = _new(commands, name, text, EXAMPLES[name])
+    if several:
+        command.add_argument("files", metavar="FILE", nargs="+", help="the streams; - for stdin")
+    else:
+        command.add_argument("file", metavar="FILE", help="the stream; - for stdin")
+    if out:
+        command.add_argument("out", metavar="OUT", help="file to write; - for stdout")
+        command.add_argument("-f", "--force", action="store_true", help="replace OUT if it exists")
+    command.add_argument("--json", action="store_true", help="print one JSON document to stdout")
+    command.add_argument("--format", choices=_FORMATS, help="the format of FILE (default: recognised by its content)")
+    command.add_argument("--width", type=int, choices=(32, 64), help="bits of the toolstack that wrote a legacy "
+                         "stream, if that can't be recognised")
+    command.add_argument("--guest", choices=("pv", "hvm"), help="kind of guest in a legacy stream, if that can't be "
+                         "recognised")
+    command.add_argument("--limit", type=parse_size, metavar="SIZE", default=Limits().guest_pfns * _PAGE_SIZE,
+                         help="the largest guest to accept, by its highest PFN (K, M, G, T; default 16T)")
+    return command
+
+
+def _new(commands: Any, name: str, text: str, examples: str) -> Parser:
+    lines = ["  " + line.strip() for line in examples.strip().splitlines()]
+    command: Parser = commands.add_parser(
+        name, help=text, description=_sentence(text), epilog="\n".join(["examples:"] + lines),
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    command.examples = "\n".join(line.strip() for line in lines)
+    return command
+
+
+def _sentence(text: str) -> str:
+    return text[0].upper() + text[1:] + "."
+
+
+def _add_checkpointed(command: Parser) -> None:
+    command.add_argument("--checkpointed", action="store_true",
+                         help="the stream has checkpoints (Remus, COLO) and ends with its last complete one")
+
+
+def _add_quiet(command: Parser, text: str) -> None:
+    command.add_argument("-q", "--quiet", action="store_true", help=text)
+
+
+def _add_jobs(command: Parser) -> None:
+    command.add_argument("-j", "--jobs", type=_jobs, default=0, metavar="N", help="threads that copy pages and compute "
+                         "CRCs (default: one for each CPU that the process may use)")
+
+
+def _jobs(text: str) -> int:
+    if not text.isdigit() or int(text) > MOST_JOBS:
+        raise argparse.ArgumentTypeError("not a number of threads: {!r}".format(text))
+    return int(text)
+
+
+def parse_size(text: str) -> int:
+    """Bytes of "512M" and the like; raises argparse's error for anything else."""
+    number, unit = text.upper().rstrip("IB"), ""
+    if number and number[-1] in "KMGT":
+        number, unit = number[:-1], number[-1]
+    if not number.isdigit() or not int(number):
+        raise argparse.ArgumentTypeError("not a size: {!r}".format(text))
+    return int(number) * _UNITS[unit]
+
+
+def _wanted(text: str) -> Any:
+    from xstream.tools.contents import parse_wanted
+    try:
+        return parse_wanted(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError("not a record's number: {!r}".format(text))
+
+
+def parse_arguments(arguments: Optional[List[str]] = None) -> argparse.Namespace:
+    """Parse the arguments of one command, by default those of the process."""
+    words = sys.argv[1:] if arguments is None else arguments
+    return argument_parser(words[0] if words else None).parse_args(words)
