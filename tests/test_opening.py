@@ -233,3 +233,17 @@ def test_a_compressed_bomb_takes_no_memory():
     done = subprocess.run([sys.executable, "-c", script], input=gzip.compress(stream, 1), stdout=subprocess.PIPE,
                           check=True, timeout=120)
     assert b"short" in done.stdout and int(done.stdout.split()[-1]) < 64 * 1024
+
+
+def test_reports_of_a_stream_cut_after_a_checkpoint_are_the_same_from_every_source():
+    data = samples.checkpointed(rounds=3)
+    for cut in range(len(data) - 13000, len(data), 611):
+        for verb in (xstream.verify, xstream.info):
+            reports = set()
+            for way in WAYS.values():
+                with way(data[:cut]) as source:
+                    try:
+                        reports.add(repr(verb(source, checkpointed=True)))
+                    except xstream.StreamError as error:
+                        reports.add(str(error))
+            assert len(reports) == 1, cut

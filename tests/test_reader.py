@@ -175,3 +175,18 @@ def test_what_cannot_be_a_source():
         Reader("/nonexistent/stream")
     with pytest.raises(IsADirectoryError):
         Reader("/")
+
+
+class Returns:
+    """A file object whose ``readinto``, or ``read``, returns something impossible or None."""
+
+    def __init__(self, name, result):
+        setattr(self, name, lambda argument: result)
+
+
+@pytest.mark.parametrize(("name", "result", "error"), [
+    ("readinto", -1, OSError), ("readinto", 1 << 20, OSError), ("readinto", None, BlockingIOError),
+    ("read", None, BlockingIOError), ("read", bytes(1 << 20), OSError)])
+def test_objects_that_return_nonsense_are_an_error_and_no_loop(name, result, error):
+    with pytest.raises(error):
+        Reader(Returns(name, result)).next_record()

@@ -69,6 +69,12 @@ def incomplete(reader: Any) -> IncompleteStream:
         expected=", ".join(reader.missing), got="the end of the stream")
 
 
+def without_cut_record(reader: Any) -> Tuple[Layer, ...]:
+    """The reader's layers, if the data of the last record turned out to be cut off: that record doesn't count."""
+    return tuple(layer._replace(records=layer.records - 1) if layer.format == reader.layer else layer
+                 for layer in reader.layers)
+
+
 def only_layer(reader: Any) -> Tuple[Layer, ...]:
     """The layers of a memory stream that nothing is around: itself."""
     return (Layer(reader.layer, 0, reader.start, reader.index + 1, reader.describe()),)

@@ -34,6 +34,7 @@ SourceLike = Union[str, "os.PathLike[str]", int, "socket.socket", Buffer, "Suppo
 _READ_AHEAD = 64 << 10
 #: Pieces in which page data that has to pass through memory of ours does so: a batch of Xen's.
 _PIECE = 4 << 20
+_CUT = "the input ends inside page data, {} bytes short"
 
 
 class NeedMoreData(Exception):
@@ -70,9 +71,12 @@ class Source:
         A view where the source has them anyhow; else a PendingPages, which the caller must exhaust or skip before it
         asks for anything else. Raises TruncatedStream where they are known to be missing.
         """
-        view = self.need(at + size)[at:]
+        view = self.peek(at + size)
+        missing = at + size - len(view)
+        if missing:
+            raise TruncatedStream(_CUT.format(missing), missing=missing, offset=self.offset + len(view))
         self.advance(at + size)
-        return view
+        return view[at:]
 
     def need(self, size: int) -> memoryview:
         """Like peek, but raises TruncatedStream where the input ends before."""
@@ -194,8 +198,7 @@ class PendingPages:
     def _check(self) -> None:
         if self.left:
             missing, self.left = self.left, 0
-            raise TruncatedStream("the input ends inside page data, {} bytes short".format(missing), missing=missing,
-                                  offset=self._source.offset, **self.where)
+            raise TruncatedStream(_CUT.format(missing), missing=missing, offset=self._source.offset, **self.where)
 
 
 def pieces(data: Union[Buffer, PendingPages]) -> Iterable[Buffer]:
@@ -321,9 +324,10 @@ class StreamSource(Source):
     def _make_room(self, size: int) -> None:
         """Room behind the bytes held, which grows with what has arrived, never with what has been announced."""
         held = self._end - self._start
-        if held == len(self._buffer):
-            self._move_to(memoryview(bytearray(2 * held)))
-        elif self._end == len(self._buffer) or self._start + size > len(self._buffer):
+        full = self._end == len(self._buffer) or self._start + size > len(self._buffer)
+        if full and (held == len(self._buffer) or (self.stable and 2 * held > len(self._buffer))):
+            self._move_to(memoryview(bytearray(2 * len(self._buffer))))
+        elif full:
             # Where views must stay good, what they look at is never written again.
             self._move_to(memoryview(bytearray(len(self._buffer))) if self.stable else self._buffer)
 
@@ -419,7 +423,10 @@ class DescriptorSource(StreamSource):
 
 
 class ObjectSource(StreamSource):
-    """Any object with ``readinto(buffer)`` or ``read(size)``, blocking; what it raises passes through."""
+    """Any object with ``readinto(buffer)`` or ``read(size)``, blocking. What these raise isn't caught.
+
+    Raises BlockingIOError if they return None, OSError if they return an impossible size.
+    """
 
     def __init__(self, file: Any, base: int = 0, *, exact: bool = False) -> None:
         super().__init__(base, exact=exact)
@@ -428,13 +435,19 @@ class ObjectSource(StreamSource):
 
     def _receive(self, into: memoryview) -> int:
         if self._readinto is not None:
-            got: Optional[int] = self._readinto(into)
-            if got is None:
-                raise BlockingIOError(errno.EAGAIN, "an object in non-blocking mode; feed its bytes instead")
-            return got
+            return self._checked(self._readinto(into), len(into))
         data = self._file.read(len(into))
-        into[:len(data)] = data
-        return len(data)
+        got = self._checked(None if data is None else len(data), len(into))
+        into[:got] = data
+        return got
+
+    def _checked(self, got: Optional[int], most: int) -> int:
+        """The number of bytes that the object says it has read, if that is possible."""
+        if got is None:
+            raise BlockingIOError(errno.EAGAIN, "an object in non-blocking mode; feed its bytes instead")
+        if not 0 <= got <= most:
+            raise OSError(errno.EIO, "reading {} bytes from the object returned {}".format(most, got))
+        return got
 
 
 class FedSource(StreamSource):
@@ -469,9 +482,12 @@ class FedSource(StreamSource):
         """Nothing more will be fed: what is missing now is missing for good."""
         self._finished = True
 
+    def peek(self, size: int) -> memoryview:
+        if self._end - self._start < size and not self._finished:
+            raise NeedMoreData  # before room is made: that would copy what is held, once for every piece fed
+        return self._buffer[self._start:min(self._start + size, self._end)]
+
     def _receive(self, into: memoryview) -> int:
-        if not self._finished:
-            raise NeedMoreData
         return 0
 
     def await_record(self, size: int) -> None:

@@ -12,8 +12,8 @@ from xstream.guest.tables import from_legacy
 from xstream.kernels import pages as page_kernel
 from xstream.kernels import pfns as pfn_kernel
 from xstream.limits import Limits
-from xstream.stream.reader import Layer, PageRun
-from xstream.stream.source import PendingPages, pieces
+from xstream.stream.reader import Layer, PageRun, without_cut_record
+from xstream.stream.source import pieces
 from xstream.wire.formats import record_name
 from xstream.wire.legacy import CompressedBatch, UnmappedPfns
 from xstream.wire.libxc import PAGE_SIZE, PAGE_TYPES, PageData
@@ -133,6 +133,8 @@ class _Survey:
     def __init__(self, limits: Limits) -> None:
         self.pfns = _Pfns(limits)
         self.sent = self.zero = self.verified = self.more_rows = 0
+        self.cut = False  # whether the last record's data is cut off
+        self.end = 0  # offset of the end of the last complete record
         self.rows: List[RecordRow] = []
         self.sizes: Dict[str, Dict[str, int]] = {}
         self._zero_indexes = memoryview(bytearray(8)).cast("Q")
@@ -147,8 +149,7 @@ class _Survey:
 
     def record(self, reader: AnyReader, record: Any) -> None:
         name = record_name(reader.layer, record)
-        data = getattr(record, "data", None)
-        size = reader.source.offset - reader.offset + (len(data) if isinstance(data, PendingPages) else 0)
+        size = reader.source.offset - reader.offset
         pfns = pages = 0
         if isinstance(record, PageData):
             pfns, pages = record.pfn_count, len(record.data) // PAGE_SIZE
@@ -207,6 +208,7 @@ def info(source: Any, *, format: Optional[str] = None, limits: Limits = Limits()
     with open_stream(source, format=format, limits=limits, strict=strict, checkpointed=checkpointed, width=width,
                      guest=guest) as reader, contextlib.closing(survey.pfns):
         reader.identity  # noqa: B018 - reads the headers: without them there is nothing to report
+        survey.end = reader.source.offset
         try:
             _run(reader, survey, progress)
         except StreamError as error:
@@ -228,20 +230,23 @@ def _run(reader: AnyReader, survey: _Survey, progress: Callable[[int], Any]) -> 
                 survey.record(reader, record)
             except TruncatedStream:
                 # Pages cut off after a complete checkpoint are void, like everything else there.
+                survey.cut = True
                 if not reader.checkpoints:
                     raise
                 return
-        progress(reader.source.offset)
+        survey.end = reader.source.offset
+        progress(survey.end)
 
 
 def _report(reader: AnyReader, survey: _Survey, error: Optional[StreamError]) -> InfoReport:
     memory = survey.pfns.memory
     histogram = pfn_kernel.type_histogram(memory.state)
     return InfoReport(
-        *reader.identity, bytes=reader.source.offset, highest_pfn=len(memory) - 1, populated=memory.populated_count,
+        *reader.identity, bytes=survey.end, highest_pfn=len(memory) - 1, populated=memory.populated_count,
         sent=survey.sent, resent=survey.pfns.resent, zero=survey.zero, verified=survey.verified,
         checkpoints=reader.checkpoints,
         types={PAGE_TYPES[code]: count for code, count in enumerate(histogram) if count}, sizes=survey.sizes,
-        records=survey.rows, more_rows=survey.more_rows, layers=reader.layers,
+        records=survey.rows, more_rows=survey.more_rows,
+        layers=without_cut_record(reader) if survey.cut else reader.layers,
         missing=() if error is not None else tuple(getattr(reader, "missing", ())),
         unread=getattr(reader, "unread", None), error=error)

@@ -2,9 +2,10 @@
 from typing import Any, Callable, Dict, NamedTuple, Optional, Tuple
 
 from xstream.containers.opening import AnyReader, open_stream
-from xstream.errors import StreamError
+from xstream.errors import StreamError, TruncatedStream
 from xstream.limits import Limits
-from xstream.stream.reader import Layer
+from xstream.stream.reader import Layer, without_cut_record
+from xstream.stream.source import PendingPages
 from xstream.wire import legacy, libxc, libxl
 from xstream.wire.formats import record_name
 from xstream.wire.libxc import PAGE_SIZE, PageData
@@ -43,19 +44,42 @@ class _Verifier:
         self._reader = reader
         self._pfn_checks: Optional[PfnChecks] = None
         self.batches = self.pfns = self.pages = 0
+        self.end = reader.source.offset  # of the last complete record
+        self._cut = False
 
     def step(self) -> bool:
         """Check the next record, or run of batches; False at the end."""
         run = self._reader.next_run()
         if run is not None:
             self._batches(run.records, run.words, run.pages)
+            self.end = self._reader.source.offset
             return True
         record = self._reader.next_record()
+        if record is None:
+            return False
+        try:
+            self._record(record)
+        except TruncatedStream:
+            # Data that is cut off after a complete checkpoint is void, like everything else there.
+            if not self._reader.checkpoints:
+                raise
+            self._cut = True
+            return False
+        self.end = self._reader.source.offset
+        return True
+
+    @property
+    def layers(self) -> Tuple[Layer, ...]:
+        """The reader's layers, with the numbers of complete records."""
+        return without_cut_record(self._reader) if self._cut else self._reader.layers
+
+    def _record(self, record: Any) -> None:
         if isinstance(record, PageData):
+            if isinstance(record.data, PendingPages):
+                record.data.skip()
             self._batches(1, record.words, len(record.data) // PAGE_SIZE)
-        elif record is not None:
+        else:
             self._check(record)
-        return record is not None
 
     def finish(self) -> None:
         """Check what only the end can tell. Raises IncompleteStream, CorruptStream."""
@@ -111,9 +135,9 @@ def verify(source: Any, *, format: Optional[str] = None, limits: Limits = Limits
                      guest=guest) as reader:
         verifier = _Verifier(reader)
         while verifier.step():
-            progress(reader.source.offset)
+            progress(verifier.end)
         verifier.finish()
-        layers = reader.layers
+        layers = verifier.layers
         return VerifyReport(*reader.identity, records=sum(layer.records for layer in layers),
                             batches=verifier.batches, pfns=verifier.pfns, pages=verifier.pages,
-                            checkpoints=reader.checkpoints, bytes=reader.source.offset, layers=layers)
+                            checkpoints=reader.checkpoints, bytes=verifier.end, layers=layers)
