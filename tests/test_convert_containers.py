@@ -251,3 +251,51 @@ def test_save_files_with_legacy_memory():
 
 def test_a_suspend_image_announces_the_stream_that_it_has():
     assert wrap(containers.xenopsd(samples.hvm(), 0xF2), "xenopsd") == containers.xenopsd(samples.hvm(), 0xF0)
+
+
+@pytest.mark.parametrize("way", ["mapped", "pipe"])
+@pytest.mark.parametrize("qemu_first", [False, True])
+def test_a_vgpus_record_after_the_memory(way, qemu_first):
+    """Only the vGPU's emulator knows where it ends. What precedes it converts; what would need the rest doesn't."""
+    qemu = containers.xenopsd_record(0xF00, containers.QEMU)
+    vgpu = containers.xenopsd_record(0xF10) + b"a vGPU's own stream, of any length" * 100
+    image = containers.xenopsd(after=(qemu if qemu_first else b"") + vgpu + (b"" if qemu_first else qemu))
+
+    def converted(to, **options):
+        out = io.BytesIO()
+        with WAYS[way](image) as source:
+            report = xstream.convert(source, out, to=to, **options)
+        assert report.unread is None if to == "config" else "vGPU" in report.unread
+        return out.getvalue()
+
+    for options in ({}, {"squash": True}):
+        memory = converted("libxc", **options)
+        assert xstream.digest(memory).pages_sha256 == xstream.digest(samples.hvm()).pages_sha256
+        xstream.verify(memory)
+        for to in (None, "xenopsd"):
+            with pytest.raises(UnsupportedStream):
+                converted(to, **options)
+    assert converted("libxl", device_model=b"q") == wrap(samples.hvm(), "libxl", Parts(device_model=b"q"))
+    assert converted("config") == containers.XENOPS
+    if qemu_first:
+        assert converted("device-model") == containers.QEMU
+        assert own(converted("libxl"), "libxl")[1] == libxl.EmulatorContext(0, 0, containers.QEMU)
+    else:
+        for to in ("device-model", "libxl"):
+            with pytest.raises(MissingPart, match="not read: .*vGPU"):
+                converted(to)
+
+
+@pytest.mark.parametrize("stream, to", [
+    (containers.xl(mandatory=1), "xl"), (containers.libvirt(version=1), "libvirt"),
+    (containers.xl(containers.legacy_hvm(), mandatory=3), "xl"),
+    (containers.libvirt(containers.legacy_hvm(), version=2), "libvirt")])
+def test_a_header_that_announces_another_stream_is_corrected(stream, to):
+    """The stream itself decides."""
+    out = io.BytesIO()
+    assert xstream.convert(stream, out).target == to
+    made = out.getvalue()
+    assert [layer.format for layer in xstream.verify(made).layers] == [to, "libxl", "libxc"]
+    header = own(made, to)[0]
+    assert header.mandatory_flags == 3 if to == "xl" else header.version == 2
+    assert xstream.digest(made).pages_sha256 == xstream.digest(stream).pages_sha256

@@ -429,6 +429,8 @@ def _convert(options: Any) -> Optional[int]:
         print_json(report._asdict())
     if report.dropped and not options.quiet:
         _complain("dropped (no equivalent in the output format): " + ", ".join(report.dropped))
+    if report.unread is not None:
+        _complain("not read: " + report.unread)
     return None
 
 

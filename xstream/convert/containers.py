@@ -7,7 +7,7 @@ from xstream.containers.opening import AnyReader
 from xstream.containers.reader import NestedReader
 from xstream.containers.writers import LibvirtWriter, LibxlWriter, XenopsdWriter, XlWriter
 from xstream.convert.legacy import legacy_reader
-from xstream.convert.parts import in_memory
+from xstream.convert.parts import in_memory, not_read
 from xstream.errors import MissingPart, StreamError, UnsupportedStream
 from xstream.stream.reader import PageRun
 from xstream.stream.sink import Sink
@@ -117,9 +117,10 @@ class Target:
     def check_device_model(self, found: bool) -> None:
         """Raise MissingPart if an HVM guest lacks QEMU's record but should have one."""
         if self.origin.domain.type == libxc.GUEST_HVM and not found and not self.parts.no_device_model:
-            raise MissingPart("the source has no device model record for this HVM guest: supply QEMU's "
+            unread = self.origin.reader.unread
+            raise MissingPart("the source has no device model record for this HVM guest{}: supply QEMU's "
                               "(--device-model), or state that the guest has none because it is PVH "
-                              "(--no-device-model)")
+                              "(--no-device-model)".format(not_read(unread)))
 
     def need_config(self, what: str) -> bytes:
         """The config that the caller has supplied. Raises MissingPart."""
@@ -341,6 +342,9 @@ class XenopsdTarget(Target):
     def _take_own(self, record: xenopsd.Record) -> None:
         if isinstance(record, xenopsd.Xenops) and self.parts.config is not None:
             return  # the one supplied has been written
+        if isinstance(record, xenopsd.Unread):
+            raise UnsupportedStream("a record whose length isn't known can't be copied; \"libxc\" writes the memory "
+                                    "alone (--to libxc)", record_type=xenopsd.type_name(record.type))
         if isinstance(record, xenopsd.MemoryImage):
             self._announced = True
             # What follows may be converted, and a header may have been wrong about it.

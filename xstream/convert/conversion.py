@@ -29,7 +29,8 @@ class Converted(NamedTuple):
     - ``pages``: guest pages written, including those sent again and those sent for comparison;
     - ``checkpoints``: complete checkpoints read;
     - ``bytes_read``: the offset reached in the (decompressed) source; ``bytes_written``;
-    - ``dropped``: layer and name of the records that have no equivalent in the target, each once.
+    - ``dropped``: layer and name of the records that have no equivalent in the target, each once;
+    - ``unread``: what follows in the source and could not be read, in words: a vGPU's own stream in a suspend image.
     """
 
     source: Tuple[str, ...]
@@ -40,6 +41,7 @@ class Converted(NamedTuple):
     bytes_read: int
     bytes_written: int
     dropped: Tuple[str, ...]
+    unread: Optional[str]
 
 
 class Request(NamedTuple):
@@ -102,7 +104,8 @@ def convert(source: SourceLike, sink: SinkLike, *, to: Optional[str] = None, con
     size of the guest.
 
     Raises MissingPart, naming it, for a part that the container needs but neither the source nor the caller has;
-    UnsupportedStream for checkpoints that the container can't hold; another StreamError for what is wrong with the
+    UnsupportedStream for checkpoints that the container can't hold, and for a record that can't be read but would have
+    to be copied; another StreamError for what is wrong with the
     source, IncompleteStream if it isn't whole; shutil.SameFileError if source and sink are the same file; other
     OSErrors; ValueError for an unknown ``to``. After an error, a file is not left at a sink's path, and a stream
     written to a descriptor has no END.
@@ -136,7 +139,7 @@ def write_container(request: Request) -> Converted:
             _transfer(items, target, request.progress)
             target.finish()
             return Converted(formats, to, reader.identity.guest, target.pages, reader.checkpoints,
-                             reader.source.offset, sink.offset, tuple(target.dropped))
+                             reader.source.offset, sink.offset, tuple(target.dropped), reader.unread)
 
 
 def _origin(reader: AnyReader, formats: Tuple[str, ...], *, plain: bool) -> Origin:
@@ -156,7 +159,7 @@ def write_part(request: Request) -> Converted:
         with _sink(request.sink) as sink:
             sink.write([part])
         return Converted(tuple(layer.format for layer in reader.layers), request.to, None, 0, reader.checkpoints,
-                         reader.source.offset, len(part), ())
+                         reader.source.offset, len(part), (), reader.unread)
 
 
 #: Records that end a stream which is complete.

@@ -49,8 +49,13 @@ def find_device_model(reader: AnyReader, progress: Callable[[int], object]) -> b
             checkpoints, complete = reader.checkpoints, found
     found = complete if checkpoints else found
     if found is None:
-        raise MissingPart("the source contains no device model record")
+        raise MissingPart("the source contains no device model record" + not_read(reader.unread))
     return found
+
+
+def not_read(unread: Optional[str]) -> str:
+    """What an error about a missing part says of what a reader's ``unread`` describes."""
+    return "" if unread is None else " (not read: {})".format(unread)
 
 
 def _blob(record: Any) -> Any:
