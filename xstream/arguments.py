@@ -42,6 +42,10 @@ EXAMPLES = {
         xstream convert old.xl new.xl
         xstream convert --to libxc guest.xl guest.xs
         xstream convert --to xl --config guest.cfg --no-device-model guest.xs guest.xl""",
+    "save": """
+        xstream save guest guest.xl
+        xstream save --live --container libxc 12 guest.xs
+        xstream save guest - | zstd > guest.zst""",
     "simulate send": """
         xstream simulate send - > guest.xs
         xstream simulate send --memory 4G --dirty 0.5 localhost:8002""",
@@ -135,6 +139,25 @@ def _add_convert(commands: Any) -> None:
     _add_quiet(convert, "print errors only, not what was dropped")
 
 
+def _add_save(commands: Any) -> None:
+    save = _new(commands, "save", "write a snapshot of a running domain of this dom0, for analysis and backup",
+                EXAMPLES["save"])
+    save.add_argument("domain", metavar="DOMAIN", help="number or name of the domain; it suspends itself for the "
+                      "snapshot and always runs again afterwards")
+    _add_out(save)
+    save.add_argument("--live", action="store_true", help="send memory while the guest runs, and suspend it only for "
+                      "the rest")
+    save.add_argument("--container", choices=("libxl", "libxc"), default="libxl", help="what to write: libxl, with "
+                      "QEMU's record of an HVM guest (default); or libxc, the memory stream alone. To restore a "
+                      "domain takes a toolstack: use its own save command for that")
+    save.add_argument("--json", action="store_true", help="print one JSON document to stderr")
+
+
+def _add_out(command: Parser) -> None:
+    command.add_argument("out", metavar="OUT", help="file to write; - for stdout")
+    command.add_argument("-f", "--force", action="store_true", help="replace OUT if it exists")
+
+
 def _add_simulate(commands: Any) -> None:
     text = "migrate a simulated guest between two processes"
     ends = commands.add_parser("simulate", help=text, description=_sentence(text)).add_subparsers(
@@ -168,7 +191,7 @@ def _add_end(ends: Any, name: str, text: str) -> Parser:
 #: The commands, and what adds their parsers.
 COMMANDS: Dict[str, Callable[[Any], None]] = {
     "info": _add_info, "verify": _add_verify, "extract": _add_extract, "digest": _add_digest, "policy": _add_policy,
-    "convert": _add_convert, "simulate": _add_simulate,
+    "convert": _add_convert, "save": _add_save, "simulate": _add_simulate,
 }
 
 
@@ -180,8 +203,7 @@ def _add(commands: Any, name: str, text: str, *, several: bool = False, out: boo
     else:
         command.add_argument("file", metavar="FILE", help="the stream; - for stdin")
     if out:
-        command.add_argument("out", metavar="OUT", help="file to write; - for stdout")
-        command.add_argument("-f", "--force", action="store_true", help="replace OUT if it exists")
+        _add_out(command)
     command.add_argument("--json", action="store_true", help="print one JSON document to stdout")
     command.add_argument("--format", choices=_FORMATS, help="the format of FILE (default: recognised by its content)")
     command.add_argument("--width", type=int, choices=(32, 64), help="bits of the toolstack that wrote a legacy "

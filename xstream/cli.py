@@ -229,9 +229,15 @@ def _sink(options: Any) -> Any:
         check_not_same_file(_source(options), _STDOUT)
         return _STDOUT
     check_not_same_file(_source(options), options.out)
-    if not options.force and os.path.isfile(options.out):
-        raise FileExistsError("{} exists; --force replaces it".format(options.out))
-    return options.out
+    return _new_file(options)
+
+
+def _new_file(options: Any) -> str:
+    """The path to write to. Raises FileExistsError for a file that exists, unless --force is given."""
+    path: str = options.out
+    if not options.force and os.path.isfile(path):
+        raise FileExistsError("{} exists; --force replaces it".format(path))
+    return path
 
 
 def _format(options: Any) -> Dict[str, Any]:
@@ -441,6 +447,14 @@ def _contents_of(path: Optional[str]) -> Optional[bytes]:
         return file.read()
 
 
+def _save(options: Any) -> None:
+    from xstream.xen.snapshot import snapshot
+    saved = snapshot(options.domain, _STDOUT if options.out == "-" else _new_file(options), live=options.live,
+                     container=None if options.container == "libxc" else options.container)
+    if options.json:
+        print_json(dict(saved._asdict(), rounds=[last._asdict() for last in saved.rounds]), sys.stderr)
+
+
 def _simulate_send(options: Any) -> None:
     from xstream.guest.policies import Round, downtime_policy, xen_policy
     from xstream.guest.simulated import SimulatedGuest
@@ -498,7 +512,7 @@ def _with_address(options: Any, run: Callable[[], Any]) -> Any:
 
 _COMMANDS: Dict[str, Callable[[Any], Optional[int]]] = {
     "info": _info, "verify": _verify, "extract": _extract, "digest": _digest, "policy": _policy, "convert": _convert,
-    "simulate send": _simulate_send, "simulate receive": _simulate_receive,
+    "save": _save, "simulate send": _simulate_send, "simulate receive": _simulate_receive,
 }
 
 

@@ -1,0 +1,143 @@
+# Functions for scenarios, sourced in dom0 as /rx-lib.sh.
+XL=$(ls -d /usr/lib/xen-4.* | head -1)
+LOGS=/var/log/xen/console
+CFG=/tmp
+now() { read -r _u _ </proc/uptime; echo "$_u"; }
+say() { echo "== [$(now)] $*"; }
+FAILED=
+ok()   { echo "RX-OK $*"; }
+fail() { echo "RX-FAIL $*"; FAILED="$FAILED [$*]"; }
+
+# last tick that the guest's console log shows (0: none)
+tick() {
+    _t=$(grep -a 'RXDOMU tick' "$LOGS/guest-$1.log" 2>/dev/null | tail -1 | tr -cd '0-9\n' | tail -1)
+    echo "${_t:-0}"
+}
+# wait_tick NAME N SECONDS: until the guest has counted past N
+wait_tick() {
+    _i=0
+    while [ "$(tick "$1")" -le "$2" ]; do
+        sleep 1; _i=$((_i+1))
+        [ $_i -lt "$3" ] || return 1
+        # NAME--incoming (the receiver's console log) is called NAME in the end
+        xl domid "$1" >/dev/null 2>&1 || xl domid "${1%--incoming}" >/dev/null 2>&1 || return 1
+    done
+}
+# mkcfg NAME TYPE MEM VCPUS [further lines...]: a small Linux guest, or with
+# TYPE hvm-bios a guest of nothing but its BIOS
+mkcfg() {
+    _n=$1 _ty=$2 _mem=$3 _cpus=$4; shift 4
+    # SVM guests without AVX (feature 156): see README, XSETBV
+    case $_ty in pv) _avx=;; *) _avx=clearcpuid=156;; esac
+    {
+        echo "name='$_n'"; echo "memory=$_mem"; echo "maxmem=${MAXMEM:-$_mem}"; echo "vcpus=$_cpus"; echo "cpus='${CPUS:-1}'"
+        case $_ty in hvm*) echo "type='hvm'";; *) echo "type='$_ty'";; esac
+        if [ $_ty != hvm-bios ]; then
+            echo "kernel='${KERNEL:-/domu/vmlinuz-cloud}'"
+            echo "ramdisk='/domu/initrd.gz'"
+            echo "extra='console=hvc0 quiet mitigations=off tsc=unstable panic=5 $_avx ${EXTRA:-}'"
+        fi
+        case $_ty in
+        hvm*) echo "vnc=0"; echo "sdl=0"; echo "nographic=1"; echo "vga='${VGA:-none}'"; echo "videoram=${VIDEORAM:-0}"
+              echo "usb=0"; echo "serial='none'"; echo "parallel='none'";;
+        esac
+        echo "on_crash='destroy'"; echo "on_reboot='destroy'"
+        for _l in "$@"; do echo "$_l"; done
+    } >"$CFG/$_n.cfg"
+}
+# create NAME [SECONDS]: start it and wait for its first ticks
+create() {
+    say "create $1"
+    timeout 200 xl create "$CFG/$1.cfg" || { fail "create $1"; return 1; }
+    wait_tick "$1" 1 "${2:-150}" || { fail "$1 does not tick"; tail -n 15 "$LOGS/guest-$1.log"; xl list; return 1; }
+    ok "create $1 up at $(now), tick $(tick "$1")"
+}
+# verify FILE [FORMAT]: Debian's own verifier, output beside the file
+verify() {
+    PYTHONPATH=$XL/lib/python PYTHONDONTWRITEBYTECODE=1 \
+        python3 $XL/bin/verify-stream-v2 -v -f "${2:-xl}" -i "$1" >"$1.verify" 2>&1
+    _r=$?
+    echo "verify-stream-v2 exit status $_r" >>"$1.verify"
+    [ $_r = 0 ] && ok "verify $(basename "$1") ($(stat -c %s "$1") bytes)" || { fail "verify $(basename "$1")"; tail -n 5 "$1.verify"; }
+    return $_r
+}
+# page_hashes NAME FILE TYPE: one hash per pfn of a paused guest's memory, seen
+# from dom0 (what the image must hold, seen another way): for PV from xl
+# dump-core, else by mapping the guest's pages
+page_hashes() {
+    if [ "$3" = pv ]; then
+        timeout 200 xl dump-core "$1" /tmp/core >/tmp/core.log 2>&1 || { fail "dump-core $1"; cat /tmp/core.log; return 1; }
+        timeout 200 python3 /in/core2hash.py /tmp/core >"$2"; _r=$?
+        rm -f /tmp/core
+    else
+        timeout 200 python3 /in/gfnhash.py "$(xl domid "$1")" >"$2"; _r=$?
+    fi
+    [ $_r = 0 ] && ok "page hashes of $1: $(grep -vc '^#' "$2") pages" || fail "page hashes of $1"
+}
+# ticks_on NAME SECONDS: the guest must go on counting
+ticks_on() {
+    _b=$(tick "$1")
+    wait_tick "$1" "$((_b+1))" "$2" && ok "$1 goes on: tick $_b, then $(tick "$1")" || fail "$1 stands still at $_b"
+}
+# gone NAME: destroy it and wait until it is gone
+gone() {
+    xl destroy "$1" 2>/dev/null
+    _i=0; while xl domid "$1" >/dev/null 2>&1 && [ $_i -lt 60 ]; do sleep 0.5; _i=$((_i+1)); done
+}
+# restored NAME FILE: xl restore FILE; the guest NAME must then go on counting
+restored() {
+    _b=$(tick "$1")
+    say "restore $1 from $(basename "$2")"
+    timeout 300 xl -vvv restore "$2" >"$2.restore.log" 2>&1 || { fail "restore $(basename "$2")"; tail -n 12 "$2.restore.log"; return 1; }
+    if wait_tick "$1" $((_b+2)) 60; then ok "restore $(basename "$2"): tick $_b before, $(tick "$1") after"
+    else fail "restore $(basename "$2"): no tick after $_b"; tail -n 12 "$LOGS/guest-$1.log"; return 1; fi
+}
+# install_xstream: the wheel in /in, into an environment of its own
+install_xstream() {
+    python3 -m venv --without-pip /opt/xstream
+    PIP_CONFIG_FILE=/dev/null /opt/xstream/bin/python "$(echo /in/pip-*.whl)/pip" install -q --no-index \
+        --disable-pip-version-check /in/xen_xstream-*.whl || { fail "install the wheel"; done_; }
+    PATH=$PATH:/opt/xstream/bin
+    OURS=/opt/xstream/bin/xstream-save-helper STOCK=$XL/bin/libxl-save-helper
+    ok "installed $(xstream --version)"
+}
+# helper ours|stock: the path of a save helper
+helper() { case $1 in ours) echo $OURS;; stock) echo $STOCK;; esac; }
+# cross NAME SAVER RESTORER [ours|stock each]: xl save, Xen's verifier, xl restore; the guest must go on
+cross() {
+    _w="$1: $2 saves, $3 restores"; say "$_w"
+    LIBXL_SAVE_HELPER=$(helper $2) timeout 300 xl -vvv save $1 /tmp/$1.xl >/tmp/l 2>&1 ||
+        { fail "$_w: xl save"; tail -n 25 /tmp/l; return 1; }
+    verify /tmp/$1.xl
+    LIBXL_SAVE_HELPER=$(helper $3) timeout 300 xl -vvv restore /tmp/$1.xl >/tmp/l 2>&1 ||
+        { fail "$_w: xl restore"; tail -n 25 /tmp/l; rm -f /tmp/$1.xl; return 1; }
+    rm -f /tmp/$1.xl
+    ok "$_w"
+    runs_on $1
+}
+# runs_on NAME: a guest with ticks goes on counting; one without (its BIOS alone) is there and not paused
+runs_on() {
+    case $1 in *bios*) sleep 2; xl list $1 | tail -n 1 | grep -q ' [r-]b*-*' && ok "$1 is there" || fail "$1 is gone";;
+    *) ticks_on $1 90;; esac
+}
+# migrate NAME SENDER RECEIVER [further options of xl migrate]: live, to this same host; the guest must go on
+migrate() {
+    _n=$1 _s=$2 _r=$3; shift 3
+    say "migrate $_n: sent by $_s, received by $_r"
+    if LIBXL_SAVE_HELPER=$(helper $_s) timeout 400 xl -vvv migrate "$@" -s "" $_n \
+        "LIBXL_SAVE_HELPER=$(helper $_r) xl -vvv migrate-receive 2>/tmp/recv.log" >/tmp/l 2>&1
+    then ok "migrate $_n, $_s to $_r"; else fail "migrate $_n, $_s to $_r"; tail -n 30 /tmp/l /tmp/recv.log; fi
+    ticks_on $_n--incoming 90
+}
+# dirty_off NAME: log-dirty mode is off
+dirty_off() {
+    /opt/xstream/bin/python /in/dirty.py "$(xl domid $1)" && ok "$1: log-dirty is off" || fail "$1: log-dirty is still on"
+}
+# undisturbed NAME: after a failed save the guest runs on, isn't paused, tracks no dirty pages, and has no twin
+undisturbed() {
+    runs_on $1
+    xl list | grep -q -- "--incoming" && fail "$1: a domain remains on the other side"
+    [ -z "$(xl list $1 | tail -n 1 | awk '{print $5}' | tr -d 'rb-')" ] || fail "$1: state $(xl list $1 | tail -n 1)"
+    dirty_off $1
+}
+done_() { [ -z "$FAILED" ] || { echo "RX-FAILED:$FAILED"; exit 1; }; echo "RX-ALL-OK"; exit 0; }

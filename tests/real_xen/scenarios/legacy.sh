@@ -1,0 +1,52 @@
+# Legacy xl files, as xl of Xen 4.5 wrote them, made of genuine images: restored through our convert helper, with either
+# save helper; through xl migrate-receive; and converted beforehand.
+. /rx-lib.sh
+install_xstream
+CONVERT=/opt/xstream/bin/xstream-convert-helper
+PY=/opt/xstream/bin/python
+# runs NAME WHAT: the restored guest counts on
+runs() { ticks_on $1 90; gone $1; rm -f $LOGS/guest-$1*.log; }
+through() { # NAME FILE HELPER
+    say "$2: xl restore, converted while it flows, $3 helper"
+    LIBXL_CONVERT_HELPER=$CONVERT LIBXL_SAVE_HELPER=$(helper $3) xl -vvv restore $2 >/tmp/l 2>&1 &&
+        ok "$2 restored, $3 helper" || { fail "$2, $3 helper"; tail -n 20 /tmp/l; return; }
+    runs $1
+}
+received() { # NAME FILE
+    say "$2: xl migrate-receive, converted while it flows"
+    { cat $2; printf 'domain is yours, you are cleared to unpause'; sleep 60; } |
+        LIBXL_CONVERT_HELPER=$CONVERT LIBXL_SAVE_HELPER=$OURS xl -vvv migrate-receive >/tmp/out 2>/tmp/l &
+    i=0; while ! xl domid $1 >/dev/null 2>&1 && [ $i -lt 100 ]; do sleep 0.5; i=$((i+1)); done
+    grep -a 'error' /tmp/l | head -n 5
+    [ $i -lt 100 ] && ok "$2 received" || { fail "$2: migrate-receive"; tail -n 20 /tmp/l; }
+    ticks_on $1--incoming 90
+    gone $1; gone $1--incoming; rm -f $LOGS/guest-$1*.log
+}
+beforehand() { # NAME FILE [option of xstream convert]
+    say "$2: xstream convert $3, then xl restore"
+    rm -f /tmp/new.xl
+    xstream convert $2 /tmp/new.xl $3 || { fail "convert $2 $3"; return; }
+    verify /tmp/new.xl
+    xl -vvv restore /tmp/new.xl >/tmp/l 2>&1 && ok "$2 converted $3 and restored" || { fail "$2 $3"; tail -n 20 /tmp/l; return; }
+    runs $1
+}
+cd /tmp
+for kind in pv hvm; do
+    n=leg-$kind
+    mkcfg $n $kind $([ $kind = pv ] && echo 96 || echo 112) 1
+    create $n || { gone $n; continue; }
+    xl save $n $n.xl >/tmp/l 2>&1 || fail "save $n"
+    rm -f $LOGS/guest-$n*.log
+    for bits in 32 64; do
+        $PY /in/to_legacy.py $n.xl $n-$bits.leg $bits || fail "to_legacy $n $bits"
+        through $n $n-$bits.leg stock
+        through $n $n-$bits.leg ours
+        beforehand $n $n-$bits.leg
+    done
+    received $n $n-64.leg
+    beforehand $n $n-64.leg --squash
+    $PY /in/to_legacy.py $n.xl $n-remus.leg 64 --remus || fail "to_legacy $n --remus"
+    through $n $n-remus.leg ours
+    rm -f $n*
+done
+done_

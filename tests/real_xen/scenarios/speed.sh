@@ -1,0 +1,12 @@
+# Speed against the stock helper, by turns in this same dom0, and the start of the helper against the start of Python.
+. /rx-lib.sh
+install_xstream
+for kind in pvh pv; do
+    mkcfg $kind-small $kind 128 1; mkcfg $kind-big $kind 512 1
+    create $kind-small && create $kind-big && {
+        python3 /in/speed.py $kind 128 512 ${ROUNDS:-3} $STOCK $OURS && ok "speed of $kind" || fail "speed of $kind"
+    }
+    gone $kind-small; gone $kind-big
+done
+python3 /in/start.py /opt/xstream/bin/python $OURS && ok "start of the helper" || fail "start of the helper"
+done_
