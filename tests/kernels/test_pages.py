@@ -192,15 +192,16 @@ def ends(kind):
     return ours.detach(), theirs.detach()
 
 
+@pytest.mark.parametrize("apart", [False, True])
 @pytest.mark.parametrize("kind", ["pipe", "socket", "non-blocking"])
-def test_writing_partially_and_more_pieces_than_iov_max(kind):
+def test_writing_partially_and_more_pieces_than_iov_max(kind, apart):
     reading, writing = ends(kind)
     os.set_blocking(reading, True)
     reader = Reader(reading, 70001)
     memory = filled(3000)
     pfns = uint64(list(range(0, 3000, 2)) + list(range(2999, 0, -1)))
     head = b"the head" * 3
-    written = built.write_pages(writing, head, memory.reshape(-1), pfns)
+    written = built.write_pages(writing, head, memory.reshape(-1), pfns, apart)
     pieces = [bytes([value % 256]) * (value % 5) for value in range(5000)]
     written += built.writev(writing, pieces)
     os.close(writing)

@@ -327,17 +327,20 @@ cdef Py_ssize_t add_pages(_Pieces pieces, const uint8_t[::1] memory, const uint6
     return -1
 
 
-def write_pages(int fd, head not None, const uint8_t[::1] memory not None, const uint64_t[::1] pfns not None):
-    cdef _Pieces pieces = _Pieces(pfns.shape[0], 0), first = _Pieces(1, 1)
-    cdef Py_ssize_t bad
+def write_pages(int fd, head not None, const uint8_t[::1] memory not None, const uint64_t[::1] pfns not None,
+                bint apart=False):
+    cdef _Pieces pieces = _Pieces(pfns.shape[0] + 1, 1)
+    cdef Py_ssize_t bad, done = 0
     check_pfns(pfns, memory.shape[0])
-    first.hold(head, PyBUF_SIMPLE)
+    pieces.hold(head, PyBUF_SIMPLE)
+    if apart:
+        # Only after the pages have been checked: the head is on its way then.
+        done = move_all(fd, pieces, WRITING)
+        pieces.count = 0
     with nogil:
         bad = add_pages(pieces, memory, pfns, 0)
     refuse(pfns, bad, memory.shape[0])
-    # In calls of their own, so that the pages begin a new page of a pipe: the kernel copies whole pages much faster
-    # when they aren't shifted against the pipe's own pages. Other descriptors lose nothing by it.
-    return move_all(fd, first, WRITING) + move_all(fd, pieces, WRITING)
+    return done + move_all(fd, pieces, WRITING)
 
 
 def read_pages(int fd, uint8_t[::1] memory not None, const uint64_t[::1] pfns not None, Py_ssize_t skip=0,

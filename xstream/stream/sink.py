@@ -54,6 +54,10 @@ class Sink:
         them where possible. Raises OSError."""
         raise NotImplementedError
 
+    def write_data(self, head: Sequence[Buffer], data: Buffer) -> None:
+        """Write ``head``, then page data that is in one buffer. Raises OSError."""
+        self.write([*head, data])
+
     def drain(self) -> None:
         """Return when no memory passed to ``write_pages`` is referenced any more. Raises OSError if that can't happen,
         because a pipe's reader is gone."""
@@ -68,6 +72,8 @@ class DescriptorSink(Sink):
     def __init__(self, fd: int, name: Optional[str] = None) -> None:
         self._fd = fd
         self._name = name
+        # Into a pipe, heads of records and pages go in separate calls: see write_pages in kernels/pages.pyi.
+        self._apart = _is_pipe(fd)
 
     def write(self, pieces: Sequence[Buffer]) -> None:
         try:
@@ -80,14 +86,27 @@ class DescriptorSink(Sink):
 
     def write_pages(self, head: Sequence[Buffer], memory: Buffer, pfns: Buffer) -> None:
         try:
-            self.offset += page_kernel.write_pages(self._fd, b"".join(head), memory, pfns)
+            self.offset += page_kernel.write_pages(self._fd, b"".join(head), memory, pfns, self._apart)
         except OSError as error:
             raise self._named(error)
+
+    def write_data(self, head: Sequence[Buffer], data: Buffer) -> None:
+        if self._apart:
+            self.write(head)
+            self.write([data])
+        else:
+            self.write([*head, data])
 
     def _named(self, error: OSError) -> OSError:
         if error.filename is None and self._name is not None:
             error.filename = self._name
         return error
+
+
+def _is_pipe(fd: int) -> bool:
+    with contextlib.suppress(OSError):  # a bad descriptor is reported when it is written to
+        return stat.S_ISFIFO(os.fstat(fd).st_mode)
+    return False
 
 
 class SyncedSink(DescriptorSink):

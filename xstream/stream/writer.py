@@ -171,12 +171,11 @@ class Writer:
                                 expected=_length(record, pages), got=_length(record, 0) + size)
         frame = FRAME.pack(libxc.PAGE_DATA, _length(record, pages))
         head, words, data = libxc.build(record)
-        # Separate calls, so that the pages begin a new page of a pipe: see write_pages in kernels/pages.pyx.
-        self.sink.write([frame, head, words])
         if isinstance(data, PendingPages):
+            self.sink.write([frame, head, words])
             self.sink.pass_on(data)
         else:
-            self.sink.write([data])
+            self.sink.write_data([frame, head, words], data)
         self.ordering.page_data()
 
 
