@@ -102,7 +102,7 @@ setup(
     packages=find_packages(include=["xstream", "xstream.*"]),
     include_package_data=False,
     data_files=pages.write(Path("build/pages")),
-    package_data={"xstream": ["py.typed"], "xstream.kernels": ["*.pyi"]},
+    package_data={"xstream": ["py.typed", "*.pyi"], "xstream.kernels": ["*.pyi"]},
     zip_safe=False,
     # C code of one Cython version may not compile on the Pythons of another: one folder per version.
     ext_modules=cythonize(kernels(), language_level=3, build_dir="build/cython-" + cython_version),

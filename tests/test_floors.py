@@ -2,6 +2,7 @@
 Python 3.6."""
 import ast
 import importlib
+import inspect
 import re
 import subprocess
 import sys
@@ -170,18 +171,39 @@ def test_names_have_the_layer_of_their_part(name, layer):
 
 
 def test_package_has_all_its_names():
-    """The names that type checkers see, the public ones and the ones that are loaded on first use are the same."""
-    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
-    block = next(node for node in tree.body if isinstance(node, ast.If))
+    """What type checkers see is what the table in __init__.py has."""
+    tree = ast.parse((PACKAGE / "__init__.pyi").read_text(encoding="utf-8"))
     checked = {alias.asname or alias.name: node.module + "." + alias.name
-               for node in block.body if node.module != "typing" for alias in node.names}
-    assert sorted(set(xstream.__all__) - {"__version__"}) == sorted(checked)
+               for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    listed = ast.literal_eval(next(node.value for node in tree.body if isinstance(node, ast.Assign)))
+    assert sorted(xstream.__all__) == sorted(checked) == sorted(listed), "run scripts/draw-stub"
     for name, home in checked.items():
         module, _, attribute = home.rpartition(".")
         assert getattr(xstream, name) is getattr(importlib.import_module(module), attribute)
     assert set(xstream.__all__) <= set(dir(xstream))
     with pytest.raises(AttributeError, match="nothing_such"):
         getattr(xstream, "nothing_" + "such")
+
+
+def public_functions():
+    """The public functions, and the public methods of public classes, by name."""
+    for name in xstream.__all__:
+        value = getattr(xstream, name)
+        if inspect.isclass(value):
+            for member, function in inspect.getmembers(value, inspect.isfunction):
+                if not member.startswith("_") or member == "__init__":
+                    yield "{}.{}".format(name, member), function
+        elif callable(value):
+            yield name, value
+
+
+def test_every_argument_is_written_out():
+    """No public function takes ``**options``. (Errors hand their place on; NamedTuples have methods of their own.)"""
+    catch_all = [name for name, function in public_functions()
+                 if function.__module__.startswith("xstream.") and function.__module__ != "xstream.errors"
+                 and any(argument.kind is argument.VAR_KEYWORD
+                         for argument in inspect.signature(function).parameters.values())]
+    assert catch_all == []
 
 
 def test_package_loads_what_is_used():

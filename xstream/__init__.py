@@ -8,86 +8,8 @@ from types import ModuleType
 
 from xstream.version import __version__
 
-# What type checkers read instead of the table below. Not typing's own constant: on Python 3.6 that module alone costs
-# more than a host should pay for what it doesn't use.
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import List
-
-    from xstream.containers.opening import PushReader
-    from xstream.containers.opening import open_stream as open
-    from xstream.containers.reader import NestedReader
-    from xstream.containers.writers import BackChannelWriter, LibvirtWriter, LibxlWriter, XenopsdWriter, XlWriter
-    from xstream.convert.conversion import Converted, convert
-    from xstream.errors import (
-        CorruptStream,
-        IncompleteStream,
-        LimitExceeded,
-        MemoryMismatch,
-        MissingPart,
-        OrderError,
-        StreamError,
-        StrictViolation,
-        TruncatedStream,
-        UnsupportedStream,
-    )
-    from xstream.guest.guest import Cancelled, Completed, Guest, GuestError, HookError, Pages
-    from xstream.guest.load import load
-    from xstream.guest.memory import GuestMemory
-    from xstream.guest.policies import Decision, Round, downtime_policy, xen_policy
-    from xstream.guest.restore import LayerRecord, Restored, restore
-    from xstream.guest.save import Saved, save
-    from xstream.guest.simulated import SimulatedGuest
-    from xstream.limits import Limits
-    from xstream.stream.legacy_reader import LegacyReader
-    from xstream.stream.legacy_writer import LegacyWriter
-    from xstream.stream.reader import Reader
-    from xstream.stream.source import NeedMoreData
-    from xstream.stream.writer import Writer
-    from xstream.tools.contents import contents
-    from xstream.tools.digest import digest, page_digests
-    from xstream.tools.extract import extract
-    from xstream.tools.info import info
-    from xstream.tools.policy import compare_policies, policy
-    from xstream.tools.verify import verify
-    from xstream.wire.libxc import (
-        Checkpoint,
-        CheckpointDirtyPfnList,
-        CpuidPolicy,
-        DomainHeader,
-        End,
-        HvmContext,
-        HvmParams,
-        ImageHeader,
-        MsrPolicy,
-        P2MFrames,
-        PageData,
-        PVInfo,
-        SharedInfo,
-        StaticDataEnd,
-        TscInfo,
-        Unknown,
-        VcpuBasic,
-        VcpuExtended,
-        VcpuMsrs,
-        VcpuXsave,
-        Verify,
-    )
-
-__all__ = [
-    "BackChannelWriter", "Cancelled", "Checkpoint", "CheckpointDirtyPfnList", "Completed", "Converted",
-    "CorruptStream", "CpuidPolicy", "Decision", "DomainHeader", "End", "Guest", "GuestError", "GuestMemory",
-    "HookError", "HvmContext", "HvmParams", "ImageHeader", "IncompleteStream", "LayerRecord", "LegacyReader",
-    "LegacyWriter", "LibvirtWriter", "LibxlWriter", "LimitExceeded", "Limits", "MemoryMismatch", "MissingPart",
-    "MsrPolicy", "NeedMoreData", "NestedReader", "OrderError", "P2MFrames", "PVInfo", "PageData", "Pages",
-    "PushReader", "Reader", "Restored", "Round", "Saved", "SharedInfo", "SimulatedGuest", "StaticDataEnd",
-    "StreamError", "StrictViolation", "TruncatedStream", "TscInfo", "Unknown", "UnsupportedStream", "VcpuBasic",
-    "VcpuExtended", "VcpuMsrs", "VcpuXsave", "Verify", "Writer", "XenopsdWriter", "XlWriter", "__version__",
-    "compare_policies", "contents", "convert", "digest", "downtime_policy", "extract", "info", "load", "open",
-    "page_digests", "policy", "restore", "save", "verify", "xen_policy",
-]
-
-#: The module of each name: it is loaded when the name is first used.
+#: The public names, and the module of each, which is loaded when one of its names is first used. This is the only list:
+#: ``scripts/draw-stub`` writes __init__.pyi, which type checkers read instead of this file, from it.
 _HOMES = {name: "xstream." + module for module, names in {
     "errors": "CorruptStream IncompleteStream LimitExceeded MemoryMismatch MissingPart OrderError StreamError "
               "StrictViolation TruncatedStream UnsupportedStream",
@@ -119,14 +41,16 @@ _HOMES = {name: "xstream." + module for module, names in {
                   "VcpuExtended VcpuMsrs VcpuXsave Verify",
 }.items() for name in names.split()}
 
+__all__ = sorted(_HOMES) + ["__version__"]
 
-class _Face(ModuleType):
-    """This module, with its names where they are wanted (Python 3.6 asks no module's own ``__getattr__``)."""
+
+class _LazyModule(ModuleType):
+    """This module; a name is imported when it is first used. (Python 3.6 has no ``__getattr__`` of modules.)"""
 
     def __getattr__(self, name: str) -> object:
         if name not in _HOMES:
             raise AttributeError("module 'xstream' has no attribute {!r}".format(name))
-        # Under its own name it would hide Python's in the module where it is written.
+        # open is called open_stream where it is defined, so that it doesn't shadow the builtin there.
         value: object = getattr(import_module(_HOMES[name]), "open_stream" if name == "open" else name)
         setattr(self, name, value)
         return value
@@ -136,8 +60,8 @@ class _Face(ModuleType):
         if name not in _HOMES or not isinstance(value, ModuleType):
             super().__setattr__(name, value)
 
-    def __dir__(self) -> "List[str]":
+    def __dir__(self) -> list:
         return sorted(set(super().__dir__()) | set(__all__))
 
 
-sys.modules[__name__].__class__ = _Face
+sys.modules[__name__].__class__ = _LazyModule

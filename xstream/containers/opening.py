@@ -1,5 +1,6 @@
 """What is this? Recognition of formats by content, and the reader for each."""
 import contextlib
+from functools import partial
 from typing import Any, Iterator, Optional, Tuple, Union
 
 from xstream.containers.layers import LAYERS, Settings, memory_reader
@@ -121,16 +122,18 @@ class PushReader:
     The keyword arguments are those of :func:`open_stream`.
     """
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, *, format: Optional[str] = None, limits: Limits = Limits(), strict: bool = False,
+                 checkpointed: bool = False, width: Optional[int] = None, guest: Optional[str] = None) -> None:
         self._source = FedSource()
-        self._options = options
+        self._open = partial(open_stream, self._source, format=format, limits=limits, strict=strict,
+                             checkpointed=checkpointed, width=width, guest=guest)
         self._reader: Optional[Any] = None
 
     @property
     def reader(self) -> Any:
         """The reader behind it. Raises NeedMoreData until enough has been fed to know the format."""
         if self._reader is None:
-            self._reader = open_stream(self._source, **self._options)
+            self._reader = self._open()
         return self._reader
 
     def feed(self, data: Any) -> None:

@@ -4,26 +4,28 @@ from functools import partial
 from itertools import islice
 from typing import Any, Callable, Iterator, List, NamedTuple, Optional, Tuple
 
-from xstream.containers.opening import open_stream
+from xstream.containers.opening import AnyReader, open_stream
 from xstream.guest.load import Loader
 from xstream.guest.memory import GuestMemory
 from xstream.kernels import checksum
 from xstream.limits import Limits
+from xstream.stream.source import SourceLike
 from xstream.tools.extract import image_pieces, runs
 from xstream.wire.libxc import PAGE_SIZE
 
-#: Holes hashed as zeros for the SHA-256 of the image: beyond this a hostile PFN would keep us busy for hours.
+#: The most bytes of holes that are hashed as zeros for the SHA-256 of the image: without a limit, a hostile PFN could
+#: keep us busy for hours.
 _MOST_HOLES = 16 << 30
-#: Pages that one thread takes at a time, and fewer than which aren't worth the asking.
+#: Pages in a piece of work for one thread, and the fewest that are worth handing to another thread.
 _PIECE, _LEAST = 4096, 64
 
 
 class DigestReport(NamedTuple):
     """``bytes`` is the image's size, PFN 0 to the highest.
 
-    ``crc32c`` and ``sha256`` are of the image with holes as zeros, that is of the file that extract writes
-    (``sha256`` is None where the holes are more than 16 GiB); ``pages_crc32c`` and ``pages_sha256`` of the populated
-    pages alone, by ascending PFN.
+    ``crc32c`` and ``sha256`` are those of the image with holes as zeros, that is of the file that extract writes
+    (``sha256`` is None if there are more than 16 GiB of holes); ``pages_crc32c`` and ``pages_sha256`` those of the
+    populated pages alone, by ascending PFN.
     """
 
     bytes: int
@@ -34,21 +36,29 @@ class DigestReport(NamedTuple):
     pages_sha256: str
 
 
-def digest(source: Any, *, limits: Limits = Limits(), progress: Callable[[int], Any] = lambda offset: None,
-           jobs: int = 1, **options: Any) -> DigestReport:
-    """Load a stream's final memory and checksum it; ``source`` and ``options`` are those of xstream.open. ``jobs``:
-    threads that copy pages and compute CRCs. A SHA-256 is always computed by one thread.
+def digest(source: SourceLike, *, format: Optional[str] = None, limits: Limits = Limits(), strict: bool = False,
+           checkpointed: bool = False, width: Optional[int] = None, guest: Optional[str] = None,
+           progress: Callable[[int], Any] = lambda offset: None, jobs: int = 1) -> DigestReport:
+    """Load a stream's final memory and compute its checksums.
 
-    Raises StreamError's kin.
+    ``progress`` is called with the offset reached, once per batch; ``jobs`` is the number of threads that copy pages
+    and compute CRCs (each SHA-256 takes one). The other arguments are those of :func:`xstream.open`. Raises StreamError
+    or a subclass.
     """
-    return digest_memory(_load(source, limits, progress, options, jobs), jobs)
+    with open_stream(source, format=format, limits=limits, strict=strict, checkpointed=checkpointed, width=width,
+                     guest=guest) as reader:
+        memory = _load(reader, limits, progress, jobs)
+    return digest_memory(memory, jobs)
 
 
-def page_digests(source: Any, *, limits: Limits = Limits(), progress: Callable[[int], Any] = lambda offset: None,
-                 jobs: int = 1, **options: Any) -> Iterator[Tuple[int, int]]:
-    """(PFN, CRC32C of its page) of each populated PFN, ascending, by ``jobs`` threads. Raises StreamError's kin, before
-    the first pair."""
-    memory = _load(source, limits, progress, options, jobs)
+def page_digests(source: SourceLike, *, format: Optional[str] = None, limits: Limits = Limits(), strict: bool = False,
+                 checkpointed: bool = False, width: Optional[int] = None, guest: Optional[str] = None,
+                 progress: Callable[[int], Any] = lambda offset: None, jobs: int = 1) -> Iterator[Tuple[int, int]]:
+    """(PFN, CRC32C of its page) of each populated PFN, ascending. The arguments are those of :func:`digest`. Raises
+    StreamError or a subclass before the first pair."""
+    with open_stream(source, format=format, limits=limits, strict=strict, checkpointed=checkpointed, width=width,
+                     guest=guest) as reader:
+        memory = _load(reader, limits, progress, jobs)
     return (pair for first, sums in run_digests(memory, jobs) for pair in enumerate(sums, first))
 
 
@@ -85,10 +95,9 @@ def _image_sha256(memory: GuestMemory, populated: int, pages_sha: Any) -> Option
     return image_sha.hexdigest()
 
 
-def _load(source: Any, limits: Limits, progress: Callable[[int], Any], options: Any, jobs: int) -> GuestMemory:
+def _load(reader: AnyReader, limits: Limits, progress: Callable[[int], Any], jobs: int) -> GuestMemory:
     memory = GuestMemory(limit=limits.guest_pfns)
-    with open_stream(source, limits=limits, **options) as reader:
-        Loader(reader, memory, jobs=jobs).run(progress)
+    Loader(reader, memory, jobs=jobs).run(progress)
     return memory
 
 
@@ -99,7 +108,7 @@ def _page_checksums(pages: memoryview) -> memoryview:
 
 
 def _each(memory: GuestMemory, work: Callable[[memoryview], Any], jobs: int) -> Iterator[Tuple[int, memoryview, Any]]:
-    """(first PFN, pages, what ``work`` makes of them) of pieces of populated neighbours, ascending."""
+    """(first PFN, pages, what ``work`` returned for them) of pieces of populated neighbours, ascending."""
     pieces = _pieces(memory)
     if jobs == 1:
         for first, pages in pieces:
