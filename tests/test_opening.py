@@ -7,6 +7,7 @@ import importlib
 import io
 import lzma
 import os
+import struct
 import subprocess
 import sys
 import tarfile
@@ -117,6 +118,56 @@ def test_a_format_can_be_said(name):
         xstream.open(stream, format="vmdk")
 
 
+def ext2():
+    """The superblock of an ext2 filesystem, after a boot block of zeros."""
+    return bytes(1080) + b"\x53\xef" + bytes(3000)
+
+
+def vhd(disk, block=0x200000, at=4):
+    """A dynamic VHD with one block at a sector, which begins with ``disk``."""
+    footer = (b"conectix" + struct.pack(">IIQ", 2, 0x10000, 512)).ljust(512, b"\0")
+    header = (b"cxsparse" + struct.pack(">qQIII", -1, 1536, 0x10000, 1, block)).ljust(1024, b"\0")
+    table = struct.pack(">I", at).ljust(512, b"\xff")
+    bitmap = -(-block // 512 // 8 // 512) * 512
+    image = (footer + header + table).ljust(at * 512, b"\0") + b"\xff" * bitmap + disk
+    return image + footer
+
+
+def qcow2(disk, version=3, cluster=1 << 16):
+    """A qcow2 image: header, both tables and the first cluster in a cluster each."""
+    header = b"QFI\xfb" + struct.pack(">IQIIQIIQ", version, 0, 0, 16, 1 << 30, 0, 1, cluster)
+    tables = struct.pack(">Q", 1 << 63 | 2 * cluster).ljust(cluster, b"\0") + \
+        struct.pack(">Q", 1 << 63 | 3 * cluster).ljust(cluster, b"\0")
+    return header.ljust(cluster, b"\0") + tables + disk
+
+
+@pytest.mark.parametrize("way", ["buffer", "mapped", "pipe", "object", "fed"])
+@pytest.mark.parametrize("image, command", [
+    (vhd, "vpc"), (lambda disk: vhd(disk, block=1 << 22, at=700), "vpc"), (qcow2, "qcow2"),
+    (lambda disk: qcow2(disk, version=2), "qcow2"),
+])
+def test_a_suspend_image_on_a_virtual_disk(image, command, way):
+    for disk, named in ((containers.xenopsd(), r"with a suspend image on it \(format xenopsd\)"),
+                        (containers.xenopsd_unstructured(), r"suspend image on it \(format xenopsd\)"),
+                        (ext2(), "with an ext2"), (b"nothing known" * 300, "if a suspend image is on the disk")):
+        with WAYS[way](image(disk)) as source, pytest.raises(UnsupportedStream, match=named) as caught:
+            xstream.open(source)
+        assert "qemu-img convert -f {} -O raw".format(command) in str(caught.value)
+
+
+def test_a_disk_whose_tables_lead_nowhere():
+    for image in (vhd(b""), qcow2(b""), vhd(b"x" * 5000, at=0xFFFFFFFE >> 20), qcow2(b"")[:1 << 16],
+                  b"QFI\xfb" + b"\xff" * 100, b"conectix".ljust(512, b"\0") + b"cxsparse" + b"\xff" * 100):
+        for way in ("buffer", "mapped", "pipe"):
+            with WAYS[way](image) as source, pytest.raises(UnsupportedStream, match="disk image: if"):
+                xstream.open(source)
+
+
+def test_a_fixed_vhd_is_its_disk_and_a_footer():
+    footer = (b"conectix" + struct.pack(">IIQ", 2, 0x10000, 2 ** 64 - 1)).ljust(512, b"\0")
+    assert xstream.verify(containers.xenopsd() + bytes(5000) + footer).format == "xenopsd"
+
+
 def tar(*names):
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as archive:
@@ -133,6 +184,10 @@ def tar(*names):
     (b"LibvirtQemudSave" + bytes(100), "QEMU"),
     (b"\x04\x22\x4d\x18" + bytes(20), "lz4"),
     (b"QFI\xfb" + bytes(20), "qcow2"),
+    (b"LibvirtQemudPart" + bytes(100), "unfinished save file of libvirt"),
+    (lzma.compress(samples.hvm(), lzma.FORMAT_ALONE), "lzma file: decompress it"),
+    (b"conectix" + bytes(504), "VHD disk image: if a suspend image is on the disk, make it raw: qemu-img"),
+    (ext2(), r"ext2.*mount"),
 ])
 def test_what_it_is_not_is_said_by_name(stream, named):
     for way in ("buffer", "pipe", "trickle", "fed"):

@@ -3,6 +3,7 @@ import contextlib
 from functools import partial
 from typing import Any, Iterator, Optional, Tuple, Union
 
+from xstream.containers.disks import start_of_disk
 from xstream.containers.layers import LAYERS, Settings, memory_reader
 from xstream.containers.reader import NestedReader
 from xstream.errors import CorruptStream, UnsupportedStream
@@ -11,13 +12,15 @@ from xstream.stream.compressed import DecompressedSource
 from xstream.stream.legacy_reader import LegacyReader
 from xstream.stream.reader import Reader
 from xstream.stream.records import RecordReader
-from xstream.stream.signs import COMPRESSED, LEGACY, LEGACY_SIZE, OTHERS, OURS, Sign
-from xstream.stream.source import FedSource, NeedMoreData, Source, open_source
+from xstream.stream.signs import COMPRESSED, LEGACY, LEGACY_SIZE, OTHERS, OURS, RAW, Sign
+from xstream.stream.source import BufferSource, FedSource, NeedMoreData, Source, open_source
 from xstream.wire import legacy, libxc
 
 #: What reads a stream: of libxc, old or new, or of a container.
 AnyReader = Union[Reader, LegacyReader, NestedReader]
 
+#: Bytes of a disk that are looked at: enough for every magic number in signs.
+DISK_START = 2048
 #: Formats that can be asked for by name.
 FORMATS = (libxc.LAYER, legacy.LAYER) + tuple(LAYERS)
 
@@ -87,8 +90,23 @@ def _recognised(source: Source) -> Tuple[Source, str]:
         raise CorruptStream("not a stream or save file of any format known here", offset=source.offset,
                             expected="one of " + ", ".join(FORMATS), got=start or "an empty input")
     if sign in OTHERS:
-        raise UnsupportedStream("not a Xen stream but {}: {}".format(sign.format, sign.advice), offset=source.offset)
+        name, advice = _advice(source, sign)
+        raise UnsupportedStream("not a Xen stream but {}: {}".format(name, advice), offset=source.offset)
     return source, sign.format
+
+
+def _advice(source: Source, sign: Sign) -> Tuple[str, str]:
+    """What a file of a format that isn't read here is, and what to do with it. A disk may hold a stream."""
+    if not sign.disk:
+        return sign.format, sign.advice
+    start = start_of_disk(source, sign.disk, DISK_START)
+    on_disk = None if start is None else recognise(BufferSource(start))
+    raw = "make it raw: " + RAW[sign.disk]
+    if on_disk is None:
+        return sign.format, "if a suspend image is on the disk, " + raw
+    if on_disk in OTHERS:
+        return "{} with {} on it".format(sign.format, on_disk.format), "{}; OUT: {}".format(raw, on_disk.advice)
+    return "{} with a suspend image on it (format {})".format(sign.format, on_disk.format), raw + "; then read OUT"
 
 
 def recognise(source: Source) -> Optional[Sign]:

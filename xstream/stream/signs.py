@@ -1,17 +1,23 @@
-"""The bytes by which formats are known: those that are read, and those that are met instead."""
+"""The magic bytes of formats: those that xstream reads, and others that are found in their place."""
 from typing import NamedTuple, Tuple
 
 from xstream.wire import colo, legacy, libvirt, libxc, libxl, xend, xenopsd, xl
 
 
 class Sign(NamedTuple):
-    """A format's name, its magic bytes and where they stand; ``advice``: what to do with what isn't ours, whose name
-    has its article."""
+    """The magic bytes of a format.
+
+    - ``format``: its name; of a format that xstream doesn't read, with an article;
+    - ``magic``, ``offset``: the bytes, and their offset in the file;
+    - ``advice``: what to do with a file that xstream doesn't read;
+    - ``disk``: of a disk image, the key of its format in RAW; the advice then depends on what is on the disk.
+    """
 
     format: str
     magic: bytes
     offset: int = 0
     advice: str = ""
+    disk: str = ""
 
 
 OURS: Tuple[Sign, ...] = (
@@ -25,12 +31,12 @@ OURS: Tuple[Sign, ...] = (
     Sign(colo.LAYER, colo.START),
 )
 
-#: A legacy stream has no magic bytes: it is what begins with good numbers.
+#: A legacy stream has no magic bytes; it is recognised by plausible numbers.
 LEGACY = Sign(legacy.LAYER, b"")
-#: Bytes of those.
+#: The number of bytes that these take.
 LEGACY_SIZE = 16
 
-#: Decompressed on the way, where Python has the means.
+#: Decompressed while they are read, if Python has the decompressor.
 COMPRESSED: Tuple[Sign, ...] = (
     Sign("gzip", b"\x1f\x8b\x08"),
     Sign("xz", b"\xfd7zXZ\0"),
@@ -38,16 +44,27 @@ COMPRESSED: Tuple[Sign, ...] = (
     Sign("zstd", b"\x28\xb5\x2f\xfd"),
 )
 
+#: How to get the disk in an image, by the format that ``disk`` names.
+RAW = {"vhd": "qemu-img convert -f vpc -O raw FILE OUT", "qcow2": "qemu-img convert -f qcow2 -O raw FILE OUT"}
+
 OTHERS: Tuple[Sign, ...] = (
     Sign("a QEMU migration stream", b"QEVM",
-         advice="a device model's own record, or a guest of QEMU's that Xen had no part in"),
-    Sign("a save file of libvirt's QEMU driver", b"LibvirtQemudSave", advice="Xen had no part in it"),
-    Sign("an ELF file", b"\x7fELF", advice="if xl dump-core wrote it, it is a core, from which nothing is restored"),
+         advice="it is a device model's record, or a guest of QEMU's own, not a Xen guest's memory"),
+    Sign("a save file of libvirt's QEMU driver", b"LibvirtQemudSave", advice="the guest in it isn't a Xen guest"),
+    Sign("an unfinished save file of libvirt's QEMU driver", b"LibvirtQemudPart",
+         advice="the guest in it isn't a Xen guest, and the save was interrupted"),
+    Sign("an ELF file", b"\x7fELF", advice="if xl dump-core wrote it, it is a core dump, which can't be restored"),
     Sign("an XVA (a VM exported by XenServer or XCP-ng)", b"ova.xml\0",
-         advice="it is a tar archive of disks; a suspend image may be a disk in it"),
-    Sign("a tar archive", b"ustar", 257, advice="take the stream out of it with tar"),
+         advice="it is a tar archive of disks; one of them may be a suspend image"),
+    Sign("a tar archive", b"ustar", 257, advice="extract the stream with tar"),
     Sign("an lz4 file", b"\x04\x22\x4d\x18", advice="decompress it: lz4 -dc FILE | xstream ... -"),
     Sign("an lzop file", b"\x89LZO\0\r\n\x1a\n", advice="decompress it: lzop -dc FILE | xstream ... -"),
-    Sign("a qcow2 disk image", b"QFI\xfb", advice="a disk, not a stream"),
-    Sign("a VHD disk image", b"conectix", advice="a disk, not a stream"),
+    Sign("an .lzma file", b"\x5d\0\0", advice="decompress it: xz --format=lzma -dc FILE | xstream ... -"),
+    Sign("a qcow2 disk image", b"QFI\xfb", disk="qcow2"),
+    Sign("a VHD disk image", b"conectix", disk="vhd"),
+    Sign("a VHDX disk image", b"vhdxfile", advice="if a suspend image is on the disk, make the image raw: "
+         "qemu-img convert -f vhdx -O raw FILE OUT"),
+    Sign("an ext2, ext3 or ext4 filesystem", b"\x53\xef", 1080,
+         advice="XenServer up to 6.2 kept suspend images in one: mount it (mount -o ro,loop FILE DIR) and read the "
+         "suspend image in it"),
 )
