@@ -4,6 +4,7 @@ import json
 import os
 
 import pytest
+from test_cli import run
 from ways import WAYS
 
 import xstream
@@ -132,3 +133,59 @@ def test_a_legacy_suspend_image_converts(way, to, options, tried):
         xstream.convert(source, out, to=to, **options)
     xstream.verify(out.getvalue())
     assert list(xstream.page_digests(out.getvalue())) == list(xstream.page_digests(image))
+
+
+@pytest.mark.parametrize("way", ["mapped", "pipe"])
+def test_a_header_that_announces_another_stream(way, tried):
+    with WAYS[way](tried("02-libvirt-version1-v2stream.save")) as source:
+        layers = xstream.verify(source).layers
+    assert [layer.format for layer in layers] == ["libvirt", "libxl", "libxc"]
+    assert "announces a legacy stream" in layers[0].about["note"]
+
+
+def test_the_memory_before_a_vgpus_record(tmp_path, tried, capsys):
+    path, out = tmp_path / "image", tmp_path / "out"
+    path.write_bytes(tried("03-xenopsd-vgpu-after.img"))
+    for command in (["extract", str(path), str(out)], ["convert", "--to", "libxc", str(path), str(out) + ".xs"],
+                    ["digest", str(path)], ["info", str(path)], ["verify", str(path)]):
+        assert main(command) == 0
+        assert "not read: from offset 22258 on" in " ".join("".join(capsys.readouterr()).split())
+    assert xstream.digest(str(out) + ".xs").pages_sha256 == xstream.digest(str(path)).pages_sha256
+    assert out.stat().st_size == xstream.digest(str(path)).bytes
+
+
+@pytest.mark.parametrize("way", ["mapped", "pipe"])
+def test_a_suspend_image_on_a_virtual_disk(way, tried):
+    with WAYS[way](tried("04-suspend-vdi.vhd")) as source, \
+            pytest.raises(xstream.UnsupportedStream, match="a suspend image on it.*qemu-img convert -f vpc -O raw"):
+        xstream.open(source)
+
+
+def test_a_legacy_suspend_image(tmp_path, tried):
+    path, out = tmp_path / "image", str(tmp_path / "out")
+    path.write_bytes(tried("08-xenopsd-legacy-pv.img"))
+    assert main(["convert", str(path), out]) == 0
+    assert xstream.digest(out) == xstream.digest(str(path))
+
+
+@pytest.mark.parametrize("way", ["path", "pipe"])
+@pytest.mark.parametrize("name", ["legacy-extinfo-block", "legacy-remus-compressed"])
+def test_contents_of_legacy_records(name, way, tmp_path, tried):
+    path = tmp_path / "stream"
+    path.write_bytes(tried(name))
+    for options in ([], ["--json"]):
+        if way == "path":
+            status, out, _ = run("info", "--records", *options, str(path))
+        else:
+            status, out, _ = run("info", "--records", *options, "-", stdin=path.read_bytes())
+        assert status == 0 and b"<memory" not in out
+        assert not options or json.loads(out.decode())["ok"]
+
+
+@pytest.mark.parametrize("name", ["rows-10000.xs", "remus-2000.xs"])
+def test_many_rows_and_many_record_types(name, tmp_path, tried, capsys):
+    path = tmp_path / "stream"
+    path.write_bytes(tried(name))
+    assert main(["info", str(path)]) == 0
+    assert len(capsys.readouterr().out.splitlines()) > 1000
+

@@ -343,11 +343,18 @@ def _extract(options: Any) -> Optional[int]:
         del document["error"]
         print_json(document if error is None else dict(error.as_dict(), **document))
     if error is None:
+        _complain_of_unread(options, report)
         return None
     sys.stdout.flush()
     status = _complain_of(options, error)
     _complain("salvaged {} pages; {}".format(report.populated, _missing_ranges(report)))
     return status
+
+
+def _complain_of_unread(options: Any, report: Any) -> None:
+    """Say what followed the memory and could not be read."""
+    if report.unread and not getattr(options, "quiet", False):
+        _complain("not read: " + report.unread)
 
 
 def _threads(options: Any) -> int:
@@ -382,10 +389,12 @@ def _digest(options: Any) -> None:
     if options.json:
         _emit(options, shown)
         return
+    del shown["unread"]
     _print_name(options)
     shown["bytes"] = human_size(report.bytes).replace(" bytes", "", 1)
     for name, value in shown.items():
         print_text("{:13} {}".format(name, "not computed: holes too large" if value is None else value))
+    _complain_of_unread(options, report)
 
 
 def _policy(options: Any) -> Optional[int]:
@@ -435,8 +444,7 @@ def _convert(options: Any) -> Optional[int]:
         print_json(report._asdict())
     if report.dropped and not options.quiet:
         _complain("dropped (no equivalent in the output format): " + ", ".join(report.dropped))
-    if report.unread is not None:
-        _complain("not read: " + report.unread)
+    _complain_of_unread(options, report)
     return None
 
 

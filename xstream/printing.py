@@ -243,6 +243,7 @@ def print_verified(report: Any, name: str = "") -> None:
     print_text(name + ": " + text if name else text)
     if not name:
         print_layers(report.layers)
+    print_unread(report)
 
 
 def print_contents(row: Any, whole: bool) -> None:

@@ -25,7 +25,8 @@ class DigestReport(NamedTuple):
 
     ``crc32c`` and ``sha256`` are those of the image with holes as zeros, that is of the file that extract writes
     (``sha256`` is None if there are more than 16 GiB of holes); ``pages_crc32c`` and ``pages_sha256`` those of the
-    populated pages alone, by ascending PFN.
+    populated pages alone, by ascending PFN. ``unread``: what follows the memory and could not be read, in words, or
+    None.
     """
 
     bytes: int
@@ -34,6 +35,7 @@ class DigestReport(NamedTuple):
     sha256: Optional[str]
     pages_crc32c: int
     pages_sha256: str
+    unread: Optional[str] = None
 
 
 def digest(source: SourceLike, *, format: Optional[str] = None, limits: Limits = Limits(), strict: bool = False,
@@ -48,7 +50,8 @@ def digest(source: SourceLike, *, format: Optional[str] = None, limits: Limits =
     with open_stream(source, format=format, limits=limits, strict=strict, checkpointed=checkpointed, width=width,
                      guest=guest) as reader:
         memory = _load(reader, limits, progress, jobs)
-    return digest_memory(memory, jobs)
+        unread = reader.unread
+    return digest_memory(memory, jobs)._replace(unread=unread)
 
 
 def page_digests(source: SourceLike, *, format: Optional[str] = None, limits: Limits = Limits(), strict: bool = False,

@@ -28,6 +28,8 @@ class ExtractReport(NamedTuple):
     pages) of each range that the stream hadn't mentioned until then, ascending. The ranges reach up to the end of the
     guest's memory if the stream says where that is (PV guests, legacy streams), else to the highest PFN seen;
     ``missing_pages`` is their sum, of all of them even if there are more than 10000 and the rest are left out.
+
+    ``unread``: what follows the memory and could not be read, in words, or None.
     """
 
     bytes: int
@@ -35,6 +37,7 @@ class ExtractReport(NamedTuple):
     error: Optional[StreamError] = None
     missing: Tuple[Tuple[int, int], ...] = ()
     missing_pages: int = 0
+    unread: Optional[str] = None
 
 
 def runs(memory: GuestMemory) -> Iterator[Tuple[int, int]]:
@@ -98,7 +101,7 @@ def extract(source: SourceLike, sink: SinkLike, *, salvage: bool = False, format
             error = _load(reader, memory, salvage, progress, jobs)
             _write_in_order(memory, sink)
         if error is None:
-            return ExtractReport(len(memory) * PAGE_SIZE, memory.populated_count)
+            return ExtractReport(len(memory) * PAGE_SIZE, memory.populated_count, unread=reader.unread)
         missing, pages = _missing(memory, reader.pfn_end if reader.pfn_end < limits.guest_pfns else len(memory))
         return ExtractReport(len(memory) * PAGE_SIZE, memory.populated_count, error, missing, pages)
 

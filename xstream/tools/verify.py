@@ -22,7 +22,8 @@ _BODY_OFFSET: Dict[str, int] = {libxc.LAYER: 8, libxl.LAYER: 8}
 
 class VerifyReport(NamedTuple):
     """A good stream's summary. ``records`` counts those of all ``layers``, outermost first; ``format`` is the
-    outermost's, ``version``, ``guest`` and ``made_by`` are the memory stream's."""
+    outermost's, ``version``, ``guest`` and ``made_by`` are the memory stream's. ``unread``: what follows the memory
+    and could not be read, in words, or None; with ``strict`` that is an error."""
 
     format: str
     version: int
@@ -35,6 +36,7 @@ class VerifyReport(NamedTuple):
     checkpoints: int
     bytes: int
     layers: Tuple[Layer, ...]
+    unread: Optional[str] = None
 
 
 class _Verifier:
@@ -140,4 +142,5 @@ def verify(source: Any, *, format: Optional[str] = None, limits: Limits = Limits
         layers = verifier.layers
         return VerifyReport(*reader.identity, records=sum(layer.records for layer in layers),
                             batches=verifier.batches, pfns=verifier.pfns, pages=verifier.pages,
-                            checkpoints=reader.checkpoints, bytes=verifier.end, layers=layers)
+                            checkpoints=reader.checkpoints, bytes=verifier.end, layers=layers,
+                            unread=reader.unread)
