@@ -13,7 +13,7 @@ from xstream.stream.legacy_reader import LegacyReader
 from xstream.stream.reader import Reader
 from xstream.stream.records import RecordReader
 from xstream.stream.signs import COMPRESSED, LEGACY, LEGACY_SIZE, OTHERS, OURS, RAW, Sign
-from xstream.stream.source import BufferSource, FedSource, NeedMoreData, Source, open_source
+from xstream.stream.source import BufferSource, FedSource, NeedMoreData, Source, SourceLike, open_source
 from xstream.wire import legacy, libxc
 
 #: What reads a stream: of libxc, old or new, or of a container.
@@ -25,7 +25,7 @@ DISK_START = 2048
 FORMATS = (libxc.LAYER, legacy.LAYER) + tuple(LAYERS)
 
 
-def open_stream(source: Any, *, format: Optional[str] = None, limits: Limits = Limits(), strict: bool = False,
+def open_stream(source: SourceLike, *, format: Optional[str] = None, limits: Limits = Limits(), strict: bool = False,
                 checkpointed: bool = False, exact: bool = False, width: Optional[int] = None,
                 guest: Optional[str] = None) -> AnyReader:
     """The reader for a stream, or a container of one, of whatever format.
@@ -60,7 +60,7 @@ def open_stream(source: Any, *, format: Optional[str] = None, limits: Limits = L
 
 
 @contextlib.contextmanager
-def reading(source: Any, *, format: Optional[str] = None, limits: Limits = Limits(), strict: bool = False,
+def reading(source: SourceLike, *, format: Optional[str] = None, limits: Limits = Limits(), strict: bool = False,
             checkpointed: bool = False, width: Optional[int] = None, guest: Optional[str] = None,
             exact: bool = False) -> Iterator[AnyReader]:
     """A reader for ``source``, for the length of a ``with`` block: :func:`open_stream`'s, closed at the end of the

@@ -13,7 +13,7 @@ from xstream.containers.nesting import (
 )
 from xstream.errors import LimitExceeded, OrderError, StreamError
 from xstream.limits import Limits
-from xstream.stream.sink import Sink, open_sink
+from xstream.stream.sink import OpenSinkLike, Sink, open_sink
 from xstream.stream.source import PendingPages
 from xstream.stream.writer import Around, Writer, padding_of
 from xstream.wire import colo, libvirt, libxl, xenopsd, xl
@@ -32,7 +32,7 @@ class _ContainerWriter(Around):
     #: States in which the stream within writes.
     inner_states: Tuple[str, ...] = ()
 
-    def __init__(self, sink: Any, nesting: Nesting, limits: Limits) -> None:
+    def __init__(self, sink: OpenSinkLike, nesting: Nesting, limits: Limits) -> None:
         self.sink: Sink = open_sink(sink)
         self.limits = limits
         self.index = -1
@@ -76,7 +76,7 @@ class LibxlWriter(_ContainerWriter):
     layer = libxl.LAYER
     inner_states = ("libxc", "resumed")
 
-    def __init__(self, sink: Any, header: libxl.Header = libxl.Header(), *, checkpointed: bool = False,
+    def __init__(self, sink: OpenSinkLike, header: libxl.Header = libxl.Header(), *, checkpointed: bool = False,
                  limits: Limits = Limits()) -> None:
         super().__init__(sink, libxl_nesting(), limits)
         self._checkpointed = checkpointed
@@ -124,7 +124,7 @@ class BackChannelWriter(_ContainerWriter):
 
     layer = colo.LAYER
 
-    def __init__(self, sink: Any, *, limits: Limits = Limits()) -> None:
+    def __init__(self, sink: OpenSinkLike, *, limits: Limits = Limits()) -> None:
         super().__init__(sink, colo_nesting(), limits)
 
     def write(self, record: colo.Record) -> None:
@@ -152,7 +152,8 @@ class XenopsdWriter(_ContainerWriter):
 
     layer = xenopsd.LAYER
 
-    def __init__(self, sink: Any, header: xenopsd.Header = xenopsd.Header(), *, limits: Limits = Limits()) -> None:
+    def __init__(self, sink: OpenSinkLike, header: xenopsd.Header = xenopsd.Header(), *,
+                 limits: Limits = Limits()) -> None:
         super().__init__(sink, xenopsd_nesting(header.structured), limits)
         self.inner_states = ("memory",) if header.structured else ("start",)
         self._image: Optional[int] = None if header.structured else xenopsd.LIBXC_LEGACY
@@ -207,7 +208,7 @@ class XenopsdWriter(_ContainerWriter):
 class _SaveFileWriter:
     """A header in front of a stream; it goes out with construction. ``sink`` is then where a legacy stream goes."""
 
-    def __init__(self, sink: Any, pieces: Sequence[Buffer], limits: Limits) -> None:
+    def __init__(self, sink: OpenSinkLike, pieces: Sequence[Buffer], limits: Limits) -> None:
         self.sink: Sink = open_sink(sink)
         self.limits = limits
         self.sink.write(pieces)
@@ -223,7 +224,7 @@ class XlWriter(_SaveFileWriter):
 
     layer = xl.LAYER
 
-    def __init__(self, sink: Any, header: xl.SaveHeader, *, limits: Limits = Limits()) -> None:
+    def __init__(self, sink: OpenSinkLike, header: xl.SaveHeader, *, limits: Limits = Limits()) -> None:
         pieces = xl.build(header)
         xl.parse_head(pieces[0])
         if len(header.config) > limits.body_length:
@@ -238,7 +239,7 @@ class LibvirtWriter(_SaveFileWriter):
 
     layer = libvirt.LAYER
 
-    def __init__(self, sink: Any, header: libvirt.SaveHeader, *, limits: Limits = Limits()) -> None:
+    def __init__(self, sink: OpenSinkLike, header: libvirt.SaveHeader, *, limits: Limits = Limits()) -> None:
         pieces = libvirt.build(header)
         libvirt.parse_head(pieces[0])
         if len(header.xml) > limits.body_length:

@@ -6,7 +6,7 @@ from xstream.kernels import pfns as pfn_kernel
 from xstream.limits import Limits
 from xstream.stream.reader import Identity, Layer, PageRun, incomplete, only_layer
 from xstream.stream.records import RecordReader
-from xstream.stream.source import PendingPages, Source, open_source
+from xstream.stream.source import PendingPages, Source, SourceLike, open_source
 from xstream.wire import legacy, libxc, vcpu
 from xstream.wire.legacy import CHUNK, U32, Record
 from xstream.wire.libxc import PAGE_SIZE, PageData
@@ -44,7 +44,7 @@ class LegacyReader(RecordReader[Record]):
 
     layer = legacy.LAYER
 
-    def __init__(self, source: Any, *, width: Optional[int] = None, guest: Optional[str] = None,
+    def __init__(self, source: SourceLike, *, width: Optional[int] = None, guest: Optional[str] = None,
                  limits: Limits = Limits(), strict: bool = False, checkpointed: bool = False,
                  contained: bool = False, device_model: bool = True, exact: bool = False) -> None:
         if width not in (None,) + legacy.WIDTHS:

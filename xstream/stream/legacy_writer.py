@@ -4,7 +4,7 @@ from typing import Any, Dict, List, Optional, Tuple, Type
 from xstream.errors import CorruptStream, OrderError, StreamError
 from xstream.kernels import deltas
 from xstream.kernels import pfns as pfn_kernel
-from xstream.stream.sink import Sink, open_sink
+from xstream.stream.sink import OpenSinkLike, Sink, open_sink
 from xstream.stream.source import PendingPages
 from xstream.wire import legacy, libxc
 from xstream.wire.frames import Buffer
@@ -61,7 +61,7 @@ class LegacyWriter:
 
     layer = legacy.LAYER
 
-    def __init__(self, sink: Any, p2m_size: int, *, width: int = 8, guest: str = legacy.HVM,
+    def __init__(self, sink: OpenSinkLike, p2m_size: int, *, width: int = 8, guest: str = legacy.HVM,
                  gathered: bool = True) -> None:
         if width not in legacy.WIDTHS or guest not in _TAILS:
             raise ValueError("no legacy stream of width {!r} and guest {!r}".format(width, guest))

@@ -6,7 +6,7 @@ from xstream.kernels import batches as batch_kernel
 from xstream.limits import Limits
 from xstream.stream.ordering import CHECKPOINT, END, Ordering
 from xstream.stream.records import RecordReader
-from xstream.stream.source import PendingPages, Source, open_source
+from xstream.stream.source import PendingPages, Source, SourceLike, open_source
 from xstream.wire import libxc
 from xstream.wire.frames import FRAME, padded
 from xstream.wire.libxc import DomainHeader, ImageHeader, PageData, Record
@@ -102,8 +102,8 @@ class Reader(RecordReader[Record]):
 
     layer = libxc.LAYER
 
-    def __init__(self, source: Any, *, limits: Limits = Limits(), strict: bool = False, checkpointed: bool = False,
-                 exact: bool = False, contained: bool = False) -> None:
+    def __init__(self, source: SourceLike, *, limits: Limits = Limits(), strict: bool = False,
+                 checkpointed: bool = False, exact: bool = False, contained: bool = False) -> None:
         self.source: Source = open_source(source, exact=exact)
         self.limits = limits
         self.strict = strict

@@ -26,8 +26,10 @@ if TYPE_CHECKING:
 
         def write(self, data: Any) -> Any: ...
 
+#: What is open for writing already, and stays open; see :func:`open_sink`.
+OpenSinkLike = Union[int, "socket.socket", "SupportsWrite", "Sink"]
 #: Everything that can be written to; see :func:`opened_sink`.
-SinkLike = Union[str, "os.PathLike[str]", int, "socket.socket", "SupportsWrite", "Sink"]
+SinkLike = Union[str, "os.PathLike[str]", OpenSinkLike]
 
 _F_SETPIPE_SZ = 1031  # not in Python's fcntl module before 3.10
 _PIPE_SIZE = 1 << 20  # the largest that unprivileged processes may request by default (/proc/sys/fs/pipe-max-size)
@@ -203,7 +205,7 @@ class ObjectSink(Sink):
         poller.poll()
 
 
-def open_sink(sink: Any, *, splice: bool = False, name: Optional[str] = None) -> Sink:
+def open_sink(sink: OpenSinkLike, *, splice: bool = False, name: Optional[str] = None) -> Sink:
     """The Sink for a descriptor, a socket, an object with ``write``, or a Sink itself; paths need
     :func:`opened_sink`. With ``splice``, that of a pipe is a SplicingSink. ``name`` is what an
     OSError names a descriptor. Raises TypeError for anything else."""

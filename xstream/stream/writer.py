@@ -7,7 +7,7 @@ from xstream.kernels import pfns as pfn_kernel
 from xstream.limits import Limits
 from xstream.stream.ordering import Ordering
 from xstream.stream.reader import PageRun
-from xstream.stream.sink import Sink, open_sink
+from xstream.stream.sink import OpenSinkLike, Sink, open_sink
 from xstream.stream.source import PendingPages
 from xstream.wire import libxc
 from xstream.wire.frames import FRAME, Buffer, padded
@@ -42,7 +42,7 @@ class Writer:
 
     layer = libxc.LAYER
 
-    def __init__(self, sink: Any, domain: DomainHeader, image: ImageHeader = ImageHeader(), *,
+    def __init__(self, sink: OpenSinkLike, domain: DomainHeader, image: ImageHeader = ImageHeader(), *,
                  checkpointed: bool = False, limits: Limits = Limits(), around: "Optional[Around]" = None) -> None:
         self.sink: Sink = open_sink(sink)
         self.index = -1

@@ -10,7 +10,7 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Op
 from xstream.containers.opening import open_stream
 from xstream.errors import StreamError
 from xstream.limits import Limits
-from xstream.stream.source import PendingPages
+from xstream.stream.source import PendingPages, SourceLike
 from xstream.wire import (
     features,
     hvm_context,
@@ -66,8 +66,9 @@ class Wanted(NamedTuple):
     record: int
 
 
-def contents(source: Any, wanted: Optional[Wanted] = None, *, format: Optional[str] = None, limits: Limits = Limits(),
-             strict: bool = False, checkpointed: bool = True, width: Optional[int] = None, guest: Optional[str] = None,
+def contents(source: SourceLike, wanted: Optional[Wanted] = None, *, format: Optional[str] = None,
+             limits: Limits = Limits(), strict: bool = False, checkpointed: bool = True, width: Optional[int] = None,
+             guest: Optional[str] = None,
              progress: Callable[[int], Any] = lambda offset: None) -> Iterator[RecordContents]:
     """Yield the contents of all records but page data, in order, or of the one ``wanted``, which may be page data.
 

@@ -13,7 +13,7 @@ from xstream.kernels import pages as page_kernel
 from xstream.kernels import pfns as pfn_kernel
 from xstream.limits import Limits
 from xstream.stream.reader import Layer, PageRun, without_cut_record
-from xstream.stream.source import pieces
+from xstream.stream.source import SourceLike, pieces
 from xstream.wire.formats import record_name
 from xstream.wire.legacy import CompressedBatch, UnmappedPfns
 from xstream.wire.libxc import PAGE_SIZE, PAGE_TYPES, PageData
@@ -196,7 +196,7 @@ class _Survey:
             self.more_rows += 1
 
 
-def info(source: Any, *, format: Optional[str] = None, limits: Limits = Limits(), strict: bool = False,
+def info(source: SourceLike, *, format: Optional[str] = None, limits: Limits = Limits(), strict: bool = False,
          checkpointed: bool = True, width: Optional[int] = None, guest: Optional[str] = None,
          progress: Callable[[int], Any] = lambda offset: None) -> InfoReport:
     """Survey a whole stream. The parameters are those of xstream.open; ``progress`` is called with the offset reached.

@@ -5,7 +5,7 @@ from xstream.containers.opening import AnyReader, open_stream
 from xstream.errors import StreamError, TruncatedStream
 from xstream.limits import Limits
 from xstream.stream.reader import Layer, without_cut_record
-from xstream.stream.source import PendingPages
+from xstream.stream.source import PendingPages, SourceLike
 from xstream.wire import legacy, libxc, libxl
 from xstream.wire.formats import record_name
 from xstream.wire.libxc import PAGE_SIZE, PageData
@@ -119,7 +119,7 @@ class _Verifier:
         return self._pfn_checks
 
 
-def verify(source: Any, *, format: Optional[str] = None, limits: Limits = Limits(), strict: bool = False,
+def verify(source: SourceLike, *, format: Optional[str] = None, limits: Limits = Limits(), strict: bool = False,
            checkpointed: bool = False, width: Optional[int] = None, guest: Optional[str] = None,
            progress: Callable[[int], Any] = lambda offset: None) -> VerifyReport:
     """Check a whole stream: structure, order, PFN words, record bodies, and that it has all a guest needs to run.
