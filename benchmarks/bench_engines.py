@@ -1,4 +1,4 @@
-"""The engines, and beside each what the machine can do."""
+"""The engines, each with the limit of the machine."""
 import contextlib
 
 import pytest

@@ -1,4 +1,4 @@
-"""Each verb and kernel, and beside it the machine's limit and whoever else does the same work."""
+"""Each verb and kernel, with the limit of the machine and other programs that do the same work."""
 import pytest
 
 from xstream.bench import kernels, verbs

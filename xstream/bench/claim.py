@@ -14,14 +14,14 @@ from xstream.wire.libxc import PAGE_SIZE
 PIPE, SOCKET, FILE, NULL = "pipe", "socket", "file", "/dev/null"
 _ENDS: Dict[str, Callable[[], Tuple[int, int]]] = {PIPE: pipe, SOCKET: connection}
 _GUEST_NAMES = {"hvm": "HVM", "pv": "PV"}
-#: From this size on only what the claim stands on is measured: by the whole matrix a run would take too long.
+#: From this size on only the main forms and places are measured: the whole matrix would take too long.
 LARGE = 1 << 30
-#: So many bytes at a time.
+#: Bytes allocated to a file at a time.
 _TURN = 64 << 10
 
 
 class Form(NamedTuple):
-    """A way to write a stream: its name, what it does, and the doing."""
+    """A way to write a stream: its name, what it does, and a function that does it."""
 
     name: str
     what: str
@@ -31,8 +31,8 @@ class Form(NamedTuple):
 
 
 class Case(NamedTuple):
-    """One comparison of the claim: all forms for one guest, size, and place to write to or read from. ``sizes``: bytes
-    of each side's stream."""
+    """One comparison of the claim: all forms for one guest, size, and place to write to or read from. ``sizes``: the
+    bytes of each side's stream."""
 
     verb: str
     guest: str
@@ -55,7 +55,7 @@ def _legacy(width: int, gathered: bool) -> Form:
                 lambda guest, fd: write_legacy(guest, fd, width, gathered), name)
 
 
-#: The first is what the others are measured against.
+#: The others are compared with the first.
 FORMS = (
     Form("v3 writev", "version 3 by writev, pages straight out of the guest", write_stream, "v3"),
     Form("v3 vmsplice", "version 3 by vmsplice, pages by reference",
@@ -65,13 +65,13 @@ FORMS = (
     _legacy(8, False), _legacy(8, True), _legacy(4, False), _legacy(4, True),
 )
 SPLICED = "v3 vmsplice"
-#: Measured for large guests, too.
+#: Those that are measured for large guests too.
 _KEY_FORMS = ("v3 writev", "v3 vmsplice", "legacy64 write")
 
 
 class Claim:
-    """All cases of one guest. It is saved over the streams that are there of it already, which changes none of their
-    bytes, and restored into itself. Close it: it has files."""
+    """All cases of one guest. It is saved over existing streams of itself and restored into its own memory, so that
+    nothing changes. Call ``close`` to remove its files."""
 
     def __init__(self, kind: str, size: int, partner: Partner) -> None:
         self.guest = seeded_guest(size // PAGE_SIZE, kind)
@@ -88,7 +88,7 @@ class Claim:
         self._cleanup.close()
 
     def cases(self) -> Iterator[Case]:
-        """All of them, in order."""
+        """All cases, in order."""
         for name, (verb, where) in case_names(self.guest.kind, self._size).items():
             yield self._case(name, verb, where)
 
@@ -122,7 +122,7 @@ class Claim:
         return lambda: load(path, self.guest.memory)
 
     def _make_streams(self, forms: Sequence[Form]) -> Dict[str, str]:
-        """A file of each form. They take their memory by turns: some of a machine's is faster, whatever lies there."""
+        """A file for each form. Their memory is allocated in turns, because some of a machine's memory is faster."""
         paths = {form.format: os.path.join(self._folder, form.format) for form in forms}
         with contextlib.ExitStack() as opened:
             fds = [opened.enter_context(_opened(paths[form.format])) for form in forms]
@@ -145,7 +145,7 @@ def _opened(path: str) -> Iterator[int]:
 
 
 def case_names(kind: str, size: int) -> Dict[str, Tuple[str, str]]:
-    """The cases of a guest of this kind and size, by name: verb and place."""
+    """The verb and place of each case of a guest of this kind and size, by name."""
     saves, restores = ((PIPE, FILE), (PIPE, FILE)) if size >= LARGE else ((PIPE, SOCKET, FILE, NULL),
                                                                           (PIPE, SOCKET, FILE))
     guest = _GUEST_NAMES[kind] + " " + size_name(size)
@@ -154,7 +154,7 @@ def case_names(kind: str, size: int) -> Dict[str, Tuple[str, str]]:
 
 
 def size_name(size: int) -> str:
-    """64 MiB, 4 GiB."""
+    """A size with its unit, as in "64 MiB"."""
     for shift, unit in ((30, "GiB"), (20, "MiB"), (10, "KiB")):
         if size >= 1 << shift:
             return "{:g} {}".format(size / (1 << shift), unit)
@@ -162,6 +162,6 @@ def size_name(size: int) -> str:
 
 
 def room_for(size: int) -> int:
-    """Bytes of memory that a claim for a guest of this size takes: the guest, its streams in both formats, and some to
-    spare."""
+    """Bytes of memory that the claim needs for a guest of this size: the guest, its streams in both formats, and some
+    reserve."""
     return 4 * size

@@ -1,4 +1,4 @@
-"""The engines: simulated HVM guests saved and restored, hooks and all."""
+"""The engines: simulated HVM guests are saved and restored, including all hooks."""
 import contextlib
 import os
 from typing import Any, Callable, Dict, Iterator
@@ -15,7 +15,7 @@ from xstream.wire.libxc import PAGE_SIZE
 
 
 class Engines:
-    """Workloads over a guest of so many pages, and one with memory to restore into. Close it: it has a file.
+    """Workloads over a guest of ``pages`` pages, and a second guest to restore into. Call ``close`` to remove the file.
 
     ``partner`` is at the other end of pipes; it must have been started before memory was taken.
     """
@@ -37,7 +37,7 @@ class Engines:
         self._cleanup.close()
 
     def workload(self, name: str) -> Workload:
-        """The one of that name."""
+        """The workload of a name."""
         return Workload(name, self.size, tuple(_MAKERS[name](self)))
 
     def _save(self) -> Iterator[Side]:
@@ -78,5 +78,5 @@ _MAKERS: Dict[str, Callable[[Engines], Iterator[Side]]] = {
     "restore": Engines._restore,
     "restore from a pipe": Engines._restore_pipe,
 }
-#: Of all the engines' workloads, in order.
+#: Names of the engines' workloads, in order.
 NAMES = tuple(_MAKERS)

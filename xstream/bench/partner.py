@@ -1,7 +1,7 @@
-"""Processes at the other ends of pipes: one takes bytes and forgets them, one sends a file's.
+"""Processes at the other ends of pipes: one reads bytes and drops them, the other sends a file.
 
-They are processes so that what is measured has a GIL and a CPU clock of its own; and they are started before memory is
-taken, so that none is shared with them.
+They are processes, so that the measured process has its own GIL and CPU clock. They are started before memory is
+allocated, so that they share none of it.
 """
 import array
 import contextlib
@@ -12,18 +12,18 @@ import subprocess
 import sys
 from typing import Any, Callable, Iterator, Set, Tuple
 
-#: Of the pipes that are made here, where one may have that.
+#: Size of the pipes made here, if this process may ask for it.
 PIPE_SIZE = 1 << 20
 _CHUNK = 1 << 20
 _F_SETPIPE_SZ = 1031  # not in Python's fcntl module before 3.10
 
 
 class Partner:
-    """Both processes, as seen from here. Each has one task at a time. Close it. Raises ConnectionError where one of
-    them has ended.
+    """Both processes. Each does one task at a time. Call ``close`` to end them. Raises ConnectionError if one of them
+    has ended.
 
-    While it has one, all that takes part is on one CPU, and takes turns: spread over several it would be measured what
-    it costs to wake each other, which differs by a half from one time to the next.
+    During a task, all processes that take part run on one CPU: on several, the cost of waking each other would be
+    measured, which varies by half.
     """
 
     def __init__(self) -> None:
@@ -36,8 +36,8 @@ class Partner:
         self._giver.close()
 
     def take(self, ends: Tuple[int, int], write: Callable[[int], object]) -> None:
-        """Have ``write`` write to the second of two connected descriptors while a process reads the first; returns once
-        that has read all. Both are closed."""
+        """Call ``write`` with the second of two connected descriptors while a process reads the first. Returns when it
+        has read everything. Closes both."""
         reading, writing = ends
         with _on(self._cpu):
             self._taker.begin(b"", reading)
@@ -48,8 +48,8 @@ class Partner:
             self._taker.wait()
 
     def give(self, ends: Tuple[int, int], path: str, read: Callable[[int], object]) -> None:
-        """Have ``read`` read from the first of two connected descriptors while a process sends a file's bytes to the
-        second. Both are closed."""
+        """Call ``read`` with the first of two connected descriptors while a process sends a file to the second. Closes
+        both."""
         reading, writing = ends
         with _on(self._cpu):
             self._giver.begin(os.fsencode(path), writing)
@@ -83,7 +83,7 @@ class _Process:
         self._process.wait()
 
     def begin(self, path: bytes, fd: int) -> None:
-        """Send it a descriptor, which is closed here, to send a file to, or with no path to drain."""
+        """Pass the process a descriptor, which is closed here: to send a file to, or without a path, to read."""
         self._control.sendmsg([b":" + path], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))])
         os.close(fd)
 
@@ -132,7 +132,7 @@ def _serve(control: socket.socket) -> None:
             else:
                 _drain(fd)
         except (BrokenPipeError, ConnectionResetError):
-            pass  # the other side had enough
+            pass  # the other side has closed it
         finally:
             os.close(fd)
         control.send(b"!")

@@ -1,4 +1,4 @@
-"""A run as a document: made of figures, saved, and compared with others by its ratios."""
+"""A run as a document: made from figures, saved, and compared with others by its ratios."""
 import datetime
 import json
 from pathlib import Path
@@ -10,24 +10,24 @@ from xstream.bench.timing import Figures, as_document
 from xstream.bench.workloads import THREADS, Workload
 
 FORMAT = "xstream bench 1"
-#: The runs that ``--check`` compares with, one file for each CPU family; they come with a checkout.
+#: The runs that ``--check`` compares with, one file for each CPU family; only a checkout has them.
 BASELINES = Path(__file__).resolve().parents[2] / "bench_data"
-#: How far a ratio may fall, at least and at most, whatever its spread was.
+#: Bounds of the tolerance of a ratio, whatever its spread.
 _TOLERANCE = 0.4, 0.6
-#: A change within the spreads of both runs, or smaller than this, is none.
+#: A change that is smaller than this, or within the spread of either run, doesn't count.
 _NOTABLE = 0.05
-#: Sides that differ by less are level, though the same one was ahead in every round.
+#: Sides that differ by less are level, even if the same one was ahead in every round.
 _LEVEL = 0.02
 
 Document = Dict[str, Any]
 
 
 class UsageError(Exception):
-    """The bench was asked for what it can't do."""
+    """The bench was asked for something that it can't do."""
 
 
 class Change(NamedTuple):
-    """A ratio in two runs; ``verdict``: "better", "worse", "level", or "gone" where the later run doesn't have it."""
+    """A ratio in two runs; ``verdict``: "better", "worse", "level", or "gone" if the later run doesn't have it."""
 
     name: str
     before: float
@@ -43,7 +43,7 @@ def document(machine: Document, guest: Document, *, when: Optional[datetime.date
 
 
 def add_part(run: Document, workload: Workload, figures: Sequence[Figures]) -> None:
-    """Enter a workload's figures; those of an earlier measurement go."""
+    """Enter a workload's figures, in place of those of an earlier measurement."""
     _enter(run, "parts", workload, figures, {})
 
 
@@ -54,7 +54,7 @@ def add_case(run: Document, case: Case, figures: Sequence[Figures]) -> None:
     for side, size in zip(row["sides"], case.sizes):
         side["bytes"] = size
         if side["name"] == SPLICED:
-            side["calls"] = None  # Linux counts none of vmsplice's
+            side["calls"] = None  # Linux doesn't count vmsplice
 
 
 def add_sweep(run: Document, sweep: Sweep) -> None:
@@ -79,7 +79,7 @@ def _enter(run: Document, section: str, workload: Workload, figures: Sequence[Fi
 
 
 def _tolerance(ratio: Document, kind: str) -> float:
-    """What share of itself a ratio may lose: what its rounds differed by, within bounds."""
+    """The share of itself that a ratio may lose: the downward spread of its rounds, within bounds."""
     least, most = _TOLERANCE
     lost = most if kind == THREADS else 1.5 * float(1 - ratio["least"] / ratio["median"])
     return round(min(max(least, lost), most), 2)
@@ -91,7 +91,7 @@ def save(run: Document, path: str) -> None:
 
 
 def load(path: str) -> Document:
-    """A run that was saved. Raises OSError, and UsageError where the file isn't one."""
+    """Read a saved run. Raises OSError, and UsageError if the file isn't one."""
     try:
         run = json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError:
@@ -102,13 +102,13 @@ def load(path: str) -> Document:
 
 
 def load_baseline(family: str) -> Optional[Document]:
-    """The baseline of a CPU family (:func:`~xstream.bench.machine.cpu_family`), or None where there is none."""
+    """The baseline of a CPU family (:func:`~xstream.bench.machine.cpu_family`), or None if there is none."""
     path = BASELINES / (family + ".json")
     return load(str(path)) if path.exists() else None
 
 
 def changes(before: Document, now: Document) -> List[Change]:
-    """Every ratio of the earlier run, and what has become of it."""
+    """How each ratio of the earlier run has changed."""
     return [_change(name, ratio, now["ratios"].get(name)) for name, ratio in before["ratios"].items()]
 
 
@@ -125,15 +125,15 @@ def _change(name: str, before: Document, now: Optional[Document]) -> Change:
 
 
 def fallen(baseline: Document, now: Document) -> Dict[str, str]:
-    """The ratios that are by more than their tolerance below the baseline's, each with its workload."""
+    """The ratios that are below the baseline's by more than their tolerance, with their workloads."""
     return {name: ratio["workload"] for name, ratio in baseline["ratios"].items() if name in now["ratios"]
             and now["ratios"][name]["median"] < ratio["median"] * (1 - ratio["tolerance"])}
 
 
 class Standing(NamedTuple):
-    """Where version 3 by writev stands against one form: in how many cases it is ahead; those in which it is level,
-    behind by the median but ahead in some round or by no more than two in a hundred; and those where it is
-    behind."""
+    """How version 3 by writev compares with one form: the number of cases in which it is ahead; the cases in which it
+    is level, that is, slower by the median but faster in some round, or slower by at most 2 %; and the cases in which
+    it is slower."""
 
     form: str
     ahead: int
@@ -142,7 +142,7 @@ class Standing(NamedTuple):
 
 
 def standings(run: Document) -> List[Standing]:
-    """Of each legacy form, saved and restored."""
+    """The standing against each legacy form, saves and restores together."""
     pairs = [(row["name"], side) for row in run["claim"] for side in row["sides"] if side["name"].startswith("legacy")]
     forms = list(dict.fromkeys(side["name"] for _, side in pairs))
     return [Standing(form, *_cases([(name, side["ratio"]) for name, side in pairs if side["name"] == form]))

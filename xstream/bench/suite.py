@@ -1,4 +1,4 @@
-"""The whole bench, or some of its workloads: made one after the other, so that memory goes before more is taken."""
+"""The whole bench, or some of its workloads. They are made one after the other, so that memory is freed in between."""
 import contextlib
 from typing import Callable, List, NamedTuple, Optional, Sequence, Set, Tuple
 
@@ -12,8 +12,8 @@ from xstream.bench.workloads import Workload
 from xstream.wire.libxc import PAGE_SIZE
 
 _MIB = 1 << 20
-#: The parts' guest has one size in either extent, so that their ratios are the same; large enough for the C library to
-#: copy it past the caches, which is the fastest.
+#: The parts' guest has one size in both extents, so that their ratios are comparable: large enough for the C library to
+#: copy it with non-temporal stores.
 _PARTS = 256 * _MIB
 NAMES = verbs.NAMES + engines.NAMES + kernels.NAMES
 
@@ -34,7 +34,7 @@ class Extent(NamedTuple):
     large: Effort
 
 
-#: A row of a large guest is seconds long.
+#: A row of a large guest takes seconds.
 _LARGE = Effort(2, 7, 2, warm=False)
 FULL = Extent(_PARTS, [(kind, size * _MIB) for size in (64, 256) for kind in ("hvm", "pv")]
               + [("hvm", 1024 * _MIB), ("hvm", 4096 * _MIB)], 64 * _MIB, False, Effort(3, 7, 0.6), _LARGE)
@@ -42,7 +42,7 @@ QUICK = Extent(_PARTS, [("hvm", 64 * _MIB)], 16 * _MIB, True, Effort(2, 5, 0.1),
 
 
 class Suite:
-    """What is measured of a seeded guest, or of the memory that ``stream`` ends in. Close it: it has files."""
+    """All measurements on a seeded guest, or on the final memory of ``stream``. Call ``close`` to remove its files."""
 
     def __init__(self, extent: Extent, stream: Optional[str], partner: Partner) -> None:
         self._extent = extent
@@ -51,11 +51,11 @@ class Suite:
         self._cleanup = contextlib.ExitStack()
 
     def close(self) -> None:
-        """Remove the files of what ``workload`` gave."""
+        """Remove the files of the workloads that ``workload`` returned."""
         self._cleanup.close()
 
     def run(self) -> runs.Document:
-        """Measure everything. Of a stream, its parts: sweeps and claim have guests of their own."""
+        """Measure everything; for a stream, the parts only, because sweeps and claim have their own guests."""
         guest = self._guest()
         run = runs.document(machine.facts(), {"bytes": guest.size, "pages": len(guest.types),
                                               "source": self._stream or "seeded: " + MIX})
@@ -77,7 +77,7 @@ class Suite:
             self._measure_claim(run, names)
 
     def workload(self, name: str) -> Workload:
-        """One of the workloads. Raises UsageError for a name that none has."""
+        """The workload of a name. Raises UsageError for an unknown one."""
         if name in verbs.NAMES:
             return self._cleanup.enter_context(contextlib.closing(verbs.Verbs(self._guest(), self._partner))).workload(
                 name)
@@ -103,7 +103,7 @@ class Suite:
         return Sweeps(extent.sweep, extent.effort, extent.coarse)
 
     def _engines(self) -> engines.Engines:
-        # A quarter: simulated guests are slow to make.
+        # A quarter of the size, because simulated guests take long to make.
         return engines.Engines(max(1, self._extent.size // 4 // PAGE_SIZE), self._partner)
 
     def _measure_parts(self, run: runs.Document, guest: BenchGuest, names: Optional[Set[str]]) -> None:

@@ -1,4 +1,4 @@
-"""How cost grows: one quantity varied, the cost of each value, and the slope."""
+"""How cost grows: the cost for several values of one quantity, and the slope."""
 import io
 import os
 from functools import partial
@@ -16,12 +16,13 @@ from xstream.kernels import pages as page_kernel
 from xstream.tools.verify import verify
 from xstream.wire.libxc import Unknown
 
-#: A record type that a reader without knowledge of it passes over.
+#: An optional record type that readers ignore.
 _OPTIONAL = 0x80000055
 
 
 class Point(NamedTuple):
-    """``x``: what the cost is expected to grow with; ``label``: the value varied; ``seconds``: the median."""
+    """``x``: the quantity that the cost is expected to grow with; ``label``: the value that was varied; ``seconds``:
+    the median."""
 
     x: float
     label: str
@@ -29,7 +30,8 @@ class Point(NamedTuple):
 
 
 class Sweep(NamedTuple):
-    """One work over the values of one quantity. ``slope``: of the line of least squares, in ns for each ``unit``."""
+    """The cost of one kind of work for several values of a quantity. ``slope``: that of the line of least squares, in
+    ns for each ``unit``."""
 
     name: str
     what: str
@@ -38,7 +40,7 @@ class Sweep(NamedTuple):
 
     @property
     def slope(self) -> float:
-        """Nanoseconds more for one more of ``unit``."""
+        """Nanoseconds for each additional ``unit``."""
         line = numpy.polyfit([point.x for point in self.points], [point.seconds * 1e9 for point in self.points], 1)
         return float(line[0])
 
@@ -113,7 +115,7 @@ class Sweeps:
         return [figures.seconds.median for figures in measure(works, self._effort)]
 
     def _thin(self, values: List[Any]) -> List[Any]:
-        """All values, or some with the first and the last among them."""
+        """All values, or a selection that includes the first and the last."""
         return sorted(set(values[::self._step]) | {values[-1]}, key=values.index)
 
 

@@ -1,4 +1,4 @@
-"""Timing of several sides in turn, so that a machine that changes its speed changes it for all of them."""
+"""Time several sides in turn, so that changes of the machine's speed affect all of them alike."""
 import contextlib
 import os
 import resource
@@ -11,9 +11,9 @@ _RESET_PEAK = "5"  # to clear_refs: see proc(5)
 
 
 class Sample(NamedTuple):
-    """One run: seconds, CPU seconds of this process (its own and the kernel's for it), system calls that read or write
-    (read, write, readv, writev, ...; vmsplice and splice aren't among those that Linux counts), and bytes of memory
-    above what the process had before, at the peak. None where the kernel doesn't tell."""
+    """One run: seconds; CPU seconds of this process, including the kernel's; system calls that read or write (Linux
+    doesn't count splice and vmsplice); and the peak memory in bytes above what the process had before. None if the
+    kernel doesn't report them."""
 
     seconds: float
     cpu: float
@@ -30,8 +30,8 @@ class Spread(NamedTuple):
 
 
 class Figures(NamedTuple):
-    """All rounds of one side; of calls and peak the median. ``ratio``: seconds of this side by those of the first side
-    in the same round: over 1 where the first is faster. The first side's own is 1."""
+    """All rounds of one side; the median of calls and peak. ``ratio``: seconds of this side divided by those of the
+    first side in the same round: over 1 if the first is faster; 1 for the first side."""
 
     seconds: Spread
     cpu: float
@@ -41,8 +41,9 @@ class Figures(NamedTuple):
 
 
 class Effort(NamedTuple):
-    """How long to measure: the least and the most rounds, and the seconds after which there are no more than the least.
-    ``warm``: run each side once unmeasured first; else only the first side, which would pay for all."""
+    """How long to measure: the least and the most rounds, and the seconds after which no further round begins once
+    there are the least. ``warm``: run each side once before measuring; otherwise only the first side, which would bear
+    the start-up costs of all."""
 
     least: int
     most: int
@@ -62,14 +63,14 @@ def measure(sides: Sequence[Callable[[], object]], effort: Effort) -> List[Figur
 
 
 def _round(sides: Sequence[Callable[[], object]], number: int) -> List[Sample]:
-    """All sides once. Each round begins with another, for what ran before leaves the caches to what comes next."""
+    """Run all sides once. Each round begins with another side, because a side affects the caches for the next one."""
     order = [(number + at) % len(sides) for at in range(len(sides))]
     samples = {at: once(sides[at]) for at in order}
     return [samples[at] for at in range(len(sides))]
 
 
 def once(work: Callable[[], object]) -> Sample:
-    """Run it once, and say what it took."""
+    """Run it once and measure it."""
     _reset_peak()
     resident, calls, cpu = _status("VmRSS"), _calls(), _cpu()
     start = time.perf_counter()
@@ -87,7 +88,7 @@ def _figures(rounds: List[Sample], first: List[Sample]) -> Figures:
 
 
 def spread(values: Iterable[float]) -> Spread:
-    """Of at least one value."""
+    """The spread of at least one value."""
     known = sorted(values)
     return Spread(statistics.median(known), known[0], known[-1])
 
@@ -122,7 +123,7 @@ def _status(name: str) -> Optional[int]:
 
 def _fields(path: str) -> Dict[str, str]:
     with contextlib.suppress(OSError):
-        # One read() and no more, for these are counted.
+        # A single read(), because reads are counted.
         fd = os.open(path, os.O_RDONLY)
         try:
             text = os.read(fd, 1 << 16).decode()
@@ -138,5 +139,5 @@ def _reset_peak() -> None:
 
 
 def as_document(figures: Figures) -> Dict[str, Any]:
-    """For JSON."""
+    """The figures for JSON."""
     return dict(figures._asdict(), seconds=figures.seconds._asdict(), ratio=figures.ratio._asdict())

@@ -1,4 +1,4 @@
-"""What a workload is: sides that do the same work, each of which says what it does."""
+"""Workloads: several sides that do the same work, each with a description."""
 import importlib
 import os
 import sys
@@ -12,10 +12,10 @@ OURS, THREADS, MACHINE, PEER = "xstream", "threads", "machine", "peer"
 
 
 class Side(NamedTuple):
-    """One way to do a workload's work: who does it, what exactly it does, and the doing.
+    """One way to do a workload's work: its name, a description, and a function that does it.
 
-    ``kind``: OURS; THREADS, ours by fewer threads, where it is up to who else is at work what more are worth; MACHINE,
-    a limit: nobody who does the work can be faster by much; PEER, who does the same.
+    ``kind``: OURS; THREADS, ours with another number of threads, a ratio that depends on how busy the machine is;
+    MACHINE, a limit that no program can beat by much; PEER, another program.
     """
 
     name: str
@@ -33,22 +33,22 @@ class Workload(NamedTuple):
 
 
 def ours(what: str, run: Work) -> Side:
-    """What this package does."""
+    """A side that is this package."""
     return Side("xstream", what, run, OURS)
 
 
 def limit(name: str, what: str, run: Work) -> Side:
-    """What the machine can do."""
+    """A side that is a limit of the machine."""
     return Side(name, what, run, MACHINE)
 
 
 def peer(name: str, what: str, run: Work) -> Side:
-    """What another program does."""
+    """A side that is another program."""
     return Side(name, what, run, PEER)
 
 
 def xen_module(name: str) -> Optional[ModuleType]:
-    """A module of Xen's own tools, where they are at hand."""
+    """A module of Xen's own tools, or None if they aren't installed."""
     for folder in _xen_folders():
         sys.path.append(str(folder / "lib" / "python"))
         try:
@@ -59,12 +59,12 @@ def xen_module(name: str) -> Optional[ModuleType]:
 
 
 def xen_converter(source: str, target: str) -> List[str]:
-    """The command by which Xen's own tool converts an HVM guest's legacy stream; empty where it isn't at hand.
+    """The command by which Xen's own tool converts an HVM guest's legacy stream; empty if it isn't installed.
     ``source`` and ``target``: paths, or numbers of descriptors."""
     for folder in _xen_folders():
         tool = folder / "bin" / "convert-legacy-stream"
         if tool.exists():
-            # Debian's Python is the one that the tool is made for.
+            # The tool is made for Debian's Python.
             return ["env", "PYTHONDONTWRITEBYTECODE=1", "PYTHONPATH={}".format(folder / "lib" / "python"),
                     "/usr/bin/python3" if os.path.exists("/usr/bin/python3") else sys.executable, str(tool),
                     "--in", source, "--out", target, "--guest-type", "hvm", "--width", "64", "--format", "libxc"]
@@ -72,6 +72,6 @@ def xen_converter(source: str, target: str) -> List[str]:
 
 
 def _xen_folders() -> List[Path]:
-    """Where Xen's tools are installed, or unpacked under XSTREAM_XEN_TOOLS."""
+    """The folders in which Xen's tools are installed, or unpacked under XSTREAM_XEN_TOOLS."""
     roots = [os.environ.get("XSTREAM_XEN_TOOLS") or "/", "/"]
     return [folder for root in roots for folder in sorted(Path(root).glob("usr/lib/xen-*"), reverse=True)]
