@@ -1,28 +1,24 @@
 """What is this? Recognition of formats by content, and the reader for each."""
 import contextlib
 from functools import partial
-from typing import Any, Iterator, Optional, Tuple, Union
+from typing import Any, Iterator, Optional, Tuple
 
-from xstream.containers.disks import start_of_disk
-from xstream.containers.layers import LAYERS, Settings, memory_reader
-from xstream.containers.reader import NestedReader
 from xstream.errors import CorruptStream, UnsupportedStream
 from xstream.limits import Limits
-from xstream.stream.compressed import DecompressedSource
-from xstream.stream.legacy_reader import LegacyReader
+from xstream.stream.reader import AnyReader as AnyReader
 from xstream.stream.reader import Reader
 from xstream.stream.records import RecordReader
-from xstream.stream.signs import COMPRESSED, LEGACY, LEGACY_SIZE, OTHERS, OURS, RAW, Sign
 from xstream.stream.source import BufferSource, FedSource, NeedMoreData, Source, SourceLike, open_source
-from xstream.wire import legacy, libxc
+from xstream.wire import libxc
 
-#: What reads a stream: of libxc, old or new, or of a container.
-AnyReader = Union[Reader, LegacyReader, NestedReader]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from xstream.stream.signs import Sign
 
 #: Bytes of a disk that are looked at: enough for every magic number in signs.
 DISK_START = 2048
 #: Formats that can be asked for by name.
-FORMATS = (libxc.LAYER, legacy.LAYER) + tuple(LAYERS)
+FORMATS = (libxc.LAYER, "legacy", "xl", "libvirt", "libxl", "xenopsd", "xend", "colo")
 
 
 def open_stream(source: SourceLike, *, format: Optional[str] = None, limits: Limits = Limits(), strict: bool = False,
@@ -48,15 +44,24 @@ def open_stream(source: SourceLike, *, format: Optional[str] = None, limits: Lim
     try:
         if format is None:
             opened, format = _recognised(opened)
-        settings = Settings(limits, strict, checkpointed, width, guest)
-        if format in LAYERS:
-            return NestedReader(opened, format, settings)
-        reader: AnyReader = memory_reader(format, opened, settings)
-        return reader
+        return _reader(opened, format, limits, strict, checkpointed, width, guest)
     except BaseException:
         if opened is not source:
             opened.close()
         raise
+
+
+def _reader(source: Source, format: str, limits: Limits, strict: bool, checkpointed: bool, width: Optional[int],
+            guest: Optional[str]) -> AnyReader:
+    """The reader for a format. What only some formats need is loaded here."""
+    if format == libxc.LAYER:
+        return Reader(source, limits=limits, strict=strict, checkpointed=checkpointed)
+    if format == "legacy":
+        from xstream.stream.legacy_reader import LegacyReader
+        return LegacyReader(source, limits=limits, strict=strict, checkpointed=checkpointed, width=width, guest=guest)
+    from xstream.containers.layers import Settings
+    from xstream.containers.reader import NestedReader
+    return NestedReader(source, format, Settings(limits, strict, checkpointed, width, guest))
 
 
 @contextlib.contextmanager
@@ -75,11 +80,15 @@ def reading(source: SourceLike, *, format: Optional[str] = None, limits: Limits 
 
 def _recognised(source: Source) -> Tuple[Source, str]:
     """The format of what a source holds, and the source to read it from: itself, or one that decompresses it."""
+    if not isinstance(source, FedSource) and source.peek(len(libxc.MARKER)) == libxc.MARKER:
+        return source, libxc.LAYER  # without loading the other formats
+    from xstream.stream.signs import COMPRESSED, OTHERS
     sign = recognise(source)
     if sign in COMPRESSED:
         if isinstance(source, FedSource):
             raise UnsupportedStream("input compressed by {}, fed piece by piece: decompress what is fed".format(
                 sign.format), layer=sign.format, offset=0)
+        from xstream.stream.compressed import DecompressedSource
         source = DecompressedSource(source, sign.format)
         sign = recognise(source)
         if sign in COMPRESSED:
@@ -95,10 +104,12 @@ def _recognised(source: Source) -> Tuple[Source, str]:
     return source, sign.format
 
 
-def _advice(source: Source, sign: Sign) -> Tuple[str, str]:
+def _advice(source: Source, sign: "Sign") -> Tuple[str, str]:
     """What a file of a format that isn't read here is, and what to do with it. A disk may hold a stream."""
     if not sign.disk:
         return sign.format, sign.advice
+    from xstream.containers.disks import start_of_disk
+    from xstream.stream.signs import OTHERS, RAW
     start = start_of_disk(source, sign.disk, DISK_START)
     on_disk = None if start is None else recognise(BufferSource(start))
     raw = "make it raw: " + RAW[sign.disk]
@@ -109,8 +120,10 @@ def _advice(source: Source, sign: Sign) -> Tuple[str, str]:
     return "{} with a suspend image on it (format {})".format(sign.format, on_disk.format), raw + "; then read OUT"
 
 
-def recognise(source: Source) -> Optional[Sign]:
+def recognise(source: Source) -> Optional["Sign"]:
     """The sign of what a source holds, or None. Nothing is consumed, and no more is asked for than it takes."""
+    from xstream.stream.signs import COMPRESSED, LEGACY, LEGACY_SIZE, OTHERS, OURS
+    from xstream.wire import legacy
     size = 1
     while True:
         start = bytes(source.peek(size)[:size])
@@ -128,7 +141,7 @@ def recognise(source: Source) -> Optional[Sign]:
             return None
 
 
-def _fits(sign: Sign, start: bytes) -> bool:
+def _fits(sign: "Sign", start: bytes) -> bool:
     """Whether a beginning doesn't speak against a sign."""
     return sign.magic.startswith(start[sign.offset:sign.offset + len(sign.magic)])
 

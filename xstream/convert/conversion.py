@@ -147,7 +147,7 @@ def _origin(reader: AnyReader, formats: Tuple[str, ...], *, plain: bool) -> Orig
     if isinstance(reader, LegacyReader) or isinstance(reader.memory, LegacyReader):
         domain, image, checkpointed = domain_header(legacy_reader(reader).head), libxc.ImageHeader(), True
     else:
-        domain, image, checkpointed = reader.domain, reader.image, reader.checkpointed
+        domain, image, checkpointed = reader.memory.domain, reader.memory.image, reader.checkpointed
     return Origin(reader, formats, domain, image, checkpointed and not plain)
 
 

@@ -1,9 +1,6 @@
 """Compressed input, decompressed on the way: by Python's own library; zstd by that of Python 3.14, or by the package
 ``zstandard`` where it is there."""
-import bz2
 import importlib
-import lzma
-import zlib
 from typing import Any, Callable, Dict, NamedTuple, Tuple
 
 from xstream.errors import CorruptStream, LimitExceeded, TruncatedStream, UnsupportedStream
@@ -109,6 +106,7 @@ class _Gzip:
     """A gzip member, decompressed as the library's other kinds are."""
 
     def __init__(self) -> None:
+        import zlib
         self._inner = zlib.decompressobj(wbits=31)
         self._full = False
 
@@ -176,9 +174,19 @@ def _zstd() -> _Codec:
                                 "it: zstd -dc FILE | xstream ... -", layer="zstd", offset=0)
 
 
-_CODECS: Dict[str, Callable[[], _Codec]] = {
-    "gzip": lambda: _Codec(_Gzip, (zlib.error,)),
-    "xz": lambda: _Codec(lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, _XZ_MEMORY), (lzma.LZMAError,)),
-    "bzip2": lambda: _Codec(bz2.BZ2Decompressor, (OSError, ValueError)),
-    "zstd": _zstd,
-}
+def _gzip() -> _Codec:
+    import zlib
+    return _Codec(_Gzip, (zlib.error,))
+
+
+def _xz() -> _Codec:
+    import lzma
+    return _Codec(lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, _XZ_MEMORY), (lzma.LZMAError,))
+
+
+def _bzip2() -> _Codec:
+    import bz2
+    return _Codec(bz2.BZ2Decompressor, (OSError, ValueError))
+
+
+_CODECS: Dict[str, Callable[[], _Codec]] = {"gzip": _gzip, "xz": _xz, "bzip2": _bzip2, "zstd": _zstd}

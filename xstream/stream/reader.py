@@ -11,6 +11,8 @@ from xstream.wire import libxc
 from xstream.wire.frames import FRAME, padded
 from xstream.wire.libxc import DomainHeader, ImageHeader, PageData, Record
 
+TYPE_CHECKING = False
+
 #: Room for what one pass over small batches collects: 64 of Xen's full batches, or some thousands of tiny ones.
 _RUN_WORDS = 1 << 16
 _RUN_BATCHES = 1 << 13
@@ -59,6 +61,95 @@ class Layer(NamedTuple):
     offset: int
     records: int
     about: Dict[str, Any]
+
+
+if TYPE_CHECKING:
+    from typing import Iterator, Protocol, TypeVar
+
+    _AnyReader = TypeVar("_AnyReader", bound="AnyReader")
+
+    class AnyReader(Protocol):
+        """What every reader of records has: Reader, LegacyReader, NestedReader and the reader of a squashed stream.
+
+        After a record or a run, ``layer``, ``index`` and ``offset`` say which layer it belongs to, its number there
+        from 0, and its absolute offset.
+        """
+
+        @property
+        def source(self) -> Source: ...
+
+        @property
+        def limits(self) -> Limits: ...
+
+        @property
+        def strict(self) -> bool: ...
+
+        @property
+        def checkpointed(self) -> bool: ...
+
+        @property
+        def layer(self) -> str: ...
+
+        @property
+        def index(self) -> int: ...
+
+        @property
+        def offset(self) -> int: ...
+
+        @property
+        def identity(self) -> Identity:
+            """The stream's format, version, guest type and origin; reads the headers."""
+
+        @property
+        def layers(self) -> Tuple[Layer, ...]:
+            """The layers met so far, outermost first."""
+
+        @property
+        def memory(self) -> Any:
+            """The reader of the memory stream: a Reader or LegacyReader; raises OrderError if there is none."""
+
+        @property
+        def verifying(self) -> bool:
+            """Whether pages are to be compared, not written: VERIFY has come."""
+
+        @property
+        def checkpoints(self) -> int:
+            """How many checkpoints are complete."""
+
+        @property
+        def pt_levels(self) -> int:
+            """Page-table levels of a PV guest, 3 or 4; 0 for an HVM guest, or if not known yet."""
+
+        @property
+        def pfn_end(self) -> int:
+            """One more than the highest PFN that may come."""
+
+        @property
+        def missing(self) -> Tuple[str, ...]:
+            """The records that a guest can't run without and that haven't come."""
+
+        @property
+        def unread(self) -> Optional[str]:
+            """What a container holds after the memory and couldn't be read, in words; or None."""
+
+        def check_whole(self) -> None:
+            """Raise IncompleteStream if the stream, read to its end, has ``missing`` records."""
+
+        def next_record(self) -> Any:
+            """The next record, or None after the last one. Raises StreamError or a subclass, OSError, NeedMoreData."""
+
+        def next_run(self) -> Optional[PageRun]:
+            """PAGE_DATA records that are in memory, in one step; None if ``next_record`` has to be called."""
+
+        def __iter__(self) -> Iterator[Any]: ...
+
+        def close(self) -> None: ...
+
+        def __enter__(self: "_AnyReader") -> "_AnyReader": ...
+
+        def __exit__(self, *exc: Any) -> None: ...
+else:
+    AnyReader = RecordReader  # for annotations, which are evaluated; Python 3.6 and 3.7 have no Protocol
 
 
 def incomplete(reader: Any) -> IncompleteStream:

@@ -2,12 +2,15 @@
 from typing import Any, Callable, Dict
 
 from xstream.errors import CorruptStream, StreamError
-from xstream.wire import hvm_context, legacy, libxc, msrs, policies, shared_info, xenopsd, xl
+
+# Each parser is loaded when a record needs it: most streams need few of them.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from xstream.wire import libxc, xenopsd, xl
 
 _VCPU_HEAD = 8
 #: Offset of ``vmce`` in struct xen_domctl_ext_vcpucontext: where Xen lets it end.
 _VCPU_EXTENDED_LEAST = 32
-_SHARED_INFO = (libxc.SharedInfo, legacy.SharedInfo)
 
 
 def check_body(record: Any, guest_width: int) -> None:
@@ -15,23 +18,27 @@ def check_body(record: Any, guest_width: int) -> None:
 
     ``guest_width``: of a PV guest, in bytes; 0 if unknown.
     """
-    if isinstance(record, _SHARED_INFO):
+    kind = type(record)
+    name = "{}.{}".format(kind.__module__.rpartition(".")[2], kind.__name__)
+    if name in _SHARED_INFO:
         if guest_width:
+            from xstream.wire import shared_info
             shared_info.parse(record.page, guest_width)
         return
-    check = _CHECKS.get(type(record))
+    check = _CHECKS.get(name)
     if check is not None:
         check(record)
 
 
-def _check_hvm_context(record: libxc.HvmContext) -> None:
+def _check_hvm_context(record: "libxc.HvmContext") -> None:
     if not len(record.blob):
         return  # check_whole() reports it
+    from xstream.wire import hvm_context
     # The chain of entries, but not their lengths: these differ between versions of Xen.
     hvm_context.parse(record.blob)
 
 
-def _check_vcpu_extended(record: libxc.VcpuExtended) -> None:
+def _check_vcpu_extended(record: "libxc.VcpuExtended") -> None:
     """Xen takes a structure of at least 32 bytes, and of no more bytes than there are."""
     length = len(record.blob)
     if not length:
@@ -42,7 +49,8 @@ def _check_vcpu_extended(record: libxc.VcpuExtended) -> None:
                             expected="{} to the {} bytes of the record".format(_VCPU_EXTENDED_LEAST, length), got=size)
 
 
-def _check_vcpu_msrs(record: libxc.VcpuMsrs) -> None:
+def _check_vcpu_msrs(record: "libxc.VcpuMsrs") -> None:
+    from xstream.wire import msrs
     try:
         msrs.parse(record.blob)
     except StreamError as error:
@@ -50,29 +58,34 @@ def _check_vcpu_msrs(record: libxc.VcpuMsrs) -> None:
         raise
 
 
-def _check_xl_header(record: xl.SaveHeader) -> None:
+def _check_xl_header(record: "xl.SaveHeader") -> None:
+    from xstream.wire import xl
     if record.has_config and record.mandatory_flags & xl.JSON_CONFIG:
         record.config_object  # noqa: B018
 
 
-def _check_cpuid_policy(record: libxc.CpuidPolicy) -> None:
+def _check_cpuid_policy(record: "libxc.CpuidPolicy") -> None:
+    from xstream.wire import policies
     policies.parse(record.leaves)
 
 
-def _check_msr_policy(record: libxc.MsrPolicy) -> None:
+def _check_msr_policy(record: "libxc.MsrPolicy") -> None:
+    from xstream.wire import msrs
     msrs.parse(record.entries)
 
 
-def _check_xenops(record: xenopsd.Xenops) -> None:
+def _check_xenops(record: "xenopsd.Xenops") -> None:
     record.fields  # noqa: B018
 
 
-_CHECKS: Dict[Any, Callable[[Any], None]] = {
-    libxc.HvmContext: _check_hvm_context,
-    libxc.VcpuExtended: _check_vcpu_extended,
-    libxc.VcpuMsrs: _check_vcpu_msrs,
-    libxc.CpuidPolicy: _check_cpuid_policy,
-    libxc.MsrPolicy: _check_msr_policy,
-    xl.SaveHeader: _check_xl_header,
-    xenopsd.Xenops: _check_xenops,
+_SHARED_INFO = ("libxc.SharedInfo", "legacy.SharedInfo")
+#: By the record's class and the module that defines it.
+_CHECKS: Dict[str, Callable[[Any], None]] = {
+    "libxc.HvmContext": _check_hvm_context,
+    "libxc.VcpuExtended": _check_vcpu_extended,
+    "libxc.VcpuMsrs": _check_vcpu_msrs,
+    "libxc.CpuidPolicy": _check_cpuid_policy,
+    "libxc.MsrPolicy": _check_msr_policy,
+    "xl.SaveHeader": _check_xl_header,
+    "xenopsd.Xenops": _check_xenops,
 }

@@ -6,8 +6,6 @@ from xstream.errors import StreamError, TruncatedStream
 from xstream.limits import Limits
 from xstream.stream.reader import Layer, without_cut_record
 from xstream.stream.source import PendingPages, SourceLike
-from xstream.wire import legacy, libxc, libxl
-from xstream.wire.formats import record_name
 from xstream.wire.libxc import PAGE_SIZE, PageData
 
 # What type checkers need; the module itself is only loaded for streams that need it.
@@ -17,7 +15,7 @@ if TYPE_CHECKING:
 
 _GUEST_WIDTH = {3: 4, 4: 8}
 #: Where a record's body lies in it, by layer.
-_BODY_OFFSET: Dict[str, int] = {libxc.LAYER: 8, libxl.LAYER: 8}
+_BODY_OFFSET: Dict[str, int] = {"libxc": 8, "libxl": 8}
 
 
 class VerifyReport(NamedTuple):
@@ -107,13 +105,14 @@ class _Verifier:
                 checks.note(record)
         except StreamError as error:
             if error.layer is None:
+                from xstream.wire.formats import record_name
                 error.located(layer=reader.layer, base=reader.offset + _BODY_OFFSET.get(reader.layer, 0),
                               record=reader.index, record_type=record_name(reader.layer, record))
             raise
 
     def _need_pfn_checks(self) -> Optional["PfnChecks"]:
         """Those of a PV guest, or of a legacy stream, whose pages may be compressed; None for others."""
-        if self._pfn_checks is None and (self._reader.pt_levels or self._reader.layer == legacy.LAYER):
+        if self._pfn_checks is None and (self._reader.pt_levels or self._reader.layer == "legacy"):
             from xstream.tools.pfn_checks import PfnChecks
             self._pfn_checks = PfnChecks(self._reader)
         return self._pfn_checks
