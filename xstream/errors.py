@@ -1,18 +1,19 @@
-"""Every error that reading or writing a stream raises, each saying where it is and what was wrong there."""
+"""The errors of reading and writing streams. Each says where it is, and what was expected and found there."""
 from typing import Any, Dict, Optional, Sequence
 
 
 class StreamError(Exception):
-    """Base of all errors about a stream; never raised itself.
+    """Base class of all errors about a stream; not raised itself.
 
-    Attributes, each None where it doesn't apply:
+    Attributes, each None if it doesn't apply:
 
-    - ``layer``: the format that the fault is in: "libxc", "libxl", "xl", "libvirt", "xenopsd", "legacy", ...
-    - ``offset``: absolute offset in bytes of the faulty field, or of its record, from the start of the input;
+    - ``message``: what is wrong, without the place;
+    - ``layer``: the format in which the error is: "libxc", "libxl", "xl", "libvirt", "xenopsd", "legacy", ...
+    - ``offset``: offset in bytes, from the start of the input, of the bad field or of its record;
     - ``record``: index of the record within its layer, counted from 0;
     - ``record_type``: the record's name;
-    - ``field``: the field's name as the specification has it;
-    - ``expected``, ``got``: what a good stream would have, and what this one has.
+    - ``field``: the field's name in the specification;
+    - ``expected``, ``got``: what a good stream has there, and what this one has.
     """
 
     def __init__(self, message: str, *, layer: Optional[str] = None, offset: Optional[int] = None,
@@ -30,10 +31,10 @@ class StreamError(Exception):
 
     def located(self, *, layer: Optional[str] = None, base: int = 0, record: Optional[int] = None,
                 record_type: Optional[str] = None) -> "StreamError":
-        """Add what a lower floor could not know, and return the error itself.
+        """Add the place, which the code that raised the error didn't know; returns the error itself.
 
-        ``base`` is the absolute offset that the error's own offset (0 where it has none) is relative to.
-        What is already known is kept, but for the offset, which is moved.
+        The error's offset (0 if it has none) is relative to ``base``, and becomes absolute. Other attributes that are
+        already set are kept.
         """
         self.offset = base + (self.offset or 0)
         self.layer = layer if self.layer is None else self.layer
@@ -41,8 +42,8 @@ class StreamError(Exception):
         self.record_type = record_type if self.record_type is None else self.record_type
         return self
 
-    def as_dict(self) -> dict:
-        """The error as plain values, for JSON."""
+    def as_dict(self) -> Dict[str, Any]:
+        """The attributes and the class's name as values that JSON can represent."""
         return {
             "error": type(self).__name__, "message": self.message, "layer": self.layer, "offset": self.offset,
             "record": self.record, "record_type": self.record_type, "field": self.field,
@@ -70,15 +71,16 @@ class StreamError(Exception):
 
 
 class CorruptStream(StreamError):
-    """The bytes contradict the format: a restore would fail, or do worse."""
+    """The bytes violate the format: a restore would fail, or restore something else than was saved."""
 
 
 class StrictViolation(CorruptStream):
-    """A restore ignores this, a verifier doesn't: reserved bits, padding, trailing bytes, missing records."""
+    """Something that a restore ignores and that only strict reading reports: reserved bits, padding, trailing bytes,
+    usual records that are missing."""
 
 
 class OrderError(CorruptStream):
-    """A record stands where it must not, comes twice, or is missing."""
+    """A record comes at a place where it may not, comes twice, or is missing."""
 
 
 class IncompleteStream(StreamError):
@@ -97,30 +99,30 @@ class IncompleteStream(StreamError):
 
 
 class TruncatedStream(StreamError):
-    """The input ended inside something.
+    """The input ended within a record or header.
 
-    ``missing`` is how many bytes at least were wanted beyond the end; ``offset`` is where the input ended.
+    ``missing`` is the least number of bytes that are missing; ``offset`` is where the input ended.
     """
 
     def __init__(self, message: str, *, missing: int, **where: Any) -> None:
         super().__init__(message, **where)
         self.missing = missing
 
-    def as_dict(self) -> dict:
+    def as_dict(self) -> Dict[str, Any]:
         return dict(super().as_dict(), missing=self.missing)
 
 
 class UnsupportedStream(StreamError):
-    """Well formed as far as can be told, but not understood: another byte order, a later version, an unknown
-    mandatory record, an unknown compression."""
+    """The stream may be good, but can't be read here: another byte order, a later version, an unknown mandatory record,
+    an unknown compression."""
 
 
 class LimitExceeded(StreamError):
-    """The stream asks for more than the caller's :class:`~xstream.limits.Limits` allow."""
+    """The stream needs more than the caller's :class:`~xstream.limits.Limits` allow. It may be good."""
 
 
 class MissingPart(ValueError):
-    """A container needs what its source hasn't got, and what can't be invented: it has to be given."""
+    """A container needs a part that neither its source nor the caller has, such as a configuration."""
 
 
 class MemoryMismatch(StreamError):
@@ -132,8 +134,12 @@ class MemoryMismatch(StreamError):
 
 
 def _plain(value: Any) -> Any:
-    """Bytes from outside as escaped text, other values as they are."""
+    """A value for JSON and messages: the start of bytes as escaped text; other types than JSON's as text."""
     if isinstance(value, (bytes, bytearray, memoryview)):
         shown = bytes(value[:32])
         return repr(shown)[1:] + ("..." if len(value) > 32 else "")
-    return value
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return str(value)

@@ -3,7 +3,6 @@
 Control characters in text from a stream are escaped.
 """
 import io
-import json
 import os
 import sys
 from typing import Any, Dict, Iterable, Iterator, List, Optional, Tuple
@@ -72,6 +71,7 @@ def human_size(size: int) -> str:
 
 def print_json(document: Dict[str, Any], out: Optional[Any] = None) -> None:
     """Print one JSON document."""
+    import json
     json.dump(document, out or sys.stdout, indent=2)
     print(file=out or sys.stdout)
 
@@ -256,6 +256,7 @@ def print_contents(row: Any, whole: bool) -> None:
 def print_contents_json(found: Iterable[Any]) -> Optional[StreamError]:
     """Print RecordContents as one JSON document, written piece by piece: there may be many. Returns the error that
     ended the iteration, which is part of the document."""
+    import json
     error, before, end = None, "", {"ok": True}
     encoder = json.JSONEncoder(indent=1)
     sys.stdout.write('{"contents": [')

@@ -3,7 +3,6 @@ import contextlib
 import errno
 import os
 import stat
-import tempfile
 from typing import Iterator, Optional, Tuple
 
 #: What open() says where a filesystem or kernel has no O_TMPFILE.
@@ -65,6 +64,7 @@ def _create(folder: str, name: str) -> Tuple[int, Optional[str]]:
         if os.path.exists(_proc_path(fd)):
             return fd, None
         os.close(fd)  # without /proc it could not be linked later
+    import tempfile
     return tempfile.mkstemp(prefix="." + name + ".", dir=folder)
 
 

@@ -5,7 +5,6 @@ import fcntl
 import io
 import os
 import select
-import shutil
 import stat
 import struct
 import termios
@@ -253,7 +252,8 @@ def check_not_same_file(source: Any, sink: Any) -> None:
     ours, theirs = _stat(source), _stat(sink)
     if ours is not None and theirs is not None and os.path.samestat(ours, theirs) and (
             stat.S_ISREG(ours.st_mode) or stat.S_ISBLK(ours.st_mode)):
-        raise shutil.SameFileError("input and output are the same file{}".format(
+        from shutil import SameFileError
+        raise SameFileError("input and output are the same file{}".format(
             ": {}".format(os.fspath(source)) if isinstance(source, (str, os.PathLike)) else ""))
 
 
