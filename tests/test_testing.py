@@ -1,4 +1,6 @@
 """The conformance kit: good backends pass it, and a backend that breaks a rule is told which."""
+import io
+import re
 import struct
 import unittest
 
@@ -6,7 +8,7 @@ import pytest
 
 import xstream
 from xstream import HvmContext, HvmParams, SharedInfo, SimulatedGuest, VcpuBasic
-from xstream.testing import GuestTests, Violation, check_guest
+from xstream.testing import CheckedGuest, GuestTests, Violation, check_guest
 
 KINDS = {"hvm": {"kind": "hvm"}, "pv64": {"kind": "pv"}, "pv32": {"kind": "pv", "width": 4},
          "pv linear": {"kind": "pv", "p2m": "linear"}}
@@ -28,6 +30,7 @@ class SimulatedTests(GuestTests):
 
 class TestHvm(SimulatedTests):
     options = {"balloon": 20}
+    colo = True
 
 
 class TestPv(SimulatedTests):
@@ -43,8 +46,8 @@ class TestWithUnittest(SimulatedTests, unittest.TestCase):
 
 
 def test_without_a_framework():
-    everything = check_guest(SimulatedGuest, SimulatedGuest.empty, pages=300)
-    assert set(everything.values()) == {"passed"} and len(everything) == 11
+    everything = check_guest(SimulatedGuest, SimulatedGuest.empty, pages=300, colo=True)
+    assert set(everything.values()) == {"passed"} and len(everything) == 12
     saving = check_guest(SimulatedGuest, live=False, checkpoints=False)
     assert saving["test_cold_save"] == "passed" and saving["test_live_save"] == "no live saves"
     assert saving["test_checkpoints"] == "no checkpoints" and saving["test_restore"] == "no target() to restore into"
@@ -297,10 +300,72 @@ TARGETS = [
         "map_pages", lambda guest, pages: pages._replace(memory=bytes(pages.memory)))),
     ("hvm", "load_state", "implemented", instead("load_state", xstream.Guest.load_state)),
     ("hvm", "abandon", "must not fail", instead("abandon", lambda guest: 1 // 0)),
+    ("hvm", "read_dirty", "no PFN is dirty afterwards", instead("read_dirty", never_cleans)),
+    ("hvm", "track_dirty", "must not fail", instead("track_dirty", lambda guest, on: 1 // 0)),
     ("hvm", "end", "must not fail", instead("end", lambda guest: 1 // 0)),
 ]
 
 
 @pytest.mark.parametrize("kind, hook, rule, guest_class", TARGETS, ids=["{} {}: {}".format(*case) for case in TARGETS])
 def test_wrong_targets(kind, hook, rule, guest_class):
-    violated(guest_class, kind, "target", hook, rule, widths=(4, 8))
+    violated(guest_class, kind, "target", hook, rule, widths=(4, 8), colo=True,
+             change=lambda guest: guest._note([5]) or [5])
+
+
+# The engines call the hooks in the documented order.
+
+class Recording(CheckedGuest):
+    """Notes the hooks in the order in which they are called."""
+
+    def __init__(self, guest):
+        super().__init__(guest)
+        self.order = []
+
+    def _hook(self, name, releasing=False):
+        self.order.append(name)
+        return super()._hook(name, releasing)
+
+
+def order_of(guest):
+    """The hooks' names, each with a space after it."""
+    assert guest.violation is None
+    return "".join(name + " " for name in guest.order)
+
+
+BATCHES = "(page_types (map_pages unmap_pages )?)+"
+READ_P2M = "(map_pages unmap_pages )+"
+
+
+@pytest.mark.parametrize("kind, p2m_kind", [("hvm", "tree"), ("pv", "tree"), ("pv", "linear")])
+def test_the_order_of_a_save(kind, p2m_kind):
+    start = "pfn_end start_save static_records " if kind == "hvm" else \
+        "m2p shared_info " + READ_P2M + "start_save static_records "
+    p2m, counted = ("", "count_dirty ") if kind == "hvm" else (READ_P2M, "(shared_info )?count_dirty ")
+    cases = {
+        "cold": ({}, "suspend " + p2m + BATCHES + "state_records end "),
+        "live": ({"live": True}, "track_dirty (" + BATCHES + counted + "(read_dirty " + p2m + ")?)+suspend read_dirty "
+                 + p2m + BATCHES + "state_records track_dirty end "),
+        "checkpoints": ({"checkpoint": lambda number: number < 3}, "track_dirty (suspend read_dirty " + p2m
+                        + "(" + BATCHES + ")?state_records resume )+track_dirty end "),
+    }
+    for options, expected in cases.values():
+        guest = Recording(SimulatedGuest(kind, 1200, dirty=0.3, p2m=p2m_kind))
+        xstream.save(guest, io.BytesIO(), **options)
+        assert re.match(start + expected + r"\Z", order_of(guest)), order_of(guest)
+
+
+@pytest.mark.parametrize("kind", ["hvm", "pv"])
+def test_the_order_of_a_restore(kind):
+    out = io.BytesIO()
+    xstream.save(SimulatedGuest(kind, 1200), out)
+    # Page tables may refer to PFNs that haven't arrived yet.
+    batches = "((populate )?set_types (populate )*(map_pages unmap_pages )?)+"
+    expected = "start_restore load_static " + batches + "(map_pages unmap_pages )*load_state "
+    expected += "pin_tables (map_pages unmap_pages )+" if kind == "pv" else ""
+    guest = Recording(SimulatedGuest.empty(kind))
+    xstream.restore(out.getvalue(), guest)
+    assert re.match(expected + r"complete end \Z", order_of(guest)), order_of(guest)
+    guest = Recording(SimulatedGuest.empty(kind))
+    with pytest.raises(xstream.TruncatedStream):
+        xstream.restore(out.getvalue()[:-1], guest)
+    assert order_of(guest).endswith("abandon end ")

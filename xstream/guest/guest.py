@@ -204,8 +204,8 @@ class Guest:
         raise NotImplementedError
 
     def shared_info(self) -> Buffer:
-        """PV: the current shared info page, 4096 bytes, a view or a copy. Called at the start and once per live
-        round."""
+        """PV: the current shared info page, 4096 bytes, a view or a copy. Called at the start and, if the
+        guest's p2m is a linear list, after each live round."""
         raise NotImplementedError
 
     # Restoring

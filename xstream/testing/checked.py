@@ -290,6 +290,7 @@ class CheckedGuest(Guest):
         with self._hook("resume"):
             self.guest.resume()
             self._running = True
+            self._written.clear()
 
     def m2p(self) -> Buffer:
         with self._hook("m2p"):

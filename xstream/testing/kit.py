@@ -1,7 +1,9 @@
 """The conformance tests: a backend goes through every hook, in every order in which the engines call them."""
 import contextlib
 import io
-from typing import Any, Callable, Container, Dict, Iterable, Iterator, Optional, Sequence, Tuple
+import os
+import threading
+from typing import Any, Callable, Container, Dict, Iterable, Iterator, Optional, Sequence, Tuple, Union
 from unittest import SkipTest
 
 from xstream.errors import StreamError
@@ -43,6 +45,8 @@ class GuestTests:
     #: Whether the backend can track dirty PFNs while the guest runs, and can resume a suspended guest.
     live = True
     checkpoints = True
+    #: Whether a restored HVM guest can be tracked, suspended and resumed, as COLO needs.
+    colo = False
     #: PFNs that others (device models, console and xenstore daemons) may write to while the guest is suspended.
     volatile: Container[int] = ()
 
@@ -175,6 +179,22 @@ class GuestTests:
                 with contextlib.suppress(StreamError):
                     _run(checked, lambda: restore(data[:place], checked))  # noqa: B023
 
+    def test_colo(self) -> None:
+        """HVM: the restored guest runs between checkpoints, and the primary is told what it changed."""
+        target = self.target()
+        self._need(self.colo and target.kind == "hvm", "COLO")
+        primary = SimulatedGuest(target.kind, self.pages, seed=1, dirty=0.2)
+        stream, back_channel = os.pipe(), os.pipe()
+        sender = threading.Thread(target=_send, args=(primary, stream[1], back_channel[0]))
+        sender.start()
+        try:
+            with os.fdopen(stream[0], "rb") as source, os.fdopen(back_channel[1], "wb") as sink:
+                self._restore(target, source.fileno(), back_channel=sink.fileno(),
+                              checkpoint=lambda number: list(self.change(target)) or True)
+        finally:
+            sender.join()
+            os.close(back_channel[0])
+
     def test_migration(self) -> None:
         """What has been saved can be restored."""
         source, target = self.source(), self.target()
@@ -191,7 +211,7 @@ class GuestTests:
             save(guests[1], out)
             yield guests[0], out.getvalue()
 
-    def _restore(self, target: Guest, data: bytes, **options: Any) -> CheckedGuest:
+    def _restore(self, target: Guest, data: Union[bytes, int], **options: Any) -> CheckedGuest:
         checked = CheckedGuest(target, volatile=self.volatile)
         _run(checked, lambda: restore(data, checked, **options))
         return checked
@@ -199,6 +219,16 @@ class GuestTests:
     def _need(self, condition: bool, what: str) -> None:
         if not condition:
             raise SkipTest("no {}".format(what))
+
+
+def _send(primary: Guest, stream: int, back_channel: int) -> None:
+    """The primary's side of COLO; if the secondary fails, its connections break."""
+    try:
+        with contextlib.suppress(OSError, StreamError):
+            save(primary, stream, live=True, policy=_policy, checkpoint=lambda number: number < _ROUNDS,
+                 back_channel=back_channel)
+    finally:
+        os.close(stream)
 
 
 class _Changes:
@@ -240,7 +270,7 @@ def _calls(checked: CheckedGuest) -> Iterator[Tuple[str, int]]:
 
 def check_guest(source: Optional[Callable[[], Guest]] = None, target: Optional[Callable[[], Guest]] = None, *,
                 change: Optional[Callable[[Guest], Iterable[int]]] = None, live: bool = True, checkpoints: bool = True,
-                pages: int = GuestTests.pages, widths: Sequence[int] = GuestTests.widths,
+                colo: bool = False, pages: int = GuestTests.pages, widths: Sequence[int] = GuestTests.widths,
                 volatile: Container[int] = ()) -> Dict[str, str]:
     """Run all tests of :class:`GuestTests` on a backend, without a test framework.
 
@@ -250,8 +280,8 @@ def check_guest(source: Optional[Callable[[], Guest]] = None, target: Optional[C
     """
     tests = GuestTests()
     methods = {"source": source, "target": target, "change": change}
-    for name, value in [*methods.items(), ("live", live), ("checkpoints", checkpoints), ("pages", pages),
-                        ("widths", widths), ("volatile", volatile)]:
+    for name, value in [*methods.items(), ("live", live), ("checkpoints", checkpoints), ("colo", colo),
+                        ("pages", pages), ("widths", widths), ("volatile", volatile)]:
         if value is not None:
             setattr(tests, name, value)
     results: Dict[str, str] = {}
