@@ -198,14 +198,14 @@ def test_the_inner_writer_writes_only_in_its_turn():
     with pytest.raises(OrderError, match="must not come"):
         writer.write(libxl.CheckpointEnd())
     inner.write(libxc.Checkpoint())
-    with pytest.raises(OrderError, match="out of its turn"):
+    with pytest.raises(OrderError, match="must not be written now"):
         inner.write(libxc.TscInfo(0, 0, 0, 0))
     with pytest.raises(StreamError):
         writer.write(libxl.EmulatorXenstoreData(2, 0, b"key\0"))
     writer.write(libxl.CheckpointEnd())
     writer.write(libxl.CheckpointState(0))
     inner.write(libxc.End())
-    with pytest.raises(OrderError, match="out of its turn"):
+    with pytest.raises(OrderError, match="must not be written now"):
         inner.write(libxc.TscInfo(0, 0, 0, 0))
     writer.write(libxl.End())
     assert writer.ended and writer.index == 3

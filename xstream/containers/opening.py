@@ -1,4 +1,4 @@
-"""What is this? Recognition of formats by content, and the reader for each."""
+"""Recognition of formats by content, and the reader for each."""
 import contextlib
 from functools import partial
 from typing import Any, Iterator, Optional, Tuple
@@ -24,19 +24,19 @@ FORMATS = (libxc.LAYER, "legacy", "xl", "libvirt", "libxl", "xenopsd", "xend", "
 def open_stream(source: SourceLike, *, format: Optional[str] = None, limits: Limits = Limits(), strict: bool = False,
                 checkpointed: bool = False, exact: bool = False, width: Optional[int] = None,
                 guest: Optional[str] = None) -> AnyReader:
-    """The reader for a stream, or a container of one, of whatever format.
+    """The reader for a stream of any format, or for a container of one.
 
-    ``source`` is anything that :func:`~xstream.stream.source.open_source` takes; what is looked at to recognise it is
-    not lost. What is compressed by gzip, xz or zstd is decompressed on the way (zstd with Python 3.14, or where the
-    package ``zstandard`` is there); offsets then count decompressed bytes. ``format``, one of FORMATS, overrules
-    recognition. ``width`` and ``guest`` are for legacy memory streams: LegacyReader's. The others are Reader's.
+    ``source`` is anything that :func:`~xstream.stream.source.open_source` takes; recognition consumes nothing. Input
+    compressed by gzip, xz, bzip2 or zstd is decompressed (zstd needs Python 3.14 or the package ``zstandard``); offsets
+    then count decompressed bytes. ``format``, one of FORMATS, replaces recognition. ``width`` and ``guest`` are
+    LegacyReader's, for legacy memory streams; the others are Reader's.
 
     ``exact``: take no byte from a descriptor, socket or object past the end of the stream, or past a CHECKPOINT record
     before the next record is asked for. The caller can read on there; see
     :func:`~xstream.stream.source.open_source`.
 
-    Raises UnsupportedStream, naming it, for what is known not to be a stream; CorruptStream for what isn't known at
-    all; NeedMoreData from a fed source that has too little; ValueError for an unknown ``format``.
+    Raises UnsupportedStream for a known format that isn't a Xen stream, with advice; CorruptStream for an unknown one;
+    NeedMoreData if a fed source has too little; ValueError for an unknown ``format``.
     """
     if format is not None and format not in FORMATS:
         raise ValueError("unknown format {!r}; known are {}".format(format, ", ".join(FORMATS)))
@@ -79,7 +79,7 @@ def reading(source: SourceLike, *, format: Optional[str] = None, limits: Limits 
 
 
 def _recognised(source: Source) -> Tuple[Source, str]:
-    """The format of what a source holds, and the source to read it from: itself, or one that decompresses it."""
+    """The source to read from, itself or one that decompresses it, and the format of what it holds."""
     if not isinstance(source, FedSource) and source.peek(len(libxc.MARKER)) == libxc.MARKER:
         return source, libxc.LAYER  # without loading the other formats
     from xstream.stream.signs import COMPRESSED, OTHERS
@@ -121,7 +121,7 @@ def _advice(source: Source, sign: "Sign") -> Tuple[str, str]:
 
 
 def recognise(source: Source) -> Optional["Sign"]:
-    """The sign of what a source holds, or None. Nothing is consumed, and no more is asked for than it takes."""
+    """The sign of what a source holds, or None. Consumes nothing, and reads no more than needed."""
     from xstream.stream.signs import COMPRESSED, LEGACY, LEGACY_SIZE, OTHERS, OURS
     from xstream.wire import legacy
     size = 1
@@ -142,15 +142,15 @@ def recognise(source: Source) -> Optional["Sign"]:
 
 
 def _fits(sign: "Sign", start: bytes) -> bool:
-    """Whether a beginning doesn't speak against a sign."""
+    """Whether what is known of the beginning agrees with a sign."""
     return sign.magic.startswith(start[sign.offset:sign.offset + len(sign.magic)])
 
 
 class PushReader:
-    """A stream of any format fed piece by piece; no I/O of its own.
+    """Reads a stream of any format that the caller feeds piece by piece; does no I/O.
 
-    ``feed`` takes bytes, ``records`` gives what has become complete; pages are views of what was fed, and stay good.
-    The keyword arguments are those of :func:`open_stream`.
+    ``feed`` takes bytes, ``records`` yields the records that have become complete; pages are views of what was fed, and
+    stay valid. Time is linear in what is fed. The keyword arguments are those of :func:`open_stream`.
     """
 
     def __init__(self, *, format: Optional[str] = None, limits: Limits = Limits(), strict: bool = False,
@@ -162,21 +162,21 @@ class PushReader:
 
     @property
     def reader(self) -> Any:
-        """The reader behind it. Raises NeedMoreData until enough has been fed to know the format."""
+        """The reader. Raises NeedMoreData until enough has been fed to recognise the format."""
         if self._reader is None:
             self._reader = self._open()
         return self._reader
 
     def feed(self, data: Any) -> None:
-        """Take more bytes (copied)."""
+        """Add bytes; they are copied."""
         self._source.feed(data)
 
     def finish(self) -> None:
-        """Say that the input has ended; ``records`` then raises TruncatedStream where the stream hadn't."""
+        """Mark the end of the input; ``records`` then raises TruncatedStream if the stream isn't complete."""
         self._source.finish()
 
     def records(self) -> Iterator[Any]:
-        """The records that are complete and have not been given yet, until more has to be fed."""
+        """Yield the records that are complete and haven't been yielded yet."""
         try:
             yield from self.reader
         except NeedMoreData:

@@ -1,7 +1,7 @@
-"""Containers: what stands around a memory stream on a dom0's disk, and everything in it, layer by layer.
+"""The reader of containers: files in which other layers enclose a memory stream.
 
-Each layer has a reader of its own (:mod:`xstream.containers.layers`); a :class:`NestedReader` asks the one whose turn
-it is.
+Each layer has its own reader (:mod:`xstream.containers.layers`); a :class:`NestedReader` reads from the one whose
+record comes next.
 """
 from collections import deque
 from typing import Any, Deque, List, NamedTuple, Optional, Tuple
@@ -17,12 +17,12 @@ from xstream.wire import hvm_params, libxc, libxl, xenopsd
 #: The parameters that the domain builder sets for a guest with a device model.
 _IOREQ_SERVER = tuple(index for index, name in hvm_params.NAMES.items()
                       if name in ("IOREQ_SERVER_PFN", "NR_IOREQ_SERVER_PAGES"))
-#: Records kept while the memory stream's headers are looked for: a container has one to three before them.
+#: Records that ``look_ahead`` keeps at most. A container has one to three before the memory stream.
 _LOOK_AHEAD = 16
 
 
 class _Given(NamedTuple):
-    """A record, and where it stands."""
+    """A record, its layer, its index there and its offset."""
 
     record: Any
     layer: str
@@ -33,11 +33,11 @@ class _Given(NamedTuple):
 class NestedReader(RecordReader[Any]):
     """Records of a container, of all its layers, in order.
 
-    It has Reader's interface, and tools take it as they take a Reader: after each record ``layer``, ``index`` and
-    ``offset`` say where that stands; ``identity``, ``image`` and ``domain`` are the memory stream's (but for
-    ``identity.format``, which is the container's). ``layers`` has all layers met so far, outermost first.
+    It has Reader's interface. After each record, ``layer``, ``index`` and ``offset`` are that record's. ``identity``,
+    ``image`` and ``domain`` are the memory stream's, except ``identity.format``, which is the container's. ``layers``
+    has all layers found so far, outermost first.
 
-    Raises StreamError's kin for what is wrong, in whichever layer, and OSError for the source's own failures.
+    Raises StreamError or a subclass for errors in any layer, and OSError if the source can't be read.
     """
 
     def __init__(self, source: Source, format: str, settings: Settings) -> None:
@@ -58,8 +58,8 @@ class NestedReader(RecordReader[Any]):
         self._device_model = self._needs_device_model = False
 
     def next_record(self) -> Optional[Any]:
-        """The next record of whichever layer, or None behind the last (checkpointed: or where the input ends behind a
-        complete checkpoint). NeedMoreData is raised with nothing consumed that isn't given later."""
+        """The next record of any layer, or None after the last (checkpointed: or if the input ends after a complete
+        checkpoint). NeedMoreData loses nothing: call again once more has been fed."""
         given = self._ahead.popleft() if self._ahead else self._pull()
         if given is None:
             self._finish()
@@ -68,7 +68,7 @@ class NestedReader(RecordReader[Any]):
         return self._last
 
     def next_run(self) -> Optional[PageRun]:
-        """As Reader has it, where it is the memory stream's turn."""
+        """As Reader's, if the memory stream's records come next; else None."""
         if self._ahead or not self._stack or self._stack[-1] is not self._memory:
             return None
         run: Optional[PageRun] = self._memory.next_run()
@@ -78,25 +78,26 @@ class NestedReader(RecordReader[Any]):
 
     @property
     def layers(self) -> Tuple[Layer, ...]:
-        """The layers met so far, in order: first those around, then those within."""
+        """The layers found so far, outermost first."""
         return tuple(Layer(reader.layer, depth, reader.start, reader.index + 1, reader.describe())
                      for depth, reader in self._met)
 
     @property
     def readers(self) -> Tuple[Any, ...]:
-        """The readers of the layers met so far, in the order of ``layers``; only to be looked at."""
+        """The readers of the layers found so far, in the order of ``layers``. Don't read from them."""
         return tuple(reader for _, reader in self._met)
 
     @property
     def memory(self) -> Any:
-        """The reader of the memory stream. Raises OrderError where none comes at the beginning."""
+        """The reader of the memory stream. Raises what ``look_ahead`` raises."""
         self.look_ahead()
         return self._memory
 
     def look_ahead(self) -> None:
-        """Read on up to where memory begins, so that all layers around it are known; nothing is lost by it.
+        """Read up to the beginning of the memory stream, so that all layers that enclose it are known. The records read
+        are kept for ``next_record``.
 
-        Raises OrderError where no memory comes at the beginning, and what reading raises.
+        Raises OrderError if the memory stream isn't near the beginning, and what reading raises.
         """
         self._descend()
         while self._memory is None:
@@ -109,7 +110,7 @@ class NestedReader(RecordReader[Any]):
 
     @property
     def identity(self) -> Identity:
-        """What the container is, and what the memory stream's headers say."""
+        """The container's format, and what the memory stream's headers say."""
         if self._outermost.identity is not None:
             return self._outermost.identity
         identity: Identity = self.memory.identity
@@ -176,12 +177,12 @@ class NestedReader(RecordReader[Any]):
 
     @property
     def verifying(self) -> bool:
-        """Whether pages are to be compared and not written."""
+        """Whether pages that come now are sent for comparison only (after VERIFY)."""
         return self._memory is not None and self._memory.verifying
 
     @property
     def checkpoints(self) -> int:
-        """How many checkpoints are complete: where libxl's records are part of one, those with CHECKPOINT_END."""
+        """The number of complete checkpoints. In a libxl stream CHECKPOINT_END completes one."""
         counting = [reader for _, reader in self._met if reader.layer == libxl.LAYER] or [self._memory]
         return 0 if counting[0] is None else int(counting[0].checkpoints)
 
@@ -192,16 +193,16 @@ class NestedReader(RecordReader[Any]):
 
     @property
     def pfn_end(self) -> int:
-        """One more than the highest PFN that may come."""
+        """One more than the highest PFN that may come; see Reader."""
         return self.limits.guest_pfns if self._memory is None else int(self._memory.pfn_end)
 
     def _can_look_ahead(self) -> bool:
-        """Not for ever, and not over data that still are in the source."""
+        """Whether another record may be kept: a few, and none whose data is still in the source."""
         last = self._ahead[-1].record if self._ahead else self._last
         return len(self._ahead) < _LOOK_AHEAD and not isinstance(getattr(last, "data", None), PendingPages)
 
     def _pull(self) -> Optional[_Given]:
-        """The next record, from whichever layer's turn it is."""
+        """Read the next record from the layer that it belongs to."""
         while True:
             self._descend()
             if not self._stack:
@@ -214,12 +215,12 @@ class NestedReader(RecordReader[Any]):
                     self._ascend(INNER_CHECKPOINT)
                 return _Given(record, top.layer, top.index, top.offset)
             if not top.ended:
-                self._stack.clear()  # the input has ended behind a checkpoint, and with it every layer
+                self._stack.clear()  # the input has ended after a checkpoint, which ends every layer
             else:
                 self._ascend(INNER_END)
 
     def _descend(self) -> None:
-        """Go into whatever begins or goes on here."""
+        """Enter the streams that begin or continue at this point."""
         while self._stack and isinstance(self._stack[-1], LayerReader):
             top = self._stack[-1]
             top.begin()
@@ -241,7 +242,7 @@ class NestedReader(RecordReader[Any]):
         return self._stack[-2].layer if len(self._stack) > 1 else None
 
     def _finish(self) -> None:
-        """Once, behind the last record: what is there that shouldn't be."""
+        """After the last record, once: check what follows it."""
         if self._finished:
             return
         self.source.buffered()  # raises if the last record's data was not read and is cut off
@@ -250,6 +251,6 @@ class NestedReader(RecordReader[Any]):
             return
         self.source.check_end()
         if self.strict and self._outermost.ended and not self.source.at_end():
-            raise StrictViolation("bytes behind the end", layer=self._outermost.layer, offset=self.source.offset,
+            raise StrictViolation("bytes after the end", layer=self._outermost.layer, offset=self.source.offset,
                                   field="trailing bytes", expected="the end of the input", got="more")
         self._finished = True

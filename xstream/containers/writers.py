@@ -1,4 +1,4 @@
-"""Writers of containers. What stands within is written by a writer of its own, into the same sink, in its turn."""
+"""Writers of containers. The enclosed stream has its own writer, which writes to the same sink."""
 from typing import Any, Optional, Sequence, Tuple
 
 from xstream.containers.nesting import (
@@ -22,14 +22,14 @@ from xstream.wire.libxc import GUEST_PV, DomainHeader, ImageHeader
 
 
 class _ContainerWriter(Around):
-    """What container writers have in common.
+    """Base of the container writers.
 
-    ``sink`` is anything that :func:`~xstream.stream.sink.open_sink` takes. Raises what a reader would raise for the
-    same stream, before a byte of the record has gone; and OSError from the sink.
+    ``sink`` is anything that :func:`~xstream.stream.sink.open_sink` takes. Before a record is written, raises what a
+    reader would raise for it; and OSError from the sink.
     """
 
     layer = ""
-    #: States in which the stream within writes.
+    #: States in which the enclosed stream's records come.
     inner_states: Tuple[str, ...] = ()
 
     def __init__(self, sink: OpenSinkLike, nesting: Nesting, limits: Limits) -> None:
@@ -45,14 +45,14 @@ class _ContainerWriter(Around):
         return self._nesting.ended
 
     def check_turn(self) -> None:
-        """Raise OrderError where it isn't the inner stream's turn."""
-        self._hear_inner()
+        """Raise OrderError if the enclosed stream's records must not come now."""
+        self._follow_inner()
         if self._nesting.state not in self.inner_states:
-            raise OrderError("the stream within writes out of its turn", layer=self.layer, offset=self.sink.offset,
+            raise OrderError("the enclosed stream must not be written now", layer=self.layer, offset=self.sink.offset,
                              expected="a record of {}".format(self.layer))
 
-    def _hear_inner(self) -> None:
-        """Follow what the stream within has done since."""
+    def _follow_inner(self) -> None:
+        """Follow the records that the enclosed stream's writer has written since the last call."""
         if self._inner is not None and self._inner.ended:
             self._nesting.follow_inner(INNER_END)
             self._inner = None
@@ -67,10 +67,10 @@ class _ContainerWriter(Around):
 
 
 class LibxlWriter(_ContainerWriter):
-    """Writes a libxl stream, version 2, record by record; the header goes out with construction.
+    """Writes a libxl stream, version 2, record by record. The constructor writes the header.
 
-    After a LibxcContext, ``libxc()`` gives the writer of the libxc stream; this one goes on behind its END, or behind
-    each CHECKPOINT until CHECKPOINT_END.
+    After a LibxcContext, ``libxc()`` returns the writer of the libxc stream. Use this writer again after that stream's
+    END, and in a checkpointed stream after each CHECKPOINT up to CHECKPOINT_END.
     """
 
     layer = libxl.LAYER
@@ -81,13 +81,13 @@ class LibxlWriter(_ContainerWriter):
         super().__init__(sink, libxl_nesting(), limits)
         self._checkpointed = checkpointed
         self._guest_type: Optional[int] = None
-        self._heard = 0
+        self._checkpoints = 0
         built = libxl.build_header(header)
         libxl.parse_header(built)
         self.sink.write([built])
 
     def libxc(self, domain: DomainHeader, image: ImageHeader = ImageHeader()) -> Writer:
-        """The writer of the libxc stream, which LIBXC_CONTEXT announces; its headers go out now. Once."""
+        """The writer of the libxc stream that LIBXC_CONTEXT announces; writes its headers. Call it once."""
         if self._nesting.state != "libxc" or self._inner is not None:
             raise OrderError("no libxc stream begins here", layer=self.layer, offset=self.sink.offset,
                              expected="a LIBXC_CONTEXT before")
@@ -100,7 +100,7 @@ class LibxlWriter(_ContainerWriter):
         """Write one record."""
         record_type = libxl.type_of(record)
         try:
-            self._hear_inner()
+            self._follow_inner()
             self._nesting.admit(record_type)
             body = b"".join(bytes(piece) for piece in libxl.build(record))
             self._check_length(len(body))
@@ -112,15 +112,15 @@ class LibxlWriter(_ContainerWriter):
         self.sink.write(pieces)
         self.index += 1
 
-    def _hear_inner(self) -> None:
-        if self._inner is not None and self._inner.ordering.checkpoints > self._heard:
-            self._heard += 1
+    def _follow_inner(self) -> None:
+        if self._inner is not None and self._inner.ordering.checkpoints > self._checkpoints:
+            self._checkpoints += 1
             self._nesting.follow_inner(INNER_CHECKPOINT)
-        super()._hear_inner()
+        super()._follow_inner()
 
 
 class BackChannelWriter(_ContainerWriter):
-    """Writes what COLO's secondary tells its primary, record by record: CheckpointState and CheckpointDirtyPfnList."""
+    """Writes the records that COLO's secondary sends to its primary: CheckpointState and CheckpointDirtyPfnList."""
 
     layer = colo.LAYER
 
@@ -143,11 +143,11 @@ class BackChannelWriter(_ContainerWriter):
 
 
 class XenopsdWriter(_ContainerWriter):
-    """Writes a suspend image of xenopsd, structured or of the old kind, record by record.
+    """Writes a suspend image of xenopsd, structured or unstructured, record by record. The constructor writes the
+    signature.
 
-    The signature goes out with construction. After a MemoryImage, ``libxc()`` or ``libxl()`` gives the writer of that;
-    in an unstructured image, or after a MemoryImage of a legacy stream, write that to ``sink`` and say
-    ``memory_written()``.
+    After a MemoryImage, ``libxc()`` or ``libxl()`` returns the writer of the memory stream. In an unstructured image,
+    and after a MemoryImage of a legacy stream, write the legacy stream to ``sink`` and call ``memory_written()``.
     """
 
     layer = xenopsd.LAYER
@@ -160,28 +160,28 @@ class XenopsdWriter(_ContainerWriter):
         self.sink.write([xenopsd.build_header(header)])
 
     def libxc(self, domain: DomainHeader, image: ImageHeader = ImageHeader(), *, checkpointed: bool = False) -> Writer:
-        """The writer of the libxc stream that has been announced; its headers go out now."""
+        """The writer of the libxc stream that has been announced; writes its headers."""
         self._take_image((xenopsd.LIBXC, xenopsd.LIBXC_LEGACY))
         self._inner = Writer(self.sink, domain, image, checkpointed=checkpointed, limits=self.limits, around=self)
         return self._inner
 
     def libxl(self, header: libxl.Header = libxl.Header(), *, checkpointed: bool = False) -> LibxlWriter:
-        """The writer of the libxl stream that has been announced; its header goes out now."""
+        """The writer of the libxl stream that has been announced; writes its header."""
         self._take_image((xenopsd.LIBXL,))
         self._inner = LibxlWriter(self.sink, header, checkpointed=checkpointed, limits=self.limits)
         return self._inner
 
     def memory_written(self) -> None:
-        """Say that a legacy memory stream has been written to ``sink``."""
+        """Note that a legacy memory stream has been written to ``sink``."""
         self._take_image((xenopsd.LIBXC_LEGACY,))
         self._nesting.follow_inner(INNER_END)
 
     def write(self, record: xenopsd.Record) -> None:
-        """Write one record. A blob's data may be another reader's PendingPages, which are passed on piece by piece."""
+        """Write one record. A blob's data may be a reader's PendingPages, which are copied piece by piece."""
         record_type = xenopsd.type_of(record)
         head, *data = xenopsd.build(record)
         try:
-            self._hear_inner()
+            self._follow_inner()
             self._nesting.admit(record_type)
             if record_type == xenopsd.XENOPS:
                 self._check_length(len(data[0]))
@@ -206,7 +206,7 @@ class XenopsdWriter(_ContainerWriter):
 
 
 class _SaveFileWriter:
-    """A header in front of a stream; it goes out with construction. ``sink`` is then where a legacy stream goes."""
+    """A header before one stream. The constructor writes the header; a legacy stream is then written to ``sink``."""
 
     def __init__(self, sink: OpenSinkLike, pieces: Sequence[Buffer], limits: Limits) -> None:
         self.sink: Sink = open_sink(sink)
@@ -214,7 +214,7 @@ class _SaveFileWriter:
         self.sink.write(pieces)
 
     def libxl(self, header: libxl.Header = libxl.Header(), *, checkpointed: bool = False) -> LibxlWriter:
-        """The writer of the libxl stream behind."""
+        """The writer of the libxl stream that follows; writes its header."""
         return LibxlWriter(self.sink, header, checkpointed=checkpointed, limits=self.limits)
 
 
@@ -234,8 +234,8 @@ class XlWriter(_SaveFileWriter):
 
 
 class LibvirtWriter(_SaveFileWriter):
-    """Writes a save file of libvirt's libxl driver. Raises CorruptStream where there is no XML, UnsupportedStream for
-    another version than 1 and 2."""
+    """Writes a save file of libvirt's libxl driver. Raises CorruptStream if there is no XML, UnsupportedStream for a
+    version other than 1 and 2."""
 
     layer = libvirt.LAYER
 

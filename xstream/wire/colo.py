@@ -1,7 +1,7 @@
-"""COLO's back channel: what the secondary tells the primary, on a descriptor of its own, without any header.
+"""COLO's back channel: records that the secondary sends to the primary on a separate descriptor, without a header.
 
-Of each checkpoint three CHECKPOINT_STATE records of libxl's and one CHECKPOINT_DIRTY_PFN_LIST of libxc's, in the frames
-that both share.
+For each checkpoint there are three CHECKPOINT_STATE records of libxl and one CHECKPOINT_DIRTY_PFN_LIST of libxc, in the
+frames that both formats share.
 
 Source: tools/libs/light/libxl_colo_{restore,save}.c, handle_checkpoint() in tools/libs/guest/xg_sr_restore.c,
 colo_merge_secondary_dirty_bitmap() in xg_sr_save.c.
@@ -18,7 +18,7 @@ DIRTY_PFN_LIST = 0x0F
 
 Record = Union[libxl.CheckpointState, libxc.CheckpointDirtyPfnList]
 
-#: How it begins: the secondary is ready.
+#: How it begins: with the state "secondary ready".
 START = FRAME.pack(libxl.CHECKPOINT_STATE, 8) + struct.pack("<I", libxl.SECONDARY_READY)
 
 
@@ -30,25 +30,25 @@ def type_name(record_type: int) -> str:
 
 
 def type_of(record: Record) -> int:
-    """The type number that a record is sent with."""
+    """The record's type number."""
     return DIRTY_PFN_LIST if isinstance(record, libxc.CheckpointDirtyPfnList) else libxl.type_of(record)
 
 
 def turn_of(record: Record) -> int:
-    """What the order rules know a record by: a state's control id, or DIRTY_PFN_LIST."""
+    """The key of a record in the order table: a state's control id, or DIRTY_PFN_LIST."""
     return DIRTY_PFN_LIST if isinstance(record, libxc.CheckpointDirtyPfnList) else record.control_id
 
 
 def turn_name(turn: int) -> str:
-    """The name of what ``turn_of`` gives."""
+    """The name of a value of ``turn_of``."""
     return type_name(turn) if turn == DIRTY_PFN_LIST else "CHECKPOINT_STATE {}".format(libxl.CHECKPOINT_STATES[turn])
 
 
 def parse(record_type: int, body: Buffer, padding: Buffer = b"") -> Record:
-    """The record for a body, as :func:`libxl.parse` and :func:`libxc.parse` have it; UnsupportedStream for a type that
-    neither end knows here."""
+    """The record for a body, as :func:`libxl.parse` and :func:`libxc.parse` return it. Raises what they raise, and
+    UnsupportedStream for any other type."""
     if record_type not in (libxl.CHECKPOINT_STATE, DIRTY_PFN_LIST):
-        raise UnsupportedStream("no record of COLO's back channel", offset=-FRAME.size, field="type",
+        raise UnsupportedStream("not a record of COLO's back channel", offset=-FRAME.size, field="type",
                                 expected="CHECKPOINT_STATE or CHECKPOINT_DIRTY_PFN_LIST", got=type_name(record_type))
     wire: Any = libxc if record_type == DIRTY_PFN_LIST else libxl
     record: Record = wire.parse(record_type, body, padding)
@@ -63,5 +63,5 @@ def build(record: Record) -> List[Buffer]:
 
 
 def ignored_content(record: Record) -> Optional[Tuple[int, str, Any]]:
-    """(offset in the body, field, value) of what is ignored though it should be zero, or None."""
+    """(offset in the body, field, value) of a field that is ignored and should be zero, or None."""
     return None if isinstance(record, libxc.CheckpointDirtyPfnList) else libxl.ignored_content(record)

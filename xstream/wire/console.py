@@ -1,4 +1,4 @@
-"""The console ring, a page shared by a guest and the backend of its console.
+"""The console ring, a page shared by a guest and its console backend.
 
 Source: struct xencons_interface in xen/include/public/io/console.h; what a restore does to it: dom_console_init() in
 tools/libs/guest/xg_dom_boot.c, since Xen 4.21 (commits b6fc307b0b and 971b7d5ecb).
@@ -11,12 +11,12 @@ DISCONNECTED = 1
 
 
 def set_disconnected(page: bytearray) -> None:
-    """Tell the guest that no backend is connected, in a copy of its console page."""
+    """Mark a copy of a console page as disconnected: no backend is connected."""
     page[CONNECTION] = DISCONNECTED
 
 
 def cleared() -> bytearray:
-    """A console page without contents, disconnected."""
+    """An empty console page, marked as disconnected."""
     page = bytearray(PAGE_SIZE)
     set_disconnected(page)
     return page

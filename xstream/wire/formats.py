@@ -1,9 +1,9 @@
-"""All formats by the name of their layer, for what treats their records alike."""
+"""The wire modules by the name of their layer."""
 from typing import Any, Dict
 
 from xstream.wire import colo, legacy, libvirt, libxc, libxl, xend, xenopsd, xl
 
-#: Layer to its module: type_of, type_name, build and ignored_content mean the same in each.
+#: Layer to its module. Each has type_of, type_name, build and ignored_content.
 MODULES: Dict[str, Any] = {module.LAYER: module for module in (libxc, libxl, xl, libvirt, xenopsd, xend, colo)}
 
 

@@ -5,7 +5,7 @@ Source: docs/specs/libxc-migration-stream.pandoc, "Records"; docs/specs/libxl-mi
 import struct
 from typing import Any, Union
 
-#: What a body, a blob or page data may be: anything contiguous with the buffer protocol.
+#: A body, a blob or page data: any contiguous object with the buffer protocol.
 Buffer = Union[bytes, bytearray, memoryview, Any]
 
 FRAME = struct.Struct("<II")

@@ -1,7 +1,7 @@
 """HVM_CONTEXT: Xen's own state of an HVM guest's virtual CPUs and platform devices.
 
 The blob is a chain of entries, each a descriptor (typecode u16, instance u16, length u32) and its data; HEADER comes
-first, END last. Entries are views of the blob; :func:`decode` gives an entry's fields under the names of Xen's header.
+first, END last. Entries are views of the blob; :func:`decode` returns an entry's fields by their names in Xen's header.
 
 Source: xen/include/public/hvm/save.h, arch-x86/hvm/save.h (layouts), xen/arch/x86/hvm/save.c (what a restore
 accepts). Structures have grown from version to version; the tables are those of Xen 4.22.
@@ -16,7 +16,7 @@ from xstream.wire.layouts import Layout, Row, prefixed, repeated
 
 MAGIC = 0x54381286
 VERSION = 1
-#: Entries in one context. A guest has about ten per vcpu and a dozen for its platform.
+#: The most entries in one context. A guest has about ten per vcpu and a dozen for its platform.
 MAX_ENTRIES = 65536
 
 END, HEADER, CPU, CPU_XSAVE, CPU_MSR = 0, 1, 2, 16, 20
@@ -25,9 +25,9 @@ _DESCRIPTOR = struct.Struct("<HHI")
 
 
 class Entry(NamedTuple):
-    """One entry: ``offset`` is its descriptor's in the blob, ``data`` a view of the bytes after the descriptor.
+    """One entry: ``offset`` is that of its descriptor in the blob, ``data`` a view of the bytes after the descriptor.
 
-    ``instance`` is the vcpu, or which of several devices.
+    ``instance`` is the vcpu, or the index of the device if there are several.
     """
 
     typecode: int
@@ -38,7 +38,7 @@ class Entry(NamedTuple):
 
 
 class _Kind(NamedTuple):
-    """``fixed``: only this length is restored; otherwise shorter, older ones too, zeros standing for the rest."""
+    """``fixed``: Xen restores only this length; otherwise also shorter, older ones, padded with zeros."""
 
     name: str
     layout: Layout
@@ -140,10 +140,10 @@ _XSAVE_HEAD = Layout(("xfeature_mask", "Q"), ("xcr0", "Q"), ("xcr0_accum", "Q"))
 def parse(untrusted: Buffer, strict: bool = False) -> Tuple[Entry, ...]:
     """All entries of a context in order, HEADER and END included; their data are views of the blob.
 
-    Entries of unknown typecodes are kept; their name is the number. Bytes after END are passed over, as by a restore.
+    Entries of unknown typecodes are kept; their name is the number. Bytes after END are ignored, as by a restore.
 
-    Raises CorruptStream where the chain leaves the blob, doesn't start with a good HEADER or has no END,
-    UnsupportedStream for another version, LimitExceeded beyond 65536 entries. With ``strict`` also UnsupportedStream
+    Raises CorruptStream if the chain leaves the blob, doesn't start with a valid HEADER or has no END,
+    UnsupportedStream for another version, LimitExceeded over 65536 entries. With ``strict`` also UnsupportedStream
     for an unknown typecode, which no restore accepts, and StrictViolation for an END with data and bytes after it.
     Offsets in errors are relative to the blob.
     """
@@ -162,16 +162,16 @@ def parse(untrusted: Buffer, strict: bool = False) -> Tuple[Entry, ...]:
 
 
 def decode(entry: Entry) -> Dict[str, Any]:
-    """The fields of an entry in the order of Xen's structure, under its names; reserved ones are left out.
+    """The fields of an entry by name, in the order of Xen's structure, without reserved ones.
 
     Values are numbers and tuples of numbers; registers of more than 64 bits are single numbers. Fields of arrays of
     structures have names such as ``channels[0].count``, those of the CPU's FXSAVE region ``fpu.fcw``. CPU_XSAVE has
     the fields of :func:`xstream.wire.xsave.decode` after its own, CPU_MSR the one field ``msrs``, a tuple of
-    :class:`~xstream.wire.msrs.Msr`. Of an entry as an older Xen wrote it only the fields that it has. Empty for END
+    :class:`~xstream.wire.msrs.Msr`. An entry of an older Xen has only the fields that existed then. Empty for END
     and for unknown typecodes.
 
-    Raises CorruptStream where an entry has a length that no Xen writes, UnsupportedStream where it is longer than that
-    of any known version. Offsets in errors are relative to the blob.
+    Raises CorruptStream for a length that no Xen writes, UnsupportedStream if the entry is longer than in any known
+    version. Offsets in errors are relative to the blob.
     """
     if entry.typecode == CPU_XSAVE:
         return _decode_xsave(entry)
@@ -202,7 +202,7 @@ def _entry(blob: memoryview, offset: int) -> Entry:
     typecode, instance, length = _DESCRIPTOR.unpack_from(blob, offset)
     start = offset + _DESCRIPTOR.size
     if typecode == END:
-        length = 0  # whatever it says, a restore stops here
+        length = 0  # a restore stops here and ignores the length
     elif length > len(blob) - start:
         raise CorruptStream("entry runs out of the HVM context", offset=offset + 4, field="length",
                             expected="at most {}".format(len(blob) - start), got=length)

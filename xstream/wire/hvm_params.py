@@ -1,6 +1,6 @@
 """Names of the parameters in HVM_PARAMS records.
 
-Source: xen/include/public/hvm/params.h, the names that it had in the past included.
+Source: xen/include/public/hvm/params.h, including names of older versions.
 """
 from typing import Dict
 
@@ -48,5 +48,5 @@ NAMES: Dict[int, str] = {
 
 
 def name(index: int) -> str:
-    """The parameter's name without its HVM_PARAM prefix, or its number where it has none."""
+    """The parameter's name without its HVM_PARAM prefix, or its number if it has none."""
     return NAMES.get(index) or str(index)

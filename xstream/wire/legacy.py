@@ -3,25 +3,25 @@
 Source: tools/libxc/xg_save_restore.h, xc_domain_save.c, xc_domain_restore.c, xc_tmem.c and xc_compression.c of Xen 4.0
 to 4.5; tools/libxl/libxl_dom.c there for the toolstack's chunk; tools/python/xen/migration/legacy.py.
 
-Everything is little-endian and unpadded. ``width`` is the bytes of an unsigned long of the toolstack that wrote the
-stream: 4 or 8, whatever the guest's. Records are immutable tuples of named fields, as in :mod:`xstream.wire.libxc`; a
-batch of pages is that module's PageData, with 64-bit PFN words.
+Everything is little-endian and unpadded. ``width`` is the size in bytes of an unsigned long in the toolstack that wrote
+the stream: 4 or 8, regardless of the guest's. Records are immutable tuples of named fields, as in
+:mod:`xstream.wire.libxc`; a batch of pages is that module's PageData, with 64-bit PFN words.
 """
 import struct
 from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Tuple, Type, Union
 
-from xstream.errors import CorruptStream, UnsupportedStream
+from xstream.errors import CorruptStream, LimitExceeded, UnsupportedStream
 from xstream.wire import libxc
 from xstream.wire.frames import Buffer
 
 LAYER = "legacy"
 WIDTHS = (4, 8)
 PV, HVM = "pv", "hvm"
-#: PFNs in a batch, at most (MAX_BATCH_SIZE).
+#: The most PFNs in a batch (MAX_BATCH_SIZE).
 MAX_BATCH = 1024
 #: Most PFNs of a guest: a PFN word has 28 bits for them, and the writer refuses to use the last.
 MAX_PFNS = (1 << 28) - 1
-#: Ids of vcpus are at most this (XC_SR_MAX_VCPUS - 1).
+#: The highest vcpu id (XC_SR_MAX_VCPUS - 1).
 MAX_VCPU_ID = 4095
 VCPU_EXTENDED_SIZE = 128
 SHARED_INFO_SIZE = 4096
@@ -30,6 +30,8 @@ SIGNATURE_SIZE = 21
 LIBXL_DEVICE_MODEL, REMUS_DEVICE_MODEL, XEND_DEVICE_MODEL = SIGNATURES = (
     b"DeviceModelRecord0002", b"RemusDeviceModelState", b"QemuDeviceModelRecord")
 PHYSMAP_VERSION = 1
+#: The most physmap entries. libxl writes one for each region of a video card's memory.
+_MOST_PHYSMAP = 65536
 
 #: Chunks of one HVM parameter each: chunk id to the parameter's index, in the order in which Xen writes them.
 PARAMS: Dict[int, int] = {-14: 34, -3: 12, -15: 27, -16: 28, -17: 29, -4: 15, -8: 17, -10: 19, -11: 9, -19: 32, -20: 33,
@@ -39,7 +41,8 @@ PARAM_CHUNKS: Dict[int, int] = {index: chunk for chunk, index in PARAMS.items()}
 VERIFY, VCPU_INFO, TMEM, TMEM_EXTRA, TSC_INFO, LAST_CHECKPOINT = -1, -2, -5, -6, -7, -9
 COMPRESSED, ENABLE_COMPRESSION, TOOLSTACK = -12, -13, -18
 
-#: Blocks of the extended info.
+#: Blocks of the extended info, and the most unknown ones that are kept.
+_MOST_OTHER_BLOCKS = 1024
 _BLOCKS = (b"vcpu", b"extv", b"xcnt")
 
 CHUNK = struct.Struct("<i")
@@ -65,8 +68,8 @@ XSAVE_HEAD_SIZE, MAGIC_PFNS_SIZE = _XSAVE.size, _MAGIC_PFNS.size
 
 
 class Start(NamedTuple):
-    """The first field: ``p2m_size`` is one more than the guest's highest PFN. ``guest`` is "pv" or "hvm"; neither that
-    nor ``width`` has a field of its own."""
+    """The first field: ``p2m_size`` is one more than the guest's highest PFN. ``guest`` is "pv" or "hvm"; it and
+    ``width`` aren't fields of the stream but deduced from it."""
 
     p2m_size: int
     width: int
@@ -74,13 +77,13 @@ class Start(NamedTuple):
 
 
 class ExtendedInfo(NamedTuple):
-    """PV: what the guest's contexts are like.
+    """PV: the layout of the guest's contexts.
 
-    - ``guest_width``: 4 or 8 bytes, known by the size of ``vcpu``;
-    - ``vcpu``: a context of vcpu 0 with MFNs in it, which no one needs;
+    - ``guest_width``: 4 or 8 bytes, deduced from the size of ``vcpu``;
+    - ``vcpu``: a context of vcpu 0 that contains MFNs; not used by a restore;
     - ``extended``: whether each vcpu has an extended context;
-    - ``xsave_size``: bytes of vcpu 0's xsave area and 16; None where vcpus have none;
-    - ``others``: blocks of a kind not known here, (id, data), which a restore passes over.
+    - ``xsave_size``: the size in bytes of vcpu 0's xsave area plus 16; None if vcpus have none;
+    - ``others``: blocks of unknown kinds, (id, data), which a restore skips.
     """
 
     guest_width: int
@@ -102,7 +105,7 @@ class P2MFrames(NamedTuple):
 
 
 class VerifyMode(NamedTuple):
-    """Chunk -1: all pages follow once more, for comparison."""
+    """Chunk -1: all pages follow again, for comparison."""
 
 
 class VcpuInfo(NamedTuple):
@@ -113,7 +116,7 @@ class VcpuInfo(NamedTuple):
 
     @property
     def vcpus(self) -> List[int]:
-        """Ids of the vcpus that are online, up to ``max_vcpu_id``: a restore doesn't look at bits beyond."""
+        """Ids of the vcpus that are online, up to ``max_vcpu_id``: a restore ignores higher bits."""
         bits = int.from_bytes(self.online, "little")
         return [vcpu for vcpu in range(self.max_vcpu_id + 1) if bits >> vcpu & 1]
 
@@ -134,7 +137,7 @@ class HvmParam(NamedTuple):
 
 
 class Tmem(NamedTuple):
-    """Chunk -5: transcendent memory; its pools, pages and end follow as records of their own."""
+    """Chunk -5: transcendent memory; its pools, pages and end follow as separate records."""
 
     version: int
     max_pools: int
@@ -153,7 +156,7 @@ class TmemPool(NamedTuple):
 
     @property
     def page_size(self) -> int:
-        """Bytes in a page: 4096, unless the flags say otherwise."""
+        """Bytes in a page, from the flags: usually 4096."""
         return 4096 << (self.flags >> 4 & 0xF)
 
 
@@ -166,11 +169,11 @@ class TmemPage(NamedTuple):
 
 
 class TmemPagesEnd(NamedTuple):
-    """The pool before it has no more pages, though it announced more."""
+    """The end of a pool that has fewer pages than it announced."""
 
 
 class TmemExtra(NamedTuple):
-    """Chunk -6: pages of tmem that have become invalid follow as records of their own."""
+    """Chunk -6: pages of tmem that have become invalid follow as separate records."""
 
 
 class TmemInvalid(NamedTuple):
@@ -216,7 +219,7 @@ class EnableCompression(NamedTuple):
 
 
 class Toolstack(NamedTuple):
-    """Chunk -18: the toolstack's own; what libxl puts there, ``parse_physmap`` reads."""
+    """Chunk -18: the toolstack's data. ``parse_physmap`` reads libxl's."""
 
     blob: Buffer
 
@@ -226,15 +229,15 @@ class EndOfBody(NamedTuple):
 
 
 class UnmappedPfns(NamedTuple):
-    """PV tail: PFNs (u64 each) that are not in the guest's map: what was sent for them must go. A long list comes in
-    parts; ``left`` is how many are still to come."""
+    """PV tail: PFNs (u64 each) that aren't in the guest's map: pages sent for them must be discarded. A long list is
+    split into several records; ``left`` is the number of PFNs that follow."""
 
     pfns: Buffer
     left: int = 0
 
 
 class VcpuContext(NamedTuple):
-    """PV tail: one vcpu. ``extended`` is empty where ExtendedInfo has none; ``mask``, ``xsave`` are None likewise."""
+    """PV tail: one vcpu. ``extended`` is empty, ``mask`` and ``xsave`` are None if ExtendedInfo says so."""
 
     vcpu_id: int
     basic: Buffer
@@ -244,13 +247,13 @@ class VcpuContext(NamedTuple):
 
 
 class SharedInfo(NamedTuple):
-    """PV tail: the shared info page, 4096 bytes; the last of a PV guest."""
+    """PV tail: the shared info page, 4096 bytes; a PV guest's last record."""
 
     page: Buffer
 
 
 class HvmTail(NamedTuple):
-    """HVM tail: the PFNs of three special pages, and Xen's own save record."""
+    """HVM tail: the PFNs of three special pages, and Xen's HVM context."""
 
     ioreq_pfn: int
     bufioreq_pfn: int
@@ -259,7 +262,7 @@ class HvmTail(NamedTuple):
 
 
 class DeviceModel(NamedTuple):
-    """HVM tail: the device model's record, and its signature; the last of an HVM guest."""
+    """HVM tail: the device model's record and its signature; an HVM guest's last record."""
 
     signature: bytes
     blob: Buffer
@@ -270,7 +273,7 @@ Record = Union[Start, ExtendedInfo, P2MFrames, libxc.PageData, VerifyMode, VcpuI
                EnableCompression, Toolstack, EndOfBody, UnmappedPfns, VcpuContext, SharedInfo, HvmTail, DeviceModel,
                libxc.Checkpoint]
 
-#: The names that records are reported by. A CHECKPOINT has no bytes: it stands where a checkpoint's tail is complete.
+#: The names of records in reports. A CHECKPOINT has no bytes: it marks the end of a checkpoint's tail.
 NAMES: Dict[Type[Any], str] = {
     Start: "START", ExtendedInfo: "EXTENDED_INFO", P2MFrames: "P2M_FRAMES", libxc.PageData: "PAGE_DATA",
     VerifyMode: "VERIFY", VcpuInfo: "VCPU_INFO", HvmParam: "HVM_PARAM", Tmem: "TMEM", TmemPool: "TMEM_POOL",
@@ -292,7 +295,7 @@ CHUNKS = frozenset(MARKS) | frozenset(PARAMS) | {VCPU_INFO, TMEM, TSC_INFO, COMP
 
 
 def type_name(record: Record) -> str:
-    """The name that a record is reported by."""
+    """The name of a record in reports."""
     return NAMES[type(record)]
 
 
@@ -302,7 +305,7 @@ def ulong(untrusted: Buffer, width: int, at: int = 0) -> int:
 
 
 def ulongs(untrusted: Buffer, width: int) -> Buffer:
-    """Unsigned longs of ``width`` bytes each, as u64 each; 8-byte ones as they are."""
+    """Unsigned longs of ``width`` bytes each, converted to u64 each; 8-byte ones are returned unchanged."""
     if width == 8:
         return untrusted
     count = len(untrusted) // 4
@@ -310,18 +313,19 @@ def ulongs(untrusted: Buffer, width: int) -> Buffer:
 
 
 def find_width(untrusted: Buffer) -> int:
-    """The toolstack's width, out of the first 8 bytes: the upper half of a 64-bit p2m_size is zero, and what follows a
-    32-bit one is not: a batch's count, a chunk's id or the all-ones that begin a PV guest's extended info."""
+    """The toolstack's width, from the first 8 bytes. The upper half of a 64-bit p2m_size is zero. What follows a 32-bit
+    one isn't: a batch's count, a chunk's id, or the all-ones word before a PV guest's extended info."""
     return 4 if any(untrusted[4:8]) else 8
 
 
 def find_guest(untrusted: Buffer, width: int) -> str:
-    """The kind of guest, out of the first 16 bytes: all ones follow the p2m_size of a PV guest."""
+    """The kind of guest, from the first 16 bytes: a word of all ones follows the p2m_size of a PV guest."""
     return PV if bytes(untrusted[width:2 * width]) == b"\xff" * width else HVM
 
 
 def is_start(untrusted: Buffer) -> bool:
-    """Whether this can be a legacy stream: 16 bytes that begin with a good p2m_size and what may follow one."""
+    """Whether this can be a legacy stream: at least 16 bytes that begin with a valid p2m_size and what may follow
+    it."""
     if len(untrusted) < 16:
         return False
     width = find_width(untrusted)
@@ -334,8 +338,8 @@ def is_start(untrusted: Buffer) -> bool:
 
 
 def parse_start(untrusted: Buffer, width: int, guest: str) -> Start:
-    """The first field. Raises CorruptStream; offsets in errors are relative to the first byte of what is given, here
-    and in all of this module."""
+    """The first field. Raises CorruptStream. Offsets in errors are relative to the first byte of the argument, here and
+    in the whole module."""
     p2m_size = ulong(untrusted, width)
     if not 0 < p2m_size <= MAX_PFNS:
         raise CorruptStream("impossible size of the guest", offset=0, field="p2m_size",
@@ -344,7 +348,8 @@ def parse_start(untrusted: Buffer, width: int, guest: str) -> Start:
 
 
 def parse_extended_info(untrusted: Buffer) -> ExtendedInfo:
-    """The blocks of the extended info, behind its total size. Raises CorruptStream."""
+    """The blocks of the extended info, which follow its total size. Raises CorruptStream, and LimitExceeded for more
+    than 1024 unknown blocks."""
     blocks: Dict[bytes, Buffer] = {}
     others: List[Tuple[bytes, Buffer]] = []
     at = 0
@@ -360,8 +365,11 @@ def parse_extended_info(untrusted: Buffer) -> ExtendedInfo:
         if name in _BLOCKS:
             _check_block(name, size, at)
             blocks[name] = data
-        else:
+        elif len(others) < _MOST_OTHER_BLOCKS:
             others.append((name, data))
+        else:
+            raise LimitExceeded("too many unknown blocks in the extended info", offset=at, field="block",
+                                expected="at most {}".format(_MOST_OTHER_BLOCKS))
         at += _BLOCK.size + size
     if b"vcpu" not in blocks:
         raise CorruptStream("extended info without a vcpu block: the guest's width isn't known", offset=0,
@@ -382,7 +390,7 @@ def _check_block(name: bytes, size: int, at: int) -> None:
 
 
 def p2m_frame_count(p2m_size: int, guest_width: int) -> int:
-    """How many frames the p2m of a guest takes."""
+    """The number of frames of a guest's p2m."""
     return libxc.p2m_frame_count(0, p2m_size - 1, guest_width)
 
 
@@ -570,7 +578,8 @@ class PhysmapEntry(NamedTuple):
 
 
 def parse_physmap(untrusted: Buffer, width: int) -> List[PhysmapEntry]:
-    """The entries of libxl's Toolstack chunk. Raises CorruptStream, UnsupportedStream for another version."""
+    """The entries of libxl's Toolstack chunk. Raises CorruptStream, UnsupportedStream for another version,
+    LimitExceeded over 65536 entries."""
     data = bytes(untrusted)
     if len(data) < 8:
         raise CorruptStream("toolstack record too short", offset=0, field="length", expected="at least 8",
@@ -579,7 +588,10 @@ def parse_physmap(untrusted: Buffer, width: int) -> List[PhysmapEntry]:
     if version != PHYSMAP_VERSION:
         raise UnsupportedStream("toolstack record of an unknown version", offset=0, field="version",
                                 expected=PHYSMAP_VERSION, got=version)
-    # libxl counts the structure by sizeof: on 64 bits 4 bytes more than its fields have.
+    if count > _MOST_PHYSMAP:
+        raise LimitExceeded("too many physmap entries", offset=4, field="count",
+                            expected="at most {}".format(_MOST_PHYSMAP), got=count)
+    # libxl uses sizeof of the structure: on 64 bits 4 bytes more than its fields take.
     stray = 4 if width == 8 else 0
     entries = []
     at = 8

@@ -1,4 +1,4 @@
-"""libvirt's save file of a domain under its libxl driver: a header and the domain's XML in front of the stream.
+"""libvirt's save file of a domain under its libxl driver: a header and the domain's XML before the stream.
 
 Source: struct _libxlSavefileHeader in libvirt's src/libxl/libxl_conf.h; libxlDoDomainSave() in libxl_driver.c,
 libxlDomainSaveImageOpen() in libxl_domain.c. Fields are in the saving host's byte order.
@@ -24,7 +24,7 @@ HEADER_SIZE = _HEADER.size
 
 
 class SaveHeader(NamedTuple):
-    """Everything before the stream. ``xml``: the domain's definition with its NUL, never interpreted."""
+    """Everything before the stream. ``xml``: the domain's definition with its NUL; never parsed."""
 
     xml: Buffer
     version: int = LIBXL_STREAM
@@ -37,7 +37,7 @@ class SaveHeader(NamedTuple):
 
     @property
     def xml_text(self) -> str:
-        """The XML without its NUL; what isn't UTF-8 is replaced."""
+        """The XML without its NUL; invalid UTF-8 is replaced."""
         return bytes(self.xml).split(b"\0", 1)[0].decode("utf-8", "replace")
 
     @property
@@ -65,10 +65,10 @@ def type_of(record: SaveHeader) -> int:
 
 
 def parse_head(untrusted: Buffer) -> Tuple[SaveHeader, int]:
-    """The header without its XML, and the length of that, out of 64 bytes.
+    """The header without its XML, and the XML's length, from 64 bytes.
 
-    Raises CorruptStream where it isn't such a file's, UnsupportedStream for another byte order or version. Offsets in
-    errors are relative to the first byte.
+    Raises CorruptStream for another file's, UnsupportedStream for another byte order or version. Offsets in errors are
+    relative to the first byte.
     """
     magic, version, length, unused = _HEADER.unpack_from(untrusted)
     if magic != MAGIC:
@@ -90,7 +90,7 @@ def build(record: SaveHeader) -> List[Buffer]:
 
 
 def ignored_content(record: SaveHeader) -> Optional[Tuple[int, str, Any]]:
-    """(offset, field, value) of what libvirt takes no notice of though it should be zero, or None."""
+    """(offset, field, value) of a field that libvirt ignores and should be zero, or None."""
     if any(record.unused):
         return 24, "unused", bytes(record.unused)
     return None

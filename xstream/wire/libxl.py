@@ -2,8 +2,8 @@
 
 Source: docs/specs/libxl-migration-stream.pandoc and tools/libs/light/libxl_sr_stream_format.h.
 
-Records are immutable tuples of named fields, as in :mod:`xstream.wire.libxc`; ``padding`` holds what stood after the
-body where that wasn't zeros. The libxc stream that follows LIBXC_CONTEXT is no part of that record.
+Records are immutable tuples of named fields, as in :mod:`xstream.wire.libxc`; ``padding`` holds the bytes after the
+body if they weren't zeros. The libxc stream that follows LIBXC_CONTEXT is no part of that record.
 """
 import re
 import struct
@@ -19,7 +19,7 @@ VERSION = 2
 BIG_ENDIAN, FROM_LEGACY = 1, 2
 
 EMULATORS = {0: "unknown", 1: "qemu-traditional", 2: "qemu-upstream"}
-#: CHECKPOINT_STATE's control ids. The first goes from primary to secondary, in the stream; the others come back.
+#: CHECKPOINT_STATE's control ids. The primary sends the first, in the stream; the secondary sends the others back.
 CHECKPOINT_NEW, SECONDARY_SUSPENDED, SECONDARY_READY, SECONDARY_RESUMED = range(4)
 CHECKPOINT_STATES = {CHECKPOINT_NEW: "new", SECONDARY_SUSPENDED: "secondary suspended",
                      SECONDARY_READY: "secondary ready", SECONDARY_RESUMED: "secondary resumed"}
@@ -28,12 +28,12 @@ _HEADER = struct.Struct(">8sII")
 HEADER_SIZE = _HEADER.size
 _TWO_U32 = struct.Struct("<II")
 _KEY = re.compile(br"[A-Za-z0-9\-/_@]+\Z")
-#: Strings in one EMULATOR_XENSTORE_DATA. libxl sends six for each region of the device model's memory.
+#: The most strings in one EMULATOR_XENSTORE_DATA. libxl sends six for each region of the device model's memory.
 MAX_STRINGS = 65536
 
 
 class Header(NamedTuple):
-    """The first 16 bytes; big-endian whatever the body is."""
+    """The first 16 bytes; always big-endian."""
 
     version: int = VERSION
     options: int = 0
@@ -54,7 +54,7 @@ class LibxcContext(NamedTuple):
 
 
 class EmulatorXenstoreData(NamedTuple):
-    """EMULATOR_XENSTORE_DATA: ``data`` is NUL-terminated strings, key and value by turns."""
+    """EMULATOR_XENSTORE_DATA: ``data`` holds NUL-terminated strings, alternately key and value."""
 
     emulator_id: int
     emulator_index: int
@@ -63,7 +63,7 @@ class EmulatorXenstoreData(NamedTuple):
 
     @property
     def pairs(self) -> List[Tuple[bytes, bytes]]:
-        """(key, value) of each pair, in order; keys are relative to the device model's own folder."""
+        """(key, value) of each pair, in order; keys are relative to the device model's xenstore directory."""
         strings = bytes(self.data).split(b"\0")[:-1]
         return list(zip(strings[::2], strings[1::2]))
 
@@ -75,7 +75,7 @@ class EmulatorXenstoreData(NamedTuple):
 
 
 class EmulatorContext(NamedTuple):
-    """EMULATOR_CONTEXT: the device model's own record, such as QEMU's."""
+    """EMULATOR_CONTEXT: the device model's state, such as QEMU's."""
 
     emulator_id: int
     emulator_index: int
@@ -91,7 +91,7 @@ class CheckpointEnd(NamedTuple):
 
 
 class CheckpointState(NamedTuple):
-    """CHECKPOINT_STATE: what COLO's two sides tell one another."""
+    """CHECKPOINT_STATE: how COLO's two sides synchronise."""
 
     control_id: int
     reserved: int = 0
@@ -114,7 +114,7 @@ _TYPES = {record_class: record_type for record_type, (_, record_class) in RECORD
 
 
 def type_name(record_type: int) -> str:
-    """The specification's name of a record type, or its number where it has none."""
+    """The specification's name of a record type, or its number if it has none."""
     return RECORDS[record_type][0] if record_type in RECORDS else "{:#x}".format(record_type)
 
 
@@ -124,15 +124,15 @@ def emulator_name(emulator_id: int) -> str:
 
 
 def type_of(record: Record) -> int:
-    """The type number that a record is sent with."""
+    """The record's type number."""
     return _TYPES[type(record)]
 
 
 def parse_header(untrusted: Buffer) -> Header:
-    """The header out of its 16 bytes.
+    """The header, from its 16 bytes.
 
-    Raises CorruptStream where it isn't a libxl stream's, UnsupportedStream for big-endian streams and versions other
-    than 2. Offsets in errors are relative to the first byte.
+    Raises CorruptStream for another format's, UnsupportedStream for big-endian streams and versions other than 2.
+    Offsets in errors are relative to the first byte.
     """
     magic, version, options = _HEADER.unpack_from(untrusted)
     if magic != MAGIC:
@@ -154,7 +154,7 @@ def parse(record_type: int, body: Buffer, padding: Buffer = b"") -> Record:
     """The record for a body (without padding); its blobs are slices of ``body``.
 
     Raises CorruptStream with offsets relative to the body's first byte, UnsupportedStream for an unknown type: libxl
-    refuses those even if they are marked as optional. What a restore ignores is kept, not judged.
+    refuses those even if they are marked as optional. What a restore ignores is kept.
     """
     parser = _PARSERS.get(record_type)
     if parser is not None:
@@ -174,7 +174,7 @@ def build(record: Record) -> List[Buffer]:
 
 
 def ignored_content(record: Record) -> Optional[Tuple[int, str, Any]]:
-    """(offset in the body, field, value) of what a restore ignores though it should be zero or absent, or None."""
+    """(offset in the body, field, value) of what a restore ignores and no Xen writes, or None."""
     if isinstance(record, (End, LibxcContext, CheckpointEnd)) and len(record.body):
         return -4, "length", len(record.body)
     if isinstance(record, CheckpointState) and record.reserved:
@@ -197,7 +197,7 @@ def _parse_emulator(record_class: Type[Any]) -> Callable[[Buffer, Buffer], Any]:
 
 
 def _check_strings(untrusted: bytes) -> None:
-    """Raise CorruptStream unless these are pairs of a good key and a value; offsets are those in the record's body."""
+    """Raise CorruptStream unless these are pairs of a valid key and a value. Offsets are relative to the body."""
     if not untrusted:
         return
     if untrusted[-1]:

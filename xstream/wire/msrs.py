@@ -14,7 +14,7 @@ from xstream.wire.frames import Buffer
 INTEL_PLATFORM_INFO = 0xCE
 ARCH_CAPABILITIES = 0x10A
 
-#: Those that some Xen sends: hvm_save_cpu_msrs() and its predecessors per vendor (xen/arch/x86/hvm),
+#: Registers that some version of Xen sends: hvm_save_cpu_msrs() and its predecessors per vendor (xen/arch/x86/hvm),
 #: XEN_DOMCTL_get_vcpu_msrs (xen/arch/x86/domctl.c), x86_msr_copy_to_buffer() (xen/arch/x86/lib/cpu-policy).
 NAMES: Dict[int, str] = {
     0x00000048: "SPEC_CTRL",
@@ -32,7 +32,7 @@ NAMES: Dict[int, str] = {
     0xC0011027: "AMD64_DR0_ADDRESS_MASK",
 }
 
-#: Registers in one array. Xen sends at most a dozen.
+#: The most registers in one array. Xen sends at most a dozen.
 MAX_ENTRIES = 65536
 
 _MSR = struct.Struct("<IIQ")
@@ -49,14 +49,14 @@ class Msr(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Its name, or its number in hex where it has none here."""
+        """Its name, or its number in hex if it has none here."""
         return NAMES.get(self.number) or "{:#x}".format(self.number)
 
 
 def parse(untrusted: Buffer) -> Tuple[Msr, ...]:
     """The registers of an array, in order, repeated ones included.
 
-    Raises CorruptStream where the length is no multiple of 16, LimitExceeded beyond 65536 registers.
+    Raises CorruptStream unless the length is a multiple of 16, LimitExceeded over 65536 registers.
     """
     if len(untrusted) % SIZE:
         raise CorruptStream("array of MSRs of a wrong size", offset=0, field="length", expected="a multiple of 16",

@@ -1,7 +1,7 @@
 """S-expressions, as xenopsd's and xend's images hold them.
 
-Source: the syntax of the OCaml library sexplib; xend's (tools/python/xen/xend/sxp.py up to Xen 4.4) is a part of it but
-for its single quotes, which are taken as double ones are.
+Source: the syntax of the OCaml library sexplib. xend's (tools/python/xen/xend/sxp.py up to Xen 4.4) is a subset, except
+for single quotes, which are treated like double quotes.
 """
 import re
 from typing import Any, List, Optional, Tuple, Union
@@ -9,7 +9,7 @@ from typing import Any, List, Optional, Tuple, Union
 from xstream.errors import CorruptStream, LimitExceeded
 from xstream.wire.frames import Buffer
 
-#: Caps on one expression: bytes, lists within lists, atoms and lists in all. A guest's own has a few thousand atoms.
+#: Limits on one expression: bytes, nesting, and atoms and lists in total. A genuine one has a few thousand atoms.
 MAX_SIZE = 1 << 20
 MAX_DEPTH = 100
 MAX_ITEMS = 65536
@@ -29,9 +29,9 @@ _LETTERS = {b"n": b"\n", b"t": b"\t", b"r": b"\r", b"b": b"\b"}
 
 
 def parse(untrusted: Buffer) -> Sexp:
-    """The one expression in a text; what isn't UTF-8 in an atom is replaced.
+    """The single expression in a text; invalid UTF-8 in an atom is replaced.
 
-    Raises CorruptStream where it isn't exactly one, LimitExceeded beyond the caps. Offsets are those in the text.
+    Raises CorruptStream unless it is exactly one, LimitExceeded over the limits. Offsets are relative to the text.
     """
     text = bytes(untrusted)
     if len(text) > MAX_SIZE:
@@ -53,7 +53,7 @@ def parse(untrusted: Buffer) -> Sexp:
             items = []
         elif kind == "close":
             if not outer:
-                raise CorruptStream("S-expression closes a list that it hasn't opened", offset=token.start())
+                raise CorruptStream("S-expression closes a list that isn't open", offset=token.start())
             closed = tuple(items)
             items = outer.pop()
             items.append(closed)
@@ -71,7 +71,7 @@ def parse(untrusted: Buffer) -> Sexp:
 
 
 def _end_of_string(text: bytes, start: int) -> int:
-    """The place of the quote that ends the string that one begins at ``start``."""
+    """The offset of the quote that ends the string which begins at ``start``."""
     pattern = _IN_STRING[text[start:start + 1]]
     found = pattern.search(text, start + 1)
     while found is not None and found.group() == b"\\":
@@ -98,7 +98,7 @@ def _unescaped(escape: Any) -> bytes:
 
 
 def build(sexp: Sexp) -> bytes:
-    """The text of an expression, every atom that needs it quoted."""
+    """The text of an expression, with atoms quoted if they must be."""
     if isinstance(sexp, str):
         return _quoted(sexp)
     return b"(" + b" ".join(build(item) for item in sexp) + b")"

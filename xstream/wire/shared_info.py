@@ -1,7 +1,7 @@
-"""SHARED_INFO: the page that a PV guest and Xen share: time, event channels, and where the p2m is.
+"""SHARED_INFO: the page that a PV guest shares with Xen: time, event channels, the location of the p2m.
 
 Source: struct shared_info, struct vcpu_info and struct vcpu_time_info in xen/include/public/xen.h, struct
-arch_shared_info in arch-x86/xen.h. What a restore takes over, vcpu_info without the pending selectors and ``arch``
+arch_shared_info in arch-x86/xen.h. What a restore keeps, vcpu_info without the pending selectors and ``arch``
 without pfn_to_mfn_frame_list_list: handle_shared_info() in tools/libs/guest/xg_sr_restore_x86_pv.c.
 """
 from typing import Any, Dict, NamedTuple, Tuple
@@ -11,13 +11,13 @@ from xstream.wire.frames import Buffer
 from xstream.wire.layouts import Layout, Row
 from xstream.wire.libxc import PAGE_SIZE
 
-#: Entries of vcpu_info in the page; further vcpus have theirs in memory of the guest's own.
+#: Entries of vcpu_info in the page; further vcpus have theirs in the guest's memory.
 VCPUS = 32
 _VCPU_INFO_SIZE = 64
 
 
 class SharedPage(NamedTuple):
-    """A decoded page: ``fields`` in the structure's order, without vcpu_info and the event bitmaps.
+    """A decoded page.
 
     - ``fields``: ``wc_version``, ``wc_sec``, ``wc_nsec``, ``wc_sec_hi`` and the fields of arch_shared_info as
       ``arch.max_pfn`` and so on;
@@ -32,7 +32,7 @@ class SharedPage(NamedTuple):
 
     @property
     def wallclock(self) -> int:
-        """Seconds from the epoch to where the guest's system time was 0; the nanoseconds are ``wc_nsec``."""
+        """Seconds since the epoch at which the guest's system time was 0; ``wc_nsec`` has the nanoseconds."""
         high = self.fields.get("wc_sec_hi", self.fields.get("arch.wc_sec_hi", 0))
         return high << 32 | self.fields["wc_sec"]
 
@@ -43,7 +43,7 @@ class SharedPage(NamedTuple):
 
     @property
     def due_ports(self) -> Tuple[int, ...]:
-        """Ports pending and not masked, lowest first: those that the guest is about to hear of."""
+        """Ports that are pending and not masked, lowest first: the guest is about to be notified of them."""
         return _bits(self.pending & ~self.masked)
 
 
@@ -68,11 +68,11 @@ _REST = {
 
 
 def parse(untrusted: Buffer, guest_width: int) -> SharedPage:
-    """The page of a guest whose words are of ``guest_width`` bytes: 8 or 4, from X86_PV_INFO.
+    """Decode the page of a guest with words of ``guest_width`` bytes: 8 or 4, from X86_PV_INFO.
 
-    ``wc_sec_hi`` and p2m_cr3, p2m_vaddr, p2m_generation mean something from Xen 4.6 on; before, they are padding.
+    ``wc_sec_hi``, p2m_cr3, p2m_vaddr and p2m_generation exist since Xen 4.6; before, they are padding.
 
-    Raises CorruptStream for a page of another size than 4096.
+    Raises CorruptStream unless the page has 4096 bytes.
     """
     if len(untrusted) != PAGE_SIZE:
         raise CorruptStream("shared info of a wrong size", offset=0, field="length", expected=PAGE_SIZE,
@@ -85,10 +85,10 @@ def parse(untrusted: Buffer, guest_width: int) -> SharedPage:
 
 
 def restored(page: Buffer, guest_width: int) -> bytearray:
-    """A copy of the page with what a restored guest takes over of it: vcpu_info and ``arch``.
+    """A copy of the page with only what a restore keeps: vcpu_info and ``arch``.
 
-    No event is pending, every port is masked, and the frame lists are to be set up anew. The wallclock is left out
-    (zeros): it is the new host's.
+    No event is pending, every port is masked, and the frame lists are cleared. The wallclock is zero: the new host sets
+    it.
     """
     # Bytes of each event bitmap, end of the wallclock, and end of the page's fields.
     events, clock, end = (512, 3088, 3136) if guest_width == 8 else (128, 2316, 2344)

@@ -1,15 +1,15 @@
-"""The start info page: what Xen tells a PV guest when it starts, and again when it has been restored.
+"""The start info page, which a PV guest receives when it starts, and again when it is restored.
 
 Source: struct start_info in xen/include/public/xen.h; what a restore changes: process_start_info() in
-tools/libs/guest/xg_sr_restore_x86_pv.c. A guest that has suspended itself has left PFNs where there are MFNs.
+tools/libs/guest/xg_sr_restore_x86_pv.c. A guest that suspends itself replaces the MFNs by PFNs.
 """
 import struct
 from typing import NamedTuple
 
 from xstream.wire.frames import Buffer
 
-#: nr_pages, shared_info, flags, store_mfn, store_evtchn, console mfn, console evtchn; by guest width. They stand behind
-#: the magic, which is at the page's beginning.
+#: nr_pages, shared_info, flags, store_mfn, store_evtchn, console mfn, console evtchn; by guest width. They follow
+#: the magic at the beginning of the page.
 _FIELDS = {8: struct.Struct("<QQI4xQI4xQI"), 4: struct.Struct("<IIIIIII")}
 MAGIC_SIZE = 32
 
@@ -37,8 +37,8 @@ def parse(untrusted: Buffer, guest_width: int) -> StartInfo:
 
 
 def build(info: StartInfo, guest_width: int) -> bytes:
-    """The bytes that stand at MAGIC_SIZE. Raises ValueError for numbers too high for their fields."""
+    """The bytes at offset MAGIC_SIZE. Raises ValueError for numbers too large for their fields."""
     try:
         return _FIELDS[guest_width].pack(*info)
     except struct.error as error:
-        raise ValueError("a number too high for the start info: {}".format(error))
+        raise ValueError("a number too large for the start info: {}".format(error))

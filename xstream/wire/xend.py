@@ -1,4 +1,4 @@
-"""xend's save file: the domain's configuration in front of a legacy stream.
+"""xend's save file: the domain's configuration before a legacy stream.
 
 Source: tools/python/xen/xend/XendCheckpoint.py up to Xen 4.4.
 """
@@ -16,13 +16,13 @@ HEADER_SIZE = _HEADER.size
 
 
 class SaveHeader(NamedTuple):
-    """Everything before the stream. ``config``: an S-expression, never interpreted."""
+    """Everything before the stream. ``config``: an S-expression; never parsed."""
 
     config: Buffer
 
     @property
     def config_text(self) -> str:
-        """The config; what isn't UTF-8 is replaced."""
+        """The config; invalid UTF-8 is replaced."""
         return bytes(self.config).decode("utf-8", "replace")
 
 
@@ -41,7 +41,7 @@ def type_of(record: SaveHeader) -> int:
 
 
 def parse_head(untrusted: Buffer) -> int:
-    """The config's length, out of 20 bytes. Raises CorruptStream, with offsets relative to the first."""
+    """The config's length, from 20 bytes. Raises CorruptStream, with offsets relative to the first."""
     magic, length = _HEADER.unpack_from(untrusted)
     if magic != MAGIC:
         raise CorruptStream("not a save file of xend", offset=0, field="magic", expected=MAGIC, got=magic)
@@ -56,5 +56,5 @@ def build(record: SaveHeader) -> List[Buffer]:
 
 
 def ignored_content(record: SaveHeader) -> Optional[Any]:
-    """None: xend takes notice of everything."""
+    """None: xend ignores nothing."""
     return None

@@ -1,11 +1,12 @@
 """Suspend images of xenopsd (XenServer, XCP-ng): a signature, then typed records around a memory image.
 
 Source: xen-api's ocaml/xenopsd/lib/suspend_image.ml (layouts), ocaml/xenopsd/xc/domain.ml (what is written and
-restored), doc/content/xenopsd/design/suspend-image-*.md. Little-endian but for the unstructured image's QEMU length.
+restored), doc/content/xenopsd/design/suspend-image-*.md. Little-endian, except the length of an unstructured image's
+QEMU record.
 
 A record's header is two i64, type and length. Memory images follow their header in line; their length is written as 0
-and means nothing. An unstructured image has no headers: a legacy memory image, and behind that QEMU's record under a
-signature of its own.
+and means nothing. An unstructured image has no record headers: it is a legacy memory image, then QEMU's record after
+another signature.
 """
 import struct
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple, Union
@@ -27,7 +28,7 @@ QEMU_HEADER_SIZE = _QEMU_HEADER.size
 
 XENOPS, LIBXC, LIBXL, LIBXC_LEGACY, QEMU_TRAD, QEMU_XEN = 0x000F, 0x00F0, 0x00F1, 0x00F2, 0x0F00, 0x0F01
 DEMU, VARSTORED, SWTPM0, SWTPM, END_OF_IMAGE = 0x0F10, 0x0F11, 0x0F12, 0x0F13, 0xFFFF
-#: The type that QEMU_RECORD is given here; in the image it has none.
+#: A made-up type for the QEMU record of an unstructured image, which has none.
 QEMU_RECORD = -1
 
 #: Record type to name.
@@ -41,20 +42,20 @@ MEMORY_IMAGES = (LIBXC, LIBXL, LIBXC_LEGACY)
 
 
 class Header(NamedTuple):
-    """The signature: structured, or the unstructured image of old."""
+    """The signature: of a structured image, or of an older unstructured one."""
 
     structured: bool = True
 
 
 class Xenops(NamedTuple):
-    """Xenops: metadata of the image, an S-expression."""
+    """Xenops: the image's metadata, an S-expression."""
 
     text: Buffer
 
     @property
     def fields(self) -> Dict[str, sexp.Sexp]:
-        """``time``, ``word_size`` and, where they are there, ``vm_str`` and ``xs_subtree`` (pairs of path and value).
-        Raises CorruptStream and LimitExceeded, as parsing does."""
+        """The fields by name: ``time``, ``word_size`` and, if present, ``vm_str`` and ``xs_subtree`` (pairs of path and
+        value). Raises CorruptStream and LimitExceeded."""
         return parse_xenops(self.text)
 
 
@@ -66,10 +67,10 @@ class MemoryImage(NamedTuple):
 
 
 class Blob(NamedTuple):
-    """Any other record: a device model's, or some emulator's, own.
+    """Any other record: the data of a device model or another emulator.
 
-    ``data``: a buffer, or, from a source that can't be looked at twice, a
-    :class:`~xstream.stream.source.PendingPages` that is good until the next record.
+    ``data``: a buffer, or from a source that isn't in memory a :class:`~xstream.stream.source.PendingPages`, which is
+    valid until the next record is read.
     """
 
     type: int
@@ -92,19 +93,19 @@ Record = Union[Xenops, MemoryImage, Blob, Unread, EndOfImage]
 
 
 def type_name(record_type: int) -> str:
-    """The name of a record type in xenopsd's source, or its number where it has none."""
+    """The name of a record type in xenopsd's source, or its number if it has none."""
     return NAMES.get(record_type) or "{:#x}".format(record_type)
 
 
 def type_of(record: Record) -> int:
-    """The type number that a record is sent with; of an unstructured image's QEMU record, which has none, -1."""
+    """The record's type number; QEMU_RECORD (-1) for an unstructured image's QEMU record."""
     if isinstance(record, Xenops):
         return XENOPS
     return END_OF_IMAGE if isinstance(record, EndOfImage) else record.type
 
 
 def parse_header(untrusted: Buffer) -> Header:
-    """Which of the two kinds of image has this signature. Raises CorruptStream where neither has."""
+    """The kind of image that has this signature. Raises CorruptStream for any other."""
     signature = bytes(untrusted[:SIGNATURE_SIZE])
     if signature not in (SIGNATURE, LEGACY_SIGNATURE):
         raise CorruptStream("not a suspend image of xenopsd", offset=0, field="signature", expected=SIGNATURE,
@@ -118,9 +119,10 @@ def build_header(header: Header) -> bytes:
 
 
 def parse_record_header(untrusted: Buffer) -> Tuple[int, int]:
-    """(type, length) out of 16 bytes; the type is a known one and the length not negative.
+    """(type, length) from 16 bytes.
 
-    Raises UnsupportedStream and CorruptStream, with offsets relative to the body behind the header.
+    Raises UnsupportedStream for an unknown type, CorruptStream for a negative length; with offsets relative to the body
+    after the header.
     """
     record_type, length = _HEADER.unpack_from(untrusted)
     if record_type not in NAMES or record_type == QEMU_RECORD:
@@ -132,13 +134,13 @@ def parse_record_header(untrusted: Buffer) -> Tuple[int, int]:
 
 
 def parse_qemu_header(untrusted: Buffer) -> int:
-    """The length of an unstructured image's QEMU record, out of the 26 bytes before it.
+    """The length of an unstructured image's QEMU record, from the 26 bytes before it.
 
-    Raises CorruptStream where that isn't there, or negative. Offsets are relative to the record behind.
+    Raises CorruptStream if the signature is missing or the length negative. Offsets are relative to the record.
     """
     signature, length = _QEMU_HEADER.unpack_from(untrusted)
     if signature != QEMU_SIGNATURE:
-        raise CorruptStream("no QEMU record behind the memory image", offset=-26, field="signature",
+        raise CorruptStream("no QEMU record after the memory image", offset=-26, field="signature",
                             expected=QEMU_SIGNATURE, got=signature)
     if length < 0:
         raise CorruptStream("negative length", offset=-4, field="length", expected="at least 0", got=length)
@@ -146,9 +148,9 @@ def parse_qemu_header(untrusted: Buffer) -> int:
 
 
 def parse(record_type: int, body: Any, length: int = 0) -> Record:
-    """The record of a known type: its body, or of memory images and End_of_image, which have none, their length.
+    """The record of a known type. Memory images and End_of_image have no body but a ``length``.
 
-    Raises CorruptStream and LimitExceeded for an Xenops record that isn't good, with offsets relative to the body.
+    Raises CorruptStream and LimitExceeded for a bad Xenops record, with offsets relative to the body.
     """
     if record_type in MEMORY_IMAGES:
         return MemoryImage(record_type, length)
@@ -161,17 +163,17 @@ def parse(record_type: int, body: Any, length: int = 0) -> Record:
 
 
 def parse_xenops(untrusted: Buffer) -> Dict[str, sexp.Sexp]:
-    """The fields of an Xenops record; see :attr:`Xenops.fields`. Offsets in errors are those in the record."""
+    """The fields of a Xenops record; see :attr:`Xenops.fields`. Offsets in errors are relative to the body."""
     whole = sexp.parse(untrusted)
     fields: Dict[str, sexp.Sexp] = {}
     for field in whole if isinstance(whole, tuple) else ():
         if not (isinstance(field, tuple) and len(field) == 2 and isinstance(field[0], str)):
-            raise CorruptStream("Xenops record isn't a list of named fields", offset=0, expected="(name value)",
+            raise CorruptStream("the Xenops record isn't a list of named fields", offset=0, expected="(name value)",
                                 got=str(field)[:32])
         fields[field[0]] = field[1]
     missing = [name for name in ("time", "word_size") if name not in fields]
     if missing:
-        raise CorruptStream("Xenops record without its fields", offset=0, expected=", ".join(missing))
+        raise CorruptStream("the Xenops record lacks fields", offset=0, expected=", ".join(missing))
     return fields
 
 
@@ -189,7 +191,7 @@ def build(record: Record) -> List[Any]:
 
 
 def ignored_content(record: Record) -> Optional[Tuple[int, str, Any]]:
-    """(offset from the body, field, value) of what a restore ignores though it should be zero, or None."""
+    """(offset from the body, field, value) of a field that a restore ignores and should be zero, or None."""
     if isinstance(record, EndOfImage) and record.length:
         return -8, "length", record.length
     return None

@@ -1,4 +1,4 @@
-"""xl save file: the header and the domain's configuration in front of a libxl, or legacy, stream.
+"""xl save file: the header and the domain's configuration before a libxl or legacy stream.
 
 Source: struct save_file_header in tools/xl/xl.h; save_domain_core_writeconfig() in tools/xl/xl_saverestore.c,
 create_domain() in tools/xl/xl_vmcontrol.c. Up to Xen 4.5: tools/libxl/xl_cmdimpl.c.
@@ -16,8 +16,8 @@ MAGIC = b"Xen saved domain, xl format\n \0 \r"
 #: Bits of ``mandatory_flags``: the config is JSON; a libxl stream follows, and not a legacy one.
 JSON_CONFIG, LIBXL_STREAM = 1, 2
 _BYTE_ORDER, _OTHER_BYTE_ORDER = 0x01020304, 0x04030201
-#: Caps on a config that is parsed: its bytes, lists and objects within one another, digits of a number. xl's own have a
-#: few KiB and are five deep.
+#: Limits on a config that is parsed: bytes, nesting of lists and objects, digits of a number. xl writes a few KiB,
+#: nested five deep.
 MAX_JSON, MAX_DEPTH, _MAX_DIGITS = 1 << 20, 100, 100
 
 _GUEST_TYPES = ("hvm", "pvh", "pv")
@@ -31,9 +31,9 @@ _LENGTH = struct.Struct("<I")
 class SaveHeader(NamedTuple):
     """Everything before the stream: flags and optional data.
 
-    - ``config``: the domain's configuration: JSON with its NUL, or the text of a config file; never interpreted;
-    - ``rest``: optional data behind the config, of which xl takes no notice;
-    - ``has_config``: whether there is optional data at all: without, xl wants a config file on restore.
+    - ``config``: the domain's configuration: JSON with its NUL, or the text of a config file;
+    - ``rest``: optional data after the config, which xl ignores;
+    - ``has_config``: whether there is optional data; without it, xl needs a config file to restore.
     """
 
     mandatory_flags: int = JSON_CONFIG | LIBXL_STREAM
@@ -51,13 +51,13 @@ class SaveHeader(NamedTuple):
 
     @property
     def config_text(self) -> str:
-        """The config without its NUL; what isn't UTF-8 is replaced."""
+        """The config without its NUL; invalid UTF-8 is replaced."""
         return bytes(self.config).split(b"\0", 1)[0].decode("utf-8", "replace")
 
     @property
     def config_object(self) -> Any:
-        """The config as JSON has it; None where it isn't JSON. Raises CorruptStream where it should be and isn't,
-        LimitExceeded beyond the caps."""
+        """The parsed JSON config; None for a text config. Raises CorruptStream if it isn't JSON though the flags say
+        so, LimitExceeded over the limits."""
         if not self.mandatory_flags & JSON_CONFIG:
             return None
         if len(self.config) > MAX_JSON:
@@ -117,10 +117,10 @@ def type_of(record: SaveHeader) -> int:
 
 
 def parse_head(untrusted: Buffer) -> Tuple[SaveHeader, int]:
-    """The header without its optional data, and the length of that, out of 48 bytes.
+    """The header without its optional data, and that data's length, from 48 bytes.
 
-    Raises CorruptStream where it isn't an xl file's, UnsupportedStream for another byte order and unknown mandatory
-    flags. Offsets in errors are relative to the first byte.
+    Raises CorruptStream for another file's, UnsupportedStream for another byte order and unknown mandatory flags.
+    Offsets in errors are relative to the first byte.
     """
     magic, byte_order, mandatory, optional, length = _HEADER.unpack_from(untrusted)
     if magic != MAGIC:
@@ -138,9 +138,10 @@ def parse_head(untrusted: Buffer) -> Tuple[SaveHeader, int]:
 
 
 def parse_optional_data(head: SaveHeader, untrusted: Buffer) -> SaveHeader:
-    """The whole header: ``head`` with its optional data; config and rest are slices of it.
+    """The whole header: ``head`` with its optional data, of which config and rest are slices.
 
-    Raises CorruptStream where the config leaves the optional data, with offsets relative to the header's first byte.
+    Raises CorruptStream if the config is longer than the optional data, with offsets relative to the header's first
+    byte.
     """
     if not len(untrusted):
         return head._replace(has_config=False)
@@ -162,21 +163,21 @@ def build(record: SaveHeader) -> List[Buffer]:
 
 
 def ignored_content(record: SaveHeader) -> Optional[Tuple[int, str, Any]]:
-    """(offset, field, value) of what xl takes no notice of though it shouldn't be there, or None."""
+    """(offset, field, value) of data that xl ignores and doesn't write, or None."""
     if len(record.rest):
         return HEADER_SIZE + 4 + len(record.config), "optional data", bytes(record.rest[:32])
     return None
 
 
 def _integer(digits: str) -> int:
-    """An integer of a length that doesn't keep us busy."""
+    """An integer of bounded length: converting a long one takes quadratic time."""
     if len(digits) > _MAX_DIGITS:
         raise ValueError("number of {} digits".format(len(digits)))
     return int(digits)
 
 
 def _finite(text: str) -> float:
-    """A number that JSON has, which NaN and the infinities aren't."""
+    """A finite number: JSON has no NaN and no infinities."""
     number = float(text)
     if number - number:
         raise ValueError("number out of range")

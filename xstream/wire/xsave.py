@@ -30,15 +30,16 @@ FXSAVE: Tuple[Row, ...] = (
 
 _AREA = Layout(*(prefixed("fpu", FXSAVE) + (("xstate_bv", "Q"), ("xcomp_bv", "Q"))))
 
-#: Component to (offset, size) in the standard format where that is the same on every CPU.
+#: Component to (offset, size) in the standard format, for those that are the same on every CPU.
 #: :func:`xstream.wire.policies.xstate_places` has those of a guest's own CPU.
 FIXED_PLACES: Dict[int, Tuple[int, int]] = {2: (576, 256)}
 
 
 def decode(untrusted: Buffer) -> Dict[str, Any]:
-    """Fields of an area: those of the FXSAVE region (``fpu.fcw`` ...), ``xstate_bv``, ``xcomp_bv``; none if empty.
+    """Fields of an area: those of the FXSAVE region (``fpu.fcw`` ...), ``xstate_bv``, ``xcomp_bv``; none if it is
+    empty.
 
-    Raises CorruptStream for an area that is too short for its header.
+    Raises CorruptStream for an area too short for its header.
     """
     if 0 < len(untrusted) < MIN_SIZE:
         raise CorruptStream("XSAVE area too short for its header", offset=0, field="length",
@@ -54,8 +55,8 @@ def component_names(mask: int) -> Tuple[str, ...]:
 def components(untrusted: Buffer, places: Mapping[int, Tuple[int, int]] = FIXED_PLACES) -> Dict[str, memoryview]:
     """The components in use (in XSTATE_BV) that ``places`` has, by name: views of the area.
 
-    ``places`` maps bits to (offset, size) in bytes. Raises CorruptStream where a place is beyond the area,
-    UnsupportedStream for an area in the compacted format, whose places are other ones.
+    ``places`` maps bits to (offset, size) in bytes. Raises CorruptStream if a place is outside the area,
+    UnsupportedStream for an area in the compacted format, which has other places.
     """
     area = memoryview(untrusted)
     header = decode(area)
