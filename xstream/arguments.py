@@ -5,6 +5,7 @@ from typing import Any, Callable, Dict, List, NoReturn, Optional
 
 from xstream.errors import StreamError
 from xstream.limits import Limits
+from xstream.printing import print_json, terminal_width
 from xstream.version import __version__
 
 EXIT_STATUS = ("0: good. 1: the stream is bad (policy: incompatible). 2: usage error or operating-system error "
@@ -55,6 +56,18 @@ EXAMPLES = {
 }
 
 
+class _Formatter(argparse.HelpFormatter):
+    """Formats help at the terminal's width. argparse makes a formatter for each argument, to check it, and without a
+    width each of them imports shutil."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=terminal_width() or 80)
+
+
+class _ExamplesFormatter(_Formatter, argparse.RawDescriptionHelpFormatter):
+    """Keeps the lines of the examples."""
+
+
 class Parser(argparse.ArgumentParser):
     """A parser that prints a usage error as a JSON document too, if --json is given."""
 
@@ -62,7 +75,6 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         if "--json" in sys.argv:
-            from xstream.printing import print_json
             print_json(dict(StreamError(message).as_dict(), error="UsageError", ok=False))
         super().error(message)
 
@@ -73,9 +85,9 @@ def argument_parser(only: Optional[str] = None) -> Parser:
     The man page, the completions and the reference documentation are generated from it.
     """
     parser = Parser(prog="xstream", description="Read, check and write Xen migration streams.",
-                    epilog="Exit status: " + EXIT_STATUS)
+                    epilog="Exit status: " + EXIT_STATUS, formatter_class=_Formatter)
     parser.add_argument("--version", action="version", version="xstream " + __version__)
-    commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND")
+    commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", prog="xstream")
     commands.required = True
     for name in (only,) if only in COMMANDS else COMMANDS:
         COMMANDS[str(name)](commands)
@@ -219,7 +231,7 @@ def _new(commands: Any, name: str, text: str, examples: str) -> Parser:
     lines = ["  " + line.strip() for line in examples.strip().splitlines()]
     command: Parser = commands.add_parser(
         name, help=text, description=_sentence(text), epilog="\n".join(["examples:"] + lines),
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+        formatter_class=_ExamplesFormatter)
     command.examples = "\n".join(line.strip() for line in lines)
     return command
 

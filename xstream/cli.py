@@ -2,7 +2,6 @@
 import contextlib
 import math
 import os
-import signal
 import sys
 import time
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Tuple
@@ -38,13 +37,14 @@ def main(arguments: Optional[List[str]] = None) -> int:
     if arguments is not None:
         return _run(parse_arguments(arguments))
     _open_closed_descriptors()
-    _raise_on_signals()
     try:
-        return _run(parse_arguments())
-    except KeyboardInterrupt:
-        number = int(signal.SIGINT)
-    except _Signalled as ended:
-        number = ended.number
+        options = parse_arguments()
+        if hasattr(options, "out"):
+            _raise_on_signals()
+        return _run(options)
+    except (KeyboardInterrupt, _Signalled) as ended:
+        import signal
+        number = ended.number if isinstance(ended, _Signalled) else int(signal.SIGINT)
     # End as the signal would have ended the process, so that a shell stops its loop or script.
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
@@ -60,6 +60,8 @@ class _Signalled(BaseException):
 
 
 def _raise_on_signals() -> None:
+    import signal
+
     def end(number: int, frame: Any) -> None:
         raise _Signalled(number)
 
