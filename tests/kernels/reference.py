@@ -1,4 +1,5 @@
-"""The kernels pfns, pages, checksum and batches in plain numpy and Python: slow, obvious, and with the same faces."""
+"""The kernels pfns, pages, checksum and batches in plain numpy and Python: slow and obvious, with the same
+signatures."""
 import os
 import struct
 from types import SimpleNamespace

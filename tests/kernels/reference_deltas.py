@@ -1,4 +1,4 @@
-"""What the kernel ``deltas`` does, in plain Python, for buffers of the right kind: slow, and meant to be read."""
+"""The kernel ``deltas`` in plain Python, for buffers of the right kind: slow and easy to read."""
 from collections import OrderedDict
 
 OK, NEED_MORE, ZERO_RUN, PAST_END, NOT_HELD = range(5)

@@ -1,4 +1,4 @@
-"""What the kernel ``p2m`` does, in plain Python, for arguments of the right kind and size."""
+"""The kernel ``p2m`` in plain Python, for arguments of the right kind and size."""
 INVALID = 2 ** 64 - 1
 
 

@@ -1,4 +1,4 @@
-"""What the kernel ``pagetables`` does, in plain Python, for buffers of the right kind: slow, and meant to be read."""
+"""The kernel ``pagetables`` in plain Python, for buffers of the right kind: slow and easy to read."""
 import struct
 
 OK, STALE, SUPERPAGE, LEVEL, PAST_P2M, UNPOPULATED, XEN_SLOT = range(7)

@@ -1,4 +1,4 @@
-"""The kernel batches beside its plain reference."""
+"""The kernel batches compared with a plain reference."""
 import numpy
 import pytest
 import reference

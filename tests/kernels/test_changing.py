@@ -63,7 +63,7 @@ def numbers(value, count=COUNT):
 
 
 def mostly(value, other, count=COUNT):
-    """All of one value but the last."""
+    """An array of one value, with another at its end."""
     array = numpy.full(count, value, numpy.uint64)
     array[-1] = other
     return array.tobytes()

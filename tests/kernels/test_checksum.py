@@ -83,12 +83,12 @@ def test_every_length_at_every_alignment(each, shift):
 
 @pytest.mark.parametrize("start", [0, 1, 0x80000000, 0xFFFFFFFF, 0xDEADBEEF])
 def test_any_initial_value(kernel, start):
-    """What a long buffer's CRC starts from reaches its end."""
+    """The initial value matters to the end of a long buffer."""
     assert kernel.crc32c(DATA[:9000], start) == reference.crc32c(DATA[:9000], start)
 
 
 def test_a_large_buffer(each):
-    """The CRC of large pieces, combined, is that of their pages, combined."""
+    """The CRC of a buffer equals the combined CRCs of its pages."""
     data = numpy.random.RandomState(4).randint(0, 2 ** 63, 1 << 20).view(numpy.uint8)
     sums = numpy.zeros(len(data) // 4096, numpy.uint32)
     each.crc32c_pages(data, sums)

@@ -1,4 +1,4 @@
-"""The page deltas of legacy checkpoints: the kernel beside its plain reference."""
+"""The page deltas of legacy checkpoints: the kernel compared with a plain reference."""
 import array
 import threading
 
@@ -24,7 +24,7 @@ def numbers(*values):
 
 
 def page_with(words, page=bytes(PAGE)):
-    """A page in which these words are changed."""
+    """A page with some words changed."""
     changed = bytearray(page)
     for word in words:
         changed[4 * word] ^= 0xff
@@ -32,7 +32,7 @@ def page_with(words, page=bytes(PAGE)):
 
 
 def run(kernel, data, pages=1, pfns=None):
-    """(result, memory) of decoding over pages of 0x11."""
+    """(result, memory) of decoding into pages filled with 0x11."""
     memory = bytearray(b"\x11" * PAGE * pages)
     return kernel.decode(data, memory, numbers(*(range(pages) if pfns is None else pfns))), bytes(memory)
 
@@ -77,7 +77,7 @@ def test_every_word_in_a_run_of_its_own_is_the_longest_form(kernel):
 ])
 @pytest.mark.parametrize("before", [b"", b"\0", b"\x80" + bytes(PAGE)], ids=["first", "second", "after a whole one"])
 def test_bad_markers(kernel, data, status, bad, before):
-    """The pages before it are done, its own is as it was, and what follows it doesn't matter."""
+    """The pages before a bad form are done, its own page is unchanged, and what follows it doesn't matter."""
     done = 1 if before else 0
     for rest in (b"", bytes(PAGE)):
         result, memory = run(kernel, before + data + rest, pages=3)
@@ -139,7 +139,7 @@ def test_any_bytes_decode_alike(data, pfns):
 
 @given(data=FORMS, sizes=st.lists(st.integers(1, 5000), min_size=1, max_size=20))
 def test_data_may_come_piecewise(data, sizes):
-    """Carrying what is left of each piece gives what the whole gives."""
+    """Decoding in pieces, each joined to the rest of the one before, has the same result as decoding at once."""
     whole, expected = run(deltas, data, 4)
     memory, carried, done, taken = bytearray(b"\x11" * PAGE * 4), b"", 0, 0
     pieces = [data[i:i + sizes[0]] for i in range(0, len(data), sizes[0])]
@@ -169,7 +169,7 @@ def test_forms_written(kernel, words, form):
 
 
 def test_a_delta_may_be_as_long_as_a_page_but_no_longer(kernel):
-    """1020 words in a row are 9 markers and 4080 bytes, and skipping the rest one more: 4090. 1022: over 4097."""
+    """1020 consecutive words need 9 markers, 4080 bytes and a marker for the rest: 4090. 1022 need over 4097."""
     assert len(coded(kernel, bytes(PAGE), page_with(range(1020)))) == 4090
     assert len(coded(kernel, bytes(PAGE), page_with(range(1021)))) == 4094
     assert coded(kernel, bytes(PAGE), page_with(range(1022)))[:1] == b"\x80"
@@ -201,7 +201,7 @@ def test_each_byte_of_a_word_counts(kernel):
 # --- the cache
 
 def sent(cache, *entries):
-    """What a cache makes of (pfn, type, first word changed) entries."""
+    """The output of a cache for entries (pfn, type, first word changed)."""
     out = bytearray(reference_deltas.bound(len(entries)))
     pages = b"".join(page_with([word]) for _, _, word in entries)
     used = cache.encode(numbers(*(pfn for pfn, _, _ in entries)), bytes(kind for _, kind, _ in entries), pages, out)

@@ -1,4 +1,4 @@
-"""Lookups in p2m and m2p arrays: the kernel beside its plain reference."""
+"""Lookups in p2m and m2p arrays: the kernel compared with a plain reference."""
 from array import array
 
 import pytest
@@ -19,7 +19,7 @@ def numbers(*items):
 
 
 def both(function, *arguments):
-    """The outcome of both, and what they left in their arguments."""
+    """The outcome of the kernel and of its reference, and what they wrote to their arguments."""
     outcomes = []
     for module in (p2m, reference_p2m):
         given_ = [type(item)(item) if isinstance(item, bytearray) else array("Q", item) if isinstance(item, array)

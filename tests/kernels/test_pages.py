@@ -1,4 +1,4 @@
-"""The kernel pages beside its plain reference, and its transfers under bad conditions."""
+"""The kernel pages compared with a plain reference, and its transfers under adverse conditions."""
 import os
 import signal
 import socket
@@ -22,7 +22,7 @@ def filled(count, seed=1):
 
 
 def aligned(count, shift):
-    """Pages that begin ``shift`` bytes behind a page's boundary: which way they are copied depends on it."""
+    """Pages that begin ``shift`` bytes after a page boundary: the way to copy them depends on it."""
     raw = numpy.zeros((count + 2) * 4096, numpy.uint8)
     start = -raw.ctypes.data % 4096 + shift
     return raw[start:start + count * 4096]
@@ -71,7 +71,7 @@ EVERY = [("kernel, " + name, built, name) for name in built.implementations()] +
 
 @pytest.fixture(params=EVERY, ids=[name for name, _, _ in EVERY])
 def scanning(request):
-    """The reference, and the kernel with each way of looking for zero pages."""
+    """The reference, and the kernel with each implementation of the zero-page scan."""
     _, module, name = request.param
     if not name:
         yield module
@@ -164,7 +164,7 @@ def test_failures_are_oserrors():
 
 
 class Reader(threading.Thread):
-    """Takes everything from a descriptor, a little at a time."""
+    """Reads everything from a descriptor, in small pieces."""
 
     def __init__(self, fd, piece):
         super().__init__()
@@ -250,7 +250,7 @@ def test_skipping_what_is_there(skip):
 
 
 def test_interrupted_by_signals():
-    """Handlers run, the transfer goes on; one that raises ends it."""
+    """Signal handlers run and the transfer goes on, unless a handler raises."""
     reading, writing = os.pipe()
     calls = []
     old = signal.signal(signal.SIGALRM, lambda *_: calls.append(1))

@@ -1,4 +1,4 @@
-"""Page tables of PV guests: the kernel beside its plain reference, and on the tables of genuine streams."""
+"""Page tables of PV guests: the kernel compared with a plain reference, and on the tables of genuine streams."""
 import array
 import random
 import struct
@@ -24,7 +24,7 @@ def kernel(request):
 
 
 def table(entries=None, fill=0):
-    """A table of these slots."""
+    """A table with some slots set."""
     slots = [fill] * 512
     for slot, entry in (entries or {}).items():
         slots[slot] = entry
@@ -36,7 +36,7 @@ def entry(frame, flags=0x63):
 
 
 def entries(page):
-    """The slots of a table that aren't zero."""
+    """The non-zero slots of a table."""
     return {slot: value for slot, value in enumerate(struct.unpack("<512Q", page)) if value}
 
 
@@ -82,7 +82,7 @@ def test_what_is_no_table_is_copied(kernel, page_type):
     (3, 4, []), (2, 4, []), (1, 4, []), (2, 3, []), (1, 3, []),
 ])
 def test_hypervisor_slots_are_zeroed(kernel, page_type, levels, slots):
-    """Whatever is in them, superpages and absent entries too."""
+    """Whatever they contain, including superpages and absent entries."""
     mine = {slot: entry(20) for slot in range(512) if slot not in slots}
     xens = {slot: entry(17, 0xe2 | slot & 1) for slot in slots}
     result, sent, _ = normalise(kernel, table({**mine, **xens}), [page_type], levels)
@@ -278,7 +278,7 @@ def page_batches(stream):
 
 @pytest.mark.parametrize("name", ["pv64.xs.xz", "pv64-live.xs.xz"])
 def test_genuine_tables(kernel, genuine_stream, name):
-    """They check as good, and localised to a made-up machine and normalised again they are what they were."""
+    """They pass the check, and are the same after being localised to an invented machine and normalised again."""
     stream = genuine_stream("v3", name)
     pfn_end = stream.about["pfns"]
     mfns = random.Random(7).sample(range(4096), pfn_end)

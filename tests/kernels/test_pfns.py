@@ -1,4 +1,4 @@
-"""The kernel pfns beside its plain reference."""
+"""The kernel pfns compared with a plain reference."""
 import numpy
 import pytest
 import reference
@@ -16,13 +16,13 @@ SMALL_WORDS = st.lists(st.builds(lambda kind, pfn: kind << 60 | pfn, st.sampled_
 
 
 def packed(words, shift=0):
-    """The words as bytes that begin at any alignment."""
+    """The words as bytes at any alignment."""
     data = bytes(shift) + b"".join(word.to_bytes(8, "little") for word in words)
     return memoryview(bytearray(data))[shift:]
 
 
 def both(function, *arguments):
-    """What kernel and reference make of the same arguments, their outputs included."""
+    """The results of the kernel and of its reference for the same arguments, which must agree, outputs included."""
     results = []
     for kernel in (built, reference.pfns):
         copies = [bytearray(argument) if isinstance(argument, bytearray) else

@@ -1,4 +1,4 @@
-"""The kernel transfer: the same bytes arrive, whatever the two ends are."""
+"""The kernel transfer: the same bytes arrive for every pair of descriptors."""
 import contextlib
 import fcntl
 import os
@@ -89,7 +89,7 @@ def test_between(source, sink, blocking):
 @pytest.mark.parametrize("sink", ["pipe", "socket"])
 @pytest.mark.parametrize("source", ["file", "pipe", "socket"])
 def test_a_reader_that_is_late(source, sink):
-    """It begins once there is no room left, so that an end which doesn't block has to be waited for."""
+    """It begins to read only when the sink is full, so that a non-blocking sink must be waited for."""
     got = []
     reading, writing = os.pipe() if sink == "pipe" else [end.detach() for end in socket.socketpair()]
 
@@ -115,7 +115,7 @@ def test_a_reader_that_is_late(source, sink):
 
 @pytest.mark.parametrize("source", ["file", "pipe", "socket"])
 def test_what_the_kernel_refuses_is_copied(source):
-    """A file opened for appending takes neither splice nor copy_file_range."""
+    """A file opened with O_APPEND supports neither splice nor copy_file_range."""
     got = []
     with source_of(source) as reading, sink_of("file", got, os.O_APPEND) as writing:
         assert transfer.transfer(reading, writing, len(DATA) + 1) == len(DATA)
@@ -135,7 +135,7 @@ def test_errors():
 
 
 def test_a_signal_ends_it():
-    """A handler that raises gets its way while both ends wait."""
+    """A handler that raises ends a transfer that waits."""
     reading, writing = os.pipe()
 
     def handler(*_):

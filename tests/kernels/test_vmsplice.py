@@ -1,4 +1,4 @@
-"""Pages into a pipe by reference."""
+"""Send pages into a pipe by reference."""
 import fcntl
 import mmap
 import os
@@ -54,7 +54,7 @@ def test_memory_of_any_alignment():
 
 
 def test_by_reference(memory):
-    """What is written before the reader has read is what it reads."""
+    """The reader sees what is written to a page before it reads."""
     reading, writing = os.pipe()
     try:
         vmsplice.splice_pages(writing, memory, array("Q", [1]))
