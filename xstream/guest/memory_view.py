@@ -1,0 +1,416 @@
+"""Random access to the memory in a saved guest, without a copy of it.
+
+A save file holds the guest's pages in the order in which they were sent. :class:`MemoryView` reads the PFN words once,
+remembers where the last copy of each page lies, and then reads any page straight from the mapped file.
+"""
+import contextlib
+import tempfile
+from typing import IO, Any, Callable, Dict, Iterator, List, Optional, Tuple, Type
+
+import numpy
+
+from xstream.containers.opening import open_stream
+from xstream.guest.load import Loader
+from xstream.guest.memory import GuestMemory, reserve
+from xstream.kernels import batches as batch_kernel
+from xstream.kernels import pfns as pfn_kernel
+from xstream.limits import Limits
+from xstream.stream.reader import Identity, PageRun
+from xstream.stream.source import BufferSource, Source, open_source
+from xstream.stream.state import StateRecords
+from xstream.wire import legacy, libxc, libxl
+from xstream.wire.frames import Buffer
+from xstream.wire.libxc import PAGE_SIZE
+
+#: Pages copied or written at once: one of Xen's batches.
+_BATCH = 1024
+#: PFNs looked at in one step of a scan over all of them.
+_SCANNED = 1 << 20
+#: A batch of pages that lies in more pieces than this is copied together instead of being passed on as views.
+_MOST_VIEWS = 64
+_ZEROS = memoryview(bytes(_BATCH * PAGE_SIZE))
+
+#: Records that describe the guest; MemoryView keeps these.
+_DESCRIBING: Tuple[Type[Any], ...] = (
+    libxc.PVInfo, libxc.CpuidPolicy, libxc.MsrPolicy, libxc.TscInfo, libxc.SharedInfo, libxc.HvmContext,
+    libxc.HvmParams, libxc.VcpuBasic, libxc.VcpuExtended, libxc.VcpuXsave, libxc.VcpuMsrs,
+    libxl.EmulatorXenstoreData, legacy.TscInfo, legacy.HvmParam, legacy.HvmTail, legacy.VcpuContext, legacy.SharedInfo)
+
+
+class _NotInFile(Exception):
+    """Some pages of the guest don't lie in the file as they are: they are compressed, or belong to a checkpoint."""
+
+
+class _CountingMemory(GuestMemory):
+    """Guest memory in a temporary file that counts how often each page is written."""
+
+    def __init__(self, limit: int, file: int) -> None:
+        super().__init__(limit=limit, file=file)
+        self.copies = _array(limit, numpy.uint32)
+
+    def _store(self, pfns: memoryview, data: Any) -> None:
+        _count(self.copies, numpy.frombuffer(pfns, numpy.uint64))
+        super()._store(pfns, data)
+
+    def apply_run(self, run: PageRun) -> Any:
+        applied = super().apply_run(run)
+        _count(self.copies, _data_pfns(run.words))
+        return applied
+
+
+class _Index(GuestMemory):
+    """Stands in for guest memory while a stream is loaded, and remembers where each page lies instead of copying it.
+
+    ``positions`` has one entry for each PFN: 1 + the offset of its last copy in ``file``, or 0 if no copy was sent.
+    """
+
+    def __init__(self, limit: int, file: memoryview) -> None:
+        super().__init__(limit=limit)
+        self.positions = _array(limit, numpy.uint64)
+        self.copies = _array(limit, numpy.uint32)
+        self._base, self._size = _address(file), len(file)
+
+    def _store(self, pfns: memoryview, data: Any) -> None:
+        if not len(pfns):
+            return
+        start = _address(data) - self._base
+        if not 0 <= start <= self._size - len(data):
+            raise _NotInFile
+        self._enter(numpy.frombuffer(pfns, numpy.uint64),
+                    numpy.arange(start + 1, start + 1 + len(data), PAGE_SIZE, dtype=numpy.uint64))
+
+    def apply_run(self, run: PageRun) -> Any:
+        applied = self.mark(run.words)
+        start = _address(run.data) - self._base
+        offsets, pages = numpy.frombuffer(run.extents, numpy.uint64).reshape(-1, 2).T
+        # Number the pages of each extent from 0.
+        within = numpy.arange(run.pages, dtype=numpy.uint64) - numpy.repeat(numpy.cumsum(pages) - pages, pages.view(
+            numpy.int64))
+        first = numpy.repeat(offsets, pages.view(numpy.int64)) + numpy.uint64(start + 1)
+        self._enter(_data_pfns(run.words), first + within * numpy.uint64(PAGE_SIZE))
+        return applied
+
+    def _enter(self, pfns: Any, positions: Any) -> None:
+        self.positions[pfns] = positions  # the last of several entries for a PFN wins
+        _count(self.copies, pfns)
+
+    def compare(self, record: libxc.PageData) -> memoryview:
+        """Pages sent for comparison change nothing, and are not compared here."""
+        return memoryview(b"").cast("Q")
+
+    def read(self, pfns: Any) -> bytearray:
+        """Page deltas need the page's earlier contents, so their pages are not in the file."""
+        raise _NotInFile
+
+    def forget(self, pfns: Buffer) -> None:
+        numbers = memoryview(pfns).cast("B").cast("Q")
+        sent = memoryview(bytearray(8 * len(numbers))).cast("Q")
+        sent = sent[:pfn_kernel.forget(numbers, self.state, sent)]
+        self.positions[numpy.frombuffer(sent, numpy.uint64)] = 0
+
+
+class _Describing:
+    """Collects the records that describe a guest; those of an incomplete checkpoint don't count."""
+
+    def __init__(self, reader: Any, limits: Limits) -> None:
+        self._reader = reader
+        self._limits = limits
+        self._checkpoints = 0
+        self._coming = StateRecords(limits)
+        self.complete = StateRecords(limits)
+
+    def add(self, record: Any) -> None:
+        if isinstance(record, _DESCRIBING):
+            self._coming.add(record)
+        elif self._reader.checkpoints > self._checkpoints:
+            self._checkpoints = self._reader.checkpoints
+            self._take()
+
+    def finish(self) -> None:
+        if not self._checkpoints:
+            self._take()
+
+    def _take(self) -> None:
+        if any(isinstance(record, (legacy.HvmTail, legacy.VcpuContext)) for record in self._coming.records()):
+            self.complete = StateRecords(self._limits)  # a legacy checkpoint sends all of the state
+        self.complete.update(self._coming)
+        self._coming = StateRecords(self._limits)
+
+
+class MemoryView:
+    """The final memory of a saved guest, by PFN or by guest-physical address; read-only.
+
+    ``source``: a path, a descriptor of a regular file, or a buffer; legacy streams and all containers too. The whole
+    stream is read once, like ``xstream.verify`` does, but page contents are not touched: an index of 13 bytes for each
+    PFN is all that is kept in memory. Pages are then read from the mapped file, which must not be changed or truncated
+    meanwhile. Where pages don't lie in the file as they are (compressed files, pipes, checkpoints after the first),
+    they are first copied to an unnamed temporary file (in ``TMPDIR``) of the guest's size.
+
+    - ``len(view)``: the highest PFN that the stream mentions plus one; ``view.size`` the same in bytes;
+    - ``view[pfn]``: one page, ndarray (4096,) uint8; ``view[start:stop]``: pages of neighbouring PFNs, ndarray
+      (n, 4096) uint8. Arrays are read-only; they are views of the file where the pages lie there one after the other,
+      else copies;
+    - a page that isn't populated, or was sent without contents (XALLOC), reads as zeros.
+
+    The other arguments are those of :func:`xstream.open`, except that checkpoints need not be announced. Raises
+    StreamError or a subclass, OSError and, for an address past 2^64, ValueError. Not safe against ``close`` in another
+    thread; reading from several threads is.
+    """
+
+    def __init__(self, source: Any, *, format: Optional[str] = None, limits: Limits = Limits(),
+                 checkpointed: bool = True, width: Optional[int] = None, guest: Optional[str] = None,
+                 progress: Callable[[int], Any] = lambda offset: None) -> None:
+        self._options: Dict[str, Any] = {"format": format, "limits": limits, "checkpointed": checkpointed,
+                                         "width": width, "guest": guest}
+        self._limits = limits
+        self._progress = progress
+        self._file: Optional[IO[bytes]] = None
+        opened = open_source(source)
+        try:
+            self._open(opened)
+        finally:
+            if opened is not source:
+                opened.close()
+
+    def _open(self, opened: Source) -> None:
+        if not isinstance(opened, BufferSource):
+            self._load(opened)
+            return
+        whole = opened.buffered()
+        try:
+            self._index(opened, whole)
+        except _NotInFile:
+            self._load(BufferSource(whole))
+
+    def _index(self, opened: Source, whole: memoryview) -> None:
+        """Build the index over a file in memory. Raises _NotInFile where pages don't lie in it."""
+        with self._reader(opened) as reader:
+            if reader.source is not opened:
+                raise _NotInFile
+            memory = _Index(self._limits.guest_pfns, whole)
+            self._run(reader, memory)
+        self._data, self._positions, self._copies = whole, memory.positions, memory.copies
+        self._memory: GuestMemory = memory
+
+    def _load(self, opened: Source) -> None:
+        """Copy the guest's memory to a temporary file, whose offsets are guest-physical addresses."""
+        self._file = tempfile.TemporaryFile()
+        try:
+            memory = _CountingMemory(self._limits.guest_pfns, self._file.fileno())
+            with self._reader(opened) as reader:
+                self._run(reader, memory)
+        except BaseException:
+            self.close()
+            raise
+        self._memory, self._data, self._copies = memory, memory.buffer.toreadonly() if hasattr(
+            memoryview, "toreadonly") else memory.buffer, memory.copies
+        self._positions = _array(len(memory), numpy.uint64)
+        for start in range(0, len(memory), _SCANNED):
+            state = numpy.frombuffer(memory.state, numpy.uint8)[start:start + _SCANNED]
+            pfns = numpy.flatnonzero(state & pfn_kernel.SENT) + start
+            self._positions[pfns] = pfns.astype(numpy.uint64) * numpy.uint64(PAGE_SIZE) + numpy.uint64(1)
+
+    def _reader(self, opened: Source) -> Any:
+        return open_stream(opened, **self._options)
+
+    def _run(self, reader: Any, memory: GuestMemory) -> None:
+        describing = _Describing(reader, self._limits)
+        Loader(reader, memory, on_record=describing.add).run(self._progress)
+        describing.finish()
+        #: What the stream says of itself: format, version, kind of guest, and what wrote it.
+        self.identity: Identity = reader.identity
+        #: Page-table levels of a PV guest, 3 or 4; 0 for an HVM guest.
+        self.pt_levels: int = reader.pt_levels
+        #: The records that describe the guest beside its memory, as the stream leaves them.
+        self.records: StateRecords = describing.complete
+
+    def close(self) -> None:
+        """Release the file. Arrays handed out before stay valid; reading raises ValueError or returns zeros."""
+        self._data = memoryview(b"")
+        self._positions = numpy.zeros(0, numpy.uint64)
+        if self._file is not None:
+            self._file.close()
+
+    def __enter__(self) -> "MemoryView":
+        return self
+
+    def __exit__(self, *exc: Any) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        return len(self._memory)
+
+    @property
+    def size(self) -> int:
+        """Guest-physical address space in bytes, up to the highest PFN that the stream mentions."""
+        return len(self) * PAGE_SIZE
+
+    @property
+    def populated(self) -> Any:
+        """Which PFNs are populated, ndarray (n,) bool; a copy."""
+        return self._memory.populated
+
+    @property
+    def populated_count(self) -> int:
+        """How many PFNs are populated."""
+        return self._memory.populated_count
+
+    @property
+    def types(self) -> Any:
+        """The last page type of each PFN, ndarray (n,) uint8 (:data:`xstream.wire.libxc.PAGE_TYPES` has the names; 0xf,
+        XTAB, for a PFN that the stream never mentions); a copy."""
+        return self._memory.types
+
+    @property
+    def copies(self) -> Any:
+        """How many times each page was sent, ndarray (n,) uint32; a read-only view."""
+        return self._copies[:len(self)]
+
+    @property
+    def index_bytes(self) -> int:
+        """Memory that the index takes, in bytes, at most."""
+        return len(self) * (self._positions.itemsize + self._copies.itemsize + 1)
+
+    def is_populated(self, address: int, size: int = 1) -> bool:
+        """Whether all ``size`` bytes from guest-physical ``address`` on are in populated pages."""
+        state = self._memory.state[address // PAGE_SIZE:-(-(address + size) // PAGE_SIZE)]
+        return len(state) * PAGE_SIZE >= size > 0 and pfn_kernel.count_populated(state) == len(state) and \
+            address + size <= self.size
+
+    def read(self, address: int, size: int) -> bytes:
+        """``size`` bytes from guest-physical ``address`` on; a copy. Zeros where nothing is populated."""
+        if address < 0 or size < 0 or address + size > 1 << 64:
+            raise ValueError("not an address and a size within 64 bits: {:#x}, {:#x}".format(address, size))
+        pfn, offset = divmod(address, PAGE_SIZE)
+        if offset + size <= PAGE_SIZE:
+            position = int(self._positions[pfn]) if pfn < len(self._positions) else 0
+            if not position:
+                return bytes(size)
+            return bytes(self._data[position - 1 + offset:position - 1 + offset + size])
+        out = bytearray(size)
+        stop = min(-(-(address + size) // PAGE_SIZE), len(self))
+        for first in range(pfn, stop, _BATCH):
+            pages = self[first:min(first + _BATCH, stop)].reshape(-1)
+            start = first * PAGE_SIZE - address
+            begin, end = max(start, 0), min(start + len(pages), size)
+            out[begin:end] = pages[begin - start:end - start].data
+        return bytes(out)
+
+    def __getitem__(self, which: Any) -> Any:
+        if isinstance(which, slice):
+            start, stop, step = which.indices(len(self))
+            if step != 1:
+                raise ValueError("PFNs can only be sliced one by one; use pages() for others")
+            return self._slice(start, max(start, stop))
+        pfn = which.__index__()
+        if not -len(self) <= pfn < len(self):
+            raise IndexError("no such PFN: {:#x}".format(pfn))
+        pfn %= len(self)
+        return self._slice(pfn, pfn + 1)[0]
+
+    def _slice(self, start: int, stop: int) -> Any:
+        positions = self._positions[start:stop]
+        if len(positions) and positions[0] and _follow(positions).all():
+            at = int(positions[0]) - 1
+            data: Any = self._data[at:at + len(positions) * PAGE_SIZE]
+            pages = numpy.frombuffer(data, numpy.uint8).reshape(-1, PAGE_SIZE)
+            pages.flags.writeable = False
+            return pages
+        return self.pages(numpy.arange(start, stop, dtype=numpy.uint64))
+
+    def pages(self, pfns: Any) -> Any:
+        """The pages of ``pfns`` (array of PFNs in any order), ndarray (n, 4096) uint8, read-only; a copy. Raises
+        IndexError for a PFN past the memory."""
+        positions = self._positions[:len(self)][numpy.asarray(pfns, numpy.int64)]
+        pages = numpy.zeros((len(positions), PAGE_SIZE), numpy.uint8)
+        sent = numpy.flatnonzero(positions).astype(numpy.uint64)
+        extents = numpy.ones((len(sent), 2), numpy.uint64)
+        extents[:, 0] = positions[sent.astype(numpy.int64)] - numpy.uint64(1)
+        batch_kernel.scatter(pages.reshape(-1), sent, self._data, extents.reshape(-1))
+        pages.flags.writeable = False
+        return pages
+
+    def starts(self, pfns: Any, size: int) -> Any:
+        """The first ``size`` bytes of each of the pages, ndarray (n, size) uint8; a copy. Touches no more of them."""
+        positions = self._positions[numpy.asarray(pfns, numpy.int64)].astype(numpy.int64)
+        data = numpy.frombuffer(self._data, numpy.uint8)
+        found = data[numpy.maximum(positions - 1, 0)[:, None] + numpy.arange(size)]
+        found[positions == 0] = 0
+        return found
+
+    def populated_pfns(self, first: int = 0, stop: Optional[int] = None) -> Iterator[Any]:
+        """The populated PFNs of a range, ascending, in arrays of at most 2^20 uint64."""
+        stop = len(self) if stop is None else min(stop, len(self))
+        state = self._memory.state
+        for start in range(first, stop, _SCANNED):
+            part = state[start:min(start + _SCANNED, stop)]
+            if pfn_kernel.count_populated(part):
+                flags = numpy.frombuffer(part, numpy.uint8) & pfn_kernel.POPULATED
+                yield numpy.flatnonzero(flags).astype(numpy.uint64) + numpy.uint64(start)
+
+    def runs(self, first: int = 0, stop: Optional[int] = None) -> Any:
+        """The runs of populated PFNs in a range, ascending: ndarray (n, 2) uint64 of first PFN and number of pages."""
+        parts: List[Any] = []
+        for pfns in self.populated_pfns(first, stop):
+            starts = numpy.concatenate(([0], numpy.flatnonzero(numpy.diff(pfns) != 1) + 1))
+            lengths = numpy.diff(numpy.concatenate((starts, [len(pfns)]))).astype(numpy.uint64)
+            part = numpy.stack((pfns[starts], lengths), 1)
+            if parts and parts[-1][-1].sum() == part[0, 0]:
+                part[0] = parts[-1][-1, 0], parts[-1][-1, 1] + part[0, 1]
+                parts[-1] = parts[-1][:-1]
+                parts = parts[:-1] if not len(parts[-1]) else parts
+            parts.append(part)
+        return numpy.concatenate(parts) if parts else numpy.zeros((0, 2), numpy.uint64)
+
+    def buffers(self, first: int, count: int) -> Iterator[Tuple[int, Optional[List[Buffer]]]]:
+        """The contents of ``count`` neighbouring PFNs, a batch at a time: (pages, their bytes in pieces, which are views
+        of the file where that saves time). The pieces are None where no page of the batch has contents."""
+        for start in range(first, first + count, _BATCH):
+            positions = self._positions[start:min(start + _BATCH, first + count)]
+            if not positions.any():
+                yield len(positions), None
+                continue
+            breaks = numpy.flatnonzero(~_follow(positions)) + 1
+            if len(breaks) >= _MOST_VIEWS:
+                yield len(positions), [self.pages(numpy.arange(start, start + len(positions))).reshape(-1).data]
+                continue
+            bounds = [0, *breaks.tolist(), len(positions)]
+            yield len(positions), [self._piece(int(positions[begin]), end - begin)
+                                   for begin, end in zip(bounds, bounds[1:])]
+
+    def _piece(self, position: int, pages: int) -> Buffer:
+        size = pages * PAGE_SIZE
+        return self._data[position - 1:position - 1 + size] if position else _ZEROS[:size]
+
+
+def _follow(positions: Any) -> Any:
+    """For each position but the first: whether that page lies right after the one before, or both have no contents."""
+    return (numpy.diff(positions) == PAGE_SIZE) | ((positions[1:] == 0) & (positions[:-1] == 0))
+
+
+def _data_pfns(words: Buffer) -> Any:
+    """The PFNs of the words that carry a page, ndarray uint64, in order."""
+    pfns = numpy.empty(pfn_kernel.count_data(words), numpy.uint64)
+    pfn_kernel.data_pfns(words, pfns)
+    return pfns
+
+
+def _count(copies: Any, pfns: Any) -> None:
+    if len(pfns) > 1 and not (pfns[1:] > pfns[:-1]).all():
+        pfns, times = numpy.unique(pfns, return_counts=True)
+        copies[pfns] += times.astype(copies.dtype)
+    else:
+        copies[pfns] += 1
+
+
+def _array(length: int, dtype: Any) -> Any:
+    """Zeros that take memory only where they are written to."""
+    return numpy.frombuffer(reserve(length * numpy.dtype(dtype).itemsize), dtype)[:length]
+
+
+def _address(buffer: Any) -> int:
+    """Where a buffer lies in this process's memory."""
+    address = 0
+    with contextlib.suppress(TypeError, ValueError):
+        address = numpy.frombuffer(buffer, numpy.uint8).__array_interface__["data"][0]
+    return address
