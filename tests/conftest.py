@@ -5,6 +5,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Callable, Iterator, List
 
+import analysis_tools
 import genuine_streams
 import hypothesis
 import pytest
@@ -19,7 +20,7 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("xstream")
 
 #: What ``scripts/test --quick`` leaves out, by the beginning of a test's id. Others have the marker themselves.
-SLOW = ("tests/kernels/", "tests/test_bench.py", "tests/test_docs.py", "tests/test_engines.py::test_a_failover",
+SLOW = ("tests/kernels/", "tests/test_analysis_tools.py", "tests/test_bench.py", "tests/test_docs.py", "tests/test_engines.py::test_a_failover",
         "tests/test_hostile.py", "tests/test_hostile_containers.py", "tests/test_legacy_hostile.py")
 
 #: Where CI has installed every tool, a skipped test is a failed one, unless its reason begins with "not applicable".
@@ -41,7 +42,9 @@ def pytest_runtest_makereport() -> Iterator[None]:
 def pytest_report_header(config: Any) -> List[str]:
     return ["xstream: {}".format(Path(xstream.__file__).parent),
             "Xen tools: {}".format(tools.folder() or "absent"),
-            "genuine streams: {}".format(genuine_streams.folder() or "absent")]
+            "genuine streams: {}".format(genuine_streams.folder() or "absent"),
+            "analysis tools: {}".format("all" if not analysis_tools.missing()
+                                        else "without " + ", ".join(analysis_tools.missing()))]
 
 
 def pytest_collection_modifyitems(items: List[Any]) -> None:

@@ -4,6 +4,7 @@ from xstream.containers.opening import open_stream as open
 from xstream.containers.reader import NestedReader
 from xstream.containers.writers import BackChannelWriter, LibvirtWriter, LibxlWriter, XenopsdWriter, XlWriter
 from xstream.convert.conversion import Converted, convert
+from xstream.convert.exports import Exported, export
 from xstream.errors import (
     CorruptStream,
     IncompleteStream,
@@ -19,6 +20,7 @@ from xstream.errors import (
 from xstream.guest.guest import Cancelled, Completed, Guest, GuestError, HookError, Pages
 from xstream.guest.load import load
 from xstream.guest.memory import GuestMemory
+from xstream.guest.memory_view import MemoryView
 from xstream.guest.policies import Decision, Round, downtime_policy, xen_policy
 from xstream.guest.restore import LayerRecord, Restored, restore
 from xstream.guest.save import Saved, save
@@ -72,6 +74,7 @@ __all__ = [
     "Decision",
     "DomainHeader",
     "End",
+    "Exported",
     "Guest",
     "GuestError",
     "GuestMemory",
@@ -88,6 +91,7 @@ __all__ = [
     "LimitExceeded",
     "Limits",
     "MemoryMismatch",
+    "MemoryView",
     "MissingPart",
     "MsrPolicy",
     "NeedMoreData",
@@ -124,6 +128,7 @@ __all__ = [
     "convert",
     "digest",
     "downtime_policy",
+    "export",
     "extract",
     "info",
     "load",

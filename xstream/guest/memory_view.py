@@ -4,8 +4,9 @@ A save file holds the guest's pages in the order in which they were sent. :class
 remembers where the last copy of each page lies, and then reads any page straight from the mapped file.
 """
 import contextlib
+import operator
 import tempfile
-from typing import IO, Any, Callable, Dict, Iterator, List, Optional, Tuple, Type
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple, Type
 
 import numpy
 
@@ -15,8 +16,8 @@ from xstream.guest.memory import GuestMemory, reserve
 from xstream.kernels import batches as batch_kernel
 from xstream.kernels import pfns as pfn_kernel
 from xstream.limits import Limits
-from xstream.stream.reader import Identity, PageRun
-from xstream.stream.source import BufferSource, Source, open_source
+from xstream.stream.reader import Identity
+from xstream.stream.source import BufferSource, Source, SourceLike, open_source
 from xstream.stream.state import StateRecords
 from xstream.wire import legacy, libxc, libxl
 from xstream.wire.frames import Buffer
@@ -52,10 +53,9 @@ class _CountingMemory(GuestMemory):
         _count(self.copies, numpy.frombuffer(pfns, numpy.uint64))
         super()._store(pfns, data)
 
-    def apply_run(self, run: PageRun) -> Any:
-        applied = super().apply_run(run)
-        _count(self.copies, _data_pfns(run.words))
-        return applied
+    def _store_extents(self, pfns: memoryview, data: memoryview, extents: memoryview) -> None:
+        _count(self.copies, numpy.frombuffer(pfns, numpy.uint64))
+        super()._store_extents(pfns, data, extents)
 
 
 class _Index(GuestMemory):
@@ -66,6 +66,7 @@ class _Index(GuestMemory):
 
     def __init__(self, limit: int, file: memoryview) -> None:
         super().__init__(limit=limit)
+        self._mapping = None  # no pages are written: no advice about them
         self.positions = _array(limit, numpy.uint64)
         self.copies = _array(limit, numpy.uint32)
         self._base, self._size = _address(file), len(file)
@@ -79,16 +80,14 @@ class _Index(GuestMemory):
         self._enter(numpy.frombuffer(pfns, numpy.uint64),
                     numpy.arange(start + 1, start + 1 + len(data), PAGE_SIZE, dtype=numpy.uint64))
 
-    def apply_run(self, run: PageRun) -> Any:
-        applied = self.mark(run.words)
-        start = _address(run.data) - self._base
-        offsets, pages = numpy.frombuffer(run.extents, numpy.uint64).reshape(-1, 2).T
+    def _store_extents(self, pfns: memoryview, data: memoryview, extents: memoryview) -> None:
+        start = _address(data) - self._base
+        offsets, pages = numpy.frombuffer(extents, numpy.uint64).reshape(-1, 2).T
+        times = pages.astype(numpy.int64)
         # Number the pages of each extent from 0.
-        within = numpy.arange(run.pages, dtype=numpy.uint64) - numpy.repeat(numpy.cumsum(pages) - pages, pages.view(
-            numpy.int64))
-        first = numpy.repeat(offsets, pages.view(numpy.int64)) + numpy.uint64(start + 1)
-        self._enter(_data_pfns(run.words), first + within * numpy.uint64(PAGE_SIZE))
-        return applied
+        within = numpy.arange(len(pfns), dtype=numpy.uint64) - numpy.repeat(numpy.cumsum(pages) - pages, times)
+        first = numpy.repeat(offsets, times) + numpy.uint64(start + 1)
+        self._enter(numpy.frombuffer(pfns, numpy.uint64), first + within * numpy.uint64(PAGE_SIZE))
 
     def _enter(self, pfns: Any, positions: Any) -> None:
         self.positions[pfns] = positions  # the last of several entries for a PFN wins
@@ -157,14 +156,15 @@ class MemoryView:
     thread; reading from several threads is.
     """
 
-    def __init__(self, source: Any, *, format: Optional[str] = None, limits: Limits = Limits(),
+    def __init__(self, source: SourceLike, *, format: Optional[str] = None, limits: Limits = Limits(),
                  checkpointed: bool = True, width: Optional[int] = None, guest: Optional[str] = None,
                  progress: Callable[[int], Any] = lambda offset: None) -> None:
         self._options: Dict[str, Any] = {"format": format, "limits": limits, "checkpointed": checkpointed,
                                          "width": width, "guest": guest}
         self._limits = limits
         self._progress = progress
-        self._file: Optional[IO[bytes]] = None
+        #: Whether pages are read from the source itself, and not from a temporary copy.
+        self.mapped = True
         opened = open_source(source)
         try:
             self._open(opened)
@@ -194,16 +194,12 @@ class MemoryView:
 
     def _load(self, opened: Source) -> None:
         """Copy the guest's memory to a temporary file, whose offsets are guest-physical addresses."""
-        self._file = tempfile.TemporaryFile()
-        try:
-            memory = _CountingMemory(self._limits.guest_pfns, self._file.fileno())
-            with self._reader(opened) as reader:
-                self._run(reader, memory)
-        except BaseException:
-            self.close()
-            raise
-        self._memory, self._data, self._copies = memory, memory.buffer.toreadonly() if hasattr(
-            memoryview, "toreadonly") else memory.buffer, memory.copies
+        self.mapped = False
+        with tempfile.TemporaryFile() as file, self._reader(opened) as reader:
+            memory = _CountingMemory(self._limits.guest_pfns, file.fileno())
+            self._run(reader, memory)
+            self._data = memory.buffer  # a mapping, which outlives the descriptor
+        self._memory, self._copies = memory, memory.copies
         self._positions = _array(len(memory), numpy.uint64)
         for start in range(0, len(memory), _SCANNED):
             state = numpy.frombuffer(memory.state, numpy.uint8)[start:start + _SCANNED]
@@ -228,8 +224,6 @@ class MemoryView:
         """Release the file. Arrays handed out before stay valid; reading raises ValueError or returns zeros."""
         self._data = memoryview(b"")
         self._positions = numpy.zeros(0, numpy.uint64)
-        if self._file is not None:
-            self._file.close()
 
     def __enter__(self) -> "MemoryView":
         return self
@@ -253,7 +247,8 @@ class MemoryView:
     @property
     def populated_count(self) -> int:
         """How many PFNs are populated."""
-        return self._memory.populated_count
+        count: int = self._memory.populated_count
+        return count
 
     @property
     def types(self) -> Any:
@@ -269,7 +264,7 @@ class MemoryView:
     @property
     def index_bytes(self) -> int:
         """Memory that the index takes, in bytes, at most."""
-        return len(self) * (self._positions.itemsize + self._copies.itemsize + 1)
+        return len(self) * (8 + 4 + 1)  # position, number of copies, state
 
     def is_populated(self, address: int, size: int = 1) -> bool:
         """Whether all ``size`` bytes from guest-physical ``address`` on are in populated pages."""
@@ -302,7 +297,7 @@ class MemoryView:
             if step != 1:
                 raise ValueError("PFNs can only be sliced one by one; use pages() for others")
             return self._slice(start, max(start, stop))
-        pfn = which.__index__()
+        pfn = operator.index(which)
         if not -len(self) <= pfn < len(self):
             raise IndexError("no such PFN: {:#x}".format(pfn))
         pfn %= len(self)
@@ -363,8 +358,9 @@ class MemoryView:
         return numpy.concatenate(parts) if parts else numpy.zeros((0, 2), numpy.uint64)
 
     def buffers(self, first: int, count: int) -> Iterator[Tuple[int, Optional[List[Buffer]]]]:
-        """The contents of ``count`` neighbouring PFNs, a batch at a time: (pages, their bytes in pieces, which are views
-        of the file where that saves time). The pieces are None where no page of the batch has contents."""
+        """The contents of ``count`` neighbouring PFNs, a batch at a time: (pages, their bytes in pieces).
+
+        The pieces are views of the file where that saves time, and None where no page of the batch has contents."""
         for start in range(first, first + count, _BATCH):
             positions = self._positions[start:min(start + _BATCH, first + count)]
             if not positions.any():
@@ -386,13 +382,6 @@ class MemoryView:
 def _follow(positions: Any) -> Any:
     """For each position but the first: whether that page lies right after the one before, or both have no contents."""
     return (numpy.diff(positions) == PAGE_SIZE) | ((positions[1:] == 0) & (positions[:-1] == 0))
-
-
-def _data_pfns(words: Buffer) -> Any:
-    """The PFNs of the words that carry a page, ndarray uint64, in order."""
-    pfns = numpy.empty(pfn_kernel.count_data(words), numpy.uint64)
-    pfn_kernel.data_pfns(words, pfns)
-    return pfns
 
 
 def _count(copies: Any, pfns: Any) -> None:

@@ -34,6 +34,7 @@ _F_SETPIPE_SZ = 1031  # not in Python's fcntl module before 3.10
 _PIPE_SIZE = 1 << 20  # the largest that unprivileged processes may request by default (/proc/sys/fs/pipe-max-size)
 _MUCH = 1 << 20  # bytes from which starting writeback early is worth a system call
 _DRAIN_INTERVAL = 1  # milliseconds
+_ZEROS = memoryview(bytes(1 << 20))
 
 
 class Sink:
@@ -58,6 +59,11 @@ class Sink:
     def write_data(self, head: Sequence[Buffer], data: Buffer) -> None:
         """Write ``head``, then page data that is in one buffer. Raises OSError."""
         self.write([*head, data])
+
+    def write_zeros(self, size: int) -> None:
+        """Write ``size`` zero bytes; a new file at a path gets a hole. Raises OSError."""
+        for start in range(0, size, len(_ZEROS)):
+            self.write([_ZEROS[:size - start]])
 
     def drain(self) -> None:
         """Return when no memory passed to ``write_pages`` is referenced any more. Raises OSError if that can't happen,
@@ -117,6 +123,13 @@ class SyncedSink(DescriptorSink):
         super().pass_on(data)
         if len(data) >= _MUCH:
             transfer.begin_writing(self._fd, len(data))
+
+    def write_zeros(self, size: int) -> None:
+        try:
+            os.ftruncate(self._fd, os.lseek(self._fd, size, os.SEEK_CUR))
+        except OSError as error:
+            raise self._named(error)
+        self.offset += size
 
 
 class SplicingSink(DescriptorSink):
