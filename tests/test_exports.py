@@ -191,7 +191,7 @@ def test_registers_of_pv(width, tmp_path):
 
 
 def test_bad_registers_do_not_cost_the_memory(tmp_path):
-    tail = samples.tsc_info() + samples.record(0x09, b"no HVM context, but long enough") + samples.hvm_params() + samples.end()
+    tail = samples.tsc_info() + samples.record(0x09, b"context but longer") + samples.hvm_params() + samples.end()
     report = export(samples.hvm(tail=tail), str(tmp_path / "elf"))
     assert report.vcpus == 0 and "HVM context" in report.problem
     assert len(Core((tmp_path / "elf").read_bytes()).memory) == report.populated
