@@ -7,7 +7,7 @@ from typing import Optional
 
 from xstream.stream.source import BufferSource, Source
 
-#: Bytes looked at where they can't be looked at for free: those of a pipe are kept in memory.
+#: How far into a pipe to look: what is looked at is kept in memory. A file or buffer is free.
 _MOST = 4 << 20
 #: VHD: of the dynamic header, the magic and the offset of the block table; then the bytes of a block.
 _VHD_HEADER = struct.Struct(">8s8xQ8xI")

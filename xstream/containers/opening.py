@@ -15,7 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from xstream.stream.signs import Sign
 
-#: Bytes of a disk that are looked at: enough for every magic number in signs.
+#: Bytes of a disk to look at: enough for every magic number in signs.
 DISK_START = 2048
 #: Formats that can be asked for by name.
 FORMATS = (libxc.LAYER, "legacy", "xl", "libvirt", "libxl", "xenopsd", "xend", "colo")
@@ -105,7 +105,7 @@ def _recognised(source: Source) -> Tuple[Source, str]:
 
 
 def _advice(source: Source, sign: "Sign") -> Tuple[str, str]:
-    """What a file of a format that isn't read here is, and what to do with it. A disk may hold a stream."""
+    """The name of a format that xstream doesn't read, and what to do with the file. A disk image may hold a stream."""
     if not sign.disk:
         return sign.format, sign.advice
     from xstream.containers.disks import start_of_disk

@@ -248,5 +248,5 @@ def _report(reader: AnyReader, survey: _Survey, error: Optional[StreamError]) ->
         types={PAGE_TYPES[code]: count for code, count in enumerate(histogram) if count}, sizes=survey.sizes,
         records=survey.rows, more_rows=survey.more_rows,
         layers=without_cut_record(reader) if survey.cut else reader.layers,
-        missing=() if error is not None else tuple(getattr(reader, "missing", ())),
-        unread=getattr(reader, "unread", None), error=error)
+        missing=() if error is not None else reader.missing,
+        unread=reader.unread, error=error)

@@ -1,10 +1,10 @@
 """C structures as tables of (name, format), decoded into ordered dicts.
 
-A format is that of :mod:`struct`, little-endian and unpadded. What it yields decides what the name gets: one number, or
-a tuple of numbers. Three forms go beyond ``struct``:
+A format is that of :mod:`struct`, little-endian and unpadded. A field's value is one number, or a tuple if the format
+has several. Three forms are extensions of ``struct``:
 
 - ``"16s"`` is one unsigned number of 16 bytes (registers wider than 64 bits);
-- a format of pad bytes only (``"6x"``) is a gap, whatever its name;
+- a format of pad bytes only (``"6x"``) is a gap; its name is ignored;
 - a name such as ``"vector:8 kind:3 valid:1"`` names bit fields of one number, from bit 0 up; ``_`` skips bits.
 """
 import struct
@@ -24,7 +24,7 @@ class _Field(NamedTuple):
 
 
 class Layout:
-    """The decoder of one structure; ``size`` is its bytes."""
+    """Decodes one structure; ``size`` is its size in bytes."""
 
     def __init__(self, *rows: Row) -> None:
         self.size = 0

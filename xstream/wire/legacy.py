@@ -502,7 +502,7 @@ def check_signature(untrusted: Buffer) -> bytes:
 def build(record: Any, width: int) -> List[Buffer]:
     """The pieces of a record's bytes, in order, its chunk's id included; buffers are passed through uncopied.
 
-    Batches are the writer's. Raises TypeError for a record that isn't of this module.
+    The writer builds batches itself. Raises TypeError for a record of another module.
     """
     builder = _BUILDERS.get(type(record))
     if builder is not None:
@@ -513,7 +513,7 @@ def build(record: Any, width: int) -> List[Buffer]:
 
 
 def build_ulongs(numbers: Buffer, width: int) -> Buffer:
-    """u64 each as unsigned longs of ``width`` bytes. Raises CorruptStream where one doesn't fit."""
+    """u64 each as unsigned longs of ``width`` bytes. Raises CorruptStream if one doesn't fit."""
     if width == 8:
         return numbers
     values = struct.unpack("<{}Q".format(len(numbers) // 8), numbers)

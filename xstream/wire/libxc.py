@@ -3,8 +3,8 @@
 Source: docs/specs/libxc-migration-stream.pandoc and tools/libs/guest/xg_sr_stream_format.h.
 
 Every record is an immutable tuple with named fields. Blobs and arrays are held as the bytes that came (bytes or
-memoryview: a view where the source allows it), so that a decoded record encodes to the same bytes; properties give
-them as numbers or numpy arrays. ``padding`` holds what stood after the body where that wasn't zeros.
+memoryview: a view where the source allows it), so that a decoded record encodes to the same bytes; properties return
+them as numbers or numpy arrays. ``padding`` holds the bytes after the body if they weren't zeros.
 """
 import struct
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple, Type, Union
@@ -108,7 +108,7 @@ class PageData(NamedTuple):
 
     @property
     def pages(self) -> Any:
-        """The pages, ndarray (n, 4096) uint8: a view of ``data`` where that is a buffer, else read now."""
+        """The pages, ndarray (n, 4096) uint8: a view of ``data`` if that is a buffer, else read from the source."""
         import numpy
         data = self.data if not hasattr(self.data, "read") else self.data.read()
         return numpy.frombuffer(data, numpy.uint8).reshape(-1, PAGE_SIZE)
@@ -240,7 +240,7 @@ class Verify(NamedTuple):
 
 
 class Checkpoint(NamedTuple):
-    """CHECKPOINT: all before it is one consistent state of the guest."""
+    """CHECKPOINT: everything before it is one consistent state of the guest."""
 
     body: Buffer = b""
     padding: Buffer = b""
@@ -281,7 +281,7 @@ class MsrPolicy(NamedTuple):
 
 
 class Unknown(NamedTuple):
-    """An optional record (bit 31 of the type) of a kind not known here, kept as it came."""
+    """An optional record (bit 31 of the type) of an unknown type."""
 
     type: int
     body: Buffer
@@ -320,7 +320,7 @@ _NAMES[0x0B] = "TOOLSTACK"
 
 
 def type_name(record_type: int) -> str:
-    """The specification's name of a record type, or its number where it has none."""
+    """The specification's name of a record type, or its number if it has none."""
     return _NAMES.get(record_type) or "{:#x}".format(record_type)
 
 
@@ -330,9 +330,9 @@ def type_of(record: Record) -> int:
 
 
 def parse_headers(untrusted: Buffer) -> Tuple[ImageHeader, DomainHeader]:
-    """Both headers out of their 40 bytes.
+    """Both headers, from their 40 bytes.
 
-    Raises CorruptStream where they aren't a libxc stream's, UnsupportedStream for big-endian streams, versions other
+    Raises CorruptStream for another format's, UnsupportedStream for big-endian streams, versions other
     than 2 and 3, unknown guest types and page sizes. Offsets in the errors are relative to the first byte.
     """
     marker, ident, version, options, reserved1, reserved2 = _IMAGE.unpack_from(untrusted)
@@ -535,7 +535,7 @@ _BUILDERS: Dict[Type[Any], Callable[[Any], List[Buffer]]] = {
 
 def ignored_content(record: Record) -> Optional[Tuple[int, str, Any]]:
     """(offset in the body, field, value) of the first thing in a record that a restore ignores though it should be
-    zero or absent; None where there is nothing of the kind. Padding is the frame's and isn't looked at here."""
+    zero or absent; None if there is none. Padding belongs to the frame and isn't checked here."""
     if isinstance(record, (End, Verify, Checkpoint, StaticDataEnd)) and len(record.body):
         return -4, "length", len(record.body)
     if isinstance(record, PVInfo) and (any(record.reserved) or len(record.rest)):

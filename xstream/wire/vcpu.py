@@ -24,7 +24,7 @@ VM_ASSIST: Dict[int, str] = {0: "4gb_segments", 1: "4gb_segments_notify", 2: "wr
 
 
 class Trap(NamedTuple):
-    """One entry of the virtual IDT; ``address`` 0 where the guest has set none."""
+    """One entry of the virtual IDT; ``address`` is 0 if the guest has set none."""
 
     vector: int
     flags: int
@@ -158,10 +158,10 @@ def frames(untrusted: Buffer, guest_width: int, *, in_stream: bool) -> Frames:
 
 
 def with_frames(blob: Buffer, guest_width: int, new: Frames, *, in_stream: bool) -> bytearray:
-    """A copy of a VCPU_BASIC blob with other frame numbers, for a stream or for a guest: there it is online, too.
+    """A copy of a VCPU_BASIC blob with other frame numbers, for a stream or for a guest. In a guest the vcpu is online.
 
-    ``new.gdt`` must be as long as the blob's, and frames fit the guest's width (ValueError). ``start_info`` is put in
-    whatever vcpu it is.
+    ``new.gdt`` must be as long as the blob's, and frames fit the guest's width (ValueError). ``start_info`` is
+    written for any vcpu.
     """
     places = _PLACES[guest_width]
     changed = bytearray(blob)
