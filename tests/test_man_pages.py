@@ -65,6 +65,15 @@ def test_help_ends_with_the_examples(capsys):
         assert "\n\nexamples:\n  xstream " + " ".join(words) in out
 
 
+def test_help_fits_a_terminal(monkeypatch):
+    monkeypatch.setattr(arguments, "terminal_width", lambda: 80)
+    parser = arguments.argument_parser()
+    parsers = [parser] + list(pages._below(parser).choices.values())
+    assert len(parsers) > 7
+    for one in parsers:
+        assert max(map(len, one.format_help().splitlines())) <= 80
+
+
 def test_the_man_page_names_version_and_status(drawn):
     text = (drawn / "xstream.1").read_text(encoding="utf-8")
     assert "xstream " + __version__ in text and ".SH EXIT STATUS" in text

@@ -42,7 +42,7 @@ EXAMPLES = {
     "convert": """
         xstream convert old.xl new.xl
         xstream convert --to libxc guest.xl guest.xs
-        xstream convert --to xl --config guest.cfg --no-device-model guest.xs guest.xl""",
+        xstream convert --to xl --config vm.cfg --no-device-model vm.xs vm.xl""",
     "save": """
         xstream save guest guest.xl
         xstream save --live --container libxc 12 guest.xs
@@ -61,7 +61,7 @@ class _Formatter(argparse.HelpFormatter):
     width each of them imports shutil."""
 
     def __init__(self, prog: str) -> None:
-        super().__init__(prog, width=terminal_width() or 80)
+        super().__init__(prog, width=(terminal_width() or 82) - 2)
 
 
 class _ExamplesFormatter(_Formatter, argparse.RawDescriptionHelpFormatter):
@@ -136,8 +136,9 @@ def _add_convert(commands: Any) -> None:
     convert = _add(commands, "convert", "convert a legacy stream to the current format, or move a guest between "
                    "containers", out=True)
     convert.add_argument("--to", choices=("libxc", "libxl", "xl", "libvirt", "xenopsd", "config", "device-model"),
-                         help="what to write: libxc, the memory stream alone; a container; or one part of FILE's "
-                         "container (default: the container that FILE has, in its current form)")
+                         metavar="FORMAT", help="what to write: libxc, the memory stream alone; a container: libxl, "
+                         "xl, libvirt, xenopsd; or one part of FILE's container: config, device-model (default: the "
+                         "container that FILE has, in its current form)")
     convert.add_argument("--last-checkpoint", action="store_true",
                          help="write the last complete checkpoint as a plain stream")
     convert.add_argument("--squash", action="store_true",
@@ -217,7 +218,8 @@ def _add(commands: Any, name: str, text: str, *, several: bool = False, out: boo
     if out:
         _add_out(command)
     command.add_argument("--json", action="store_true", help="print one JSON document to stdout")
-    command.add_argument("--format", choices=_FORMATS, help="the format of FILE (default: recognised by its content)")
+    command.add_argument("--format", choices=_FORMATS, metavar="FORMAT",
+                         help="the format of FILE: {} (default: recognised by its content)".format(", ".join(_FORMATS)))
     command.add_argument("--width", type=int, choices=(32, 64), help="bits of the toolstack that wrote a legacy "
                          "stream, if that can't be recognised")
     command.add_argument("--guest", choices=("pv", "hvm"), help="kind of guest in a legacy stream, if that can't be "

@@ -151,7 +151,8 @@ def _commands(program: str, parser: argparse.ArgumentParser) -> Iterator[str]:
         for action in command.operands + command.options:
             if not isinstance(action, argparse._HelpAction):
                 text = pages._help(action)
-                text += ": one of " + ", ".join(map(str, action.choices)) if action.choices else ""
+                if action.choices and not action.metavar:  # with a metavar, the help text lists them
+                    text += ": one of " + ", ".join(map(str, action.choices))
                 yield "| {} | {} |".format(_names(action), _cell(_prose(text)))
         yield ""
         examples = getattr(command, "examples", "")
