@@ -49,7 +49,7 @@ def test_xenstore_keys_add_up_by_device_model():
 
 
 def test_optional_records_accumulate():
-    records = [libxc.Unknown(1 << 31, b"x"), libxc.Unknown(1 << 31, b"x"), libxl.Unknown(1 << 31 | 5, b"y")]
+    records = [libxc.Unknown(1 << 31, b"x"), libxc.Unknown(1 << 31, b"x"), libxc.Unknown(1 << 31 | 5, b"y")]
     assert state_of(*records).records() == records
 
 
