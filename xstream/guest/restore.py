@@ -94,8 +94,8 @@ class Restored(NamedTuple):
       or None. Merely ending there is normal and no error;
     - ``completed``: what the guest's ``complete`` was called with;
     - ``records``: what the stream holds beside the guest, for the toolstack: headers with the configuration, the device
-      model's records, optional records. In the order of the stream, copies; in a checkpointed stream as of the last
-      complete checkpoint.
+      model's records, optional records, and what could not be read (a record of class Unread). In the order of the
+      stream, copies; in a checkpointed stream as of the last complete checkpoint.
     """
 
     pages: int
