@@ -10,6 +10,7 @@ from ways import WAYS, records_of, whole
 
 import xstream
 from xstream import NeedMoreData, PageData, PushReader, Reader
+from xstream.stream.source import ObjectSource
 
 SMALL = dict(samples.SMALL)
 
@@ -190,3 +191,16 @@ class Returns:
 def test_objects_that_return_nonsense_are_an_error_and_no_loop(name, result, error):
     with pytest.raises(error):
         Reader(Returns(name, result)).next_record()
+
+
+def test_a_reader_that_is_used_while_it_reads_says_so():
+    class Nested:
+        def readinto(self, into):
+            reader.next_record()
+
+    stream = Nested()
+    reader = Reader(samples.hvm()[:40])
+    reader.image  # noqa: B018
+    reader.source = ObjectSource(stream)
+    with pytest.raises(RuntimeError, match="two threads"):
+        reader.next_record()

@@ -48,7 +48,7 @@ class Spool:
         self._file.close()
 
     def add(self, record: Any) -> None:
-        """Keep a record of one of SPOOLED; its data is read."""
+        """Store a record of a class in SPOOLED; reads its data."""
         words, data = getattr(record, "words", b""), getattr(record, "data", b"")
         self._file.write(_HEAD.pack(SPOOLED.index(type(record)), len(words), len(data)))
         self._file.write(words)
@@ -56,7 +56,7 @@ class Spool:
             self._file.write(piece)
 
     def drain(self) -> Iterator[Any]:
-        """The records in order, each good until the next; then the spool is empty."""
+        """Yield the records in order, each valid until the next; then the spool is empty."""
         self._file.seek(0)
         source = ObjectSource(self._file)
         while not source.at_end():
@@ -70,7 +70,7 @@ class Spool:
 
 
 class _Unmapped:
-    """The PFNs that a legacy PV guest's tails say are not in its map: those of the last complete one take effect."""
+    """The PFNs that the tails of a legacy PV stream list as unmapped. The last complete list takes effect."""
 
     def __init__(self) -> None:
         self._complete: Optional[IO[bytes]] = None
@@ -82,13 +82,13 @@ class _Unmapped:
         self._coming.write(record.pfns)
 
     def complete(self) -> None:
-        """The tail has come to its end."""
+        """The tail is complete."""
         if self._complete is not None:
             self._complete.close()
         self._complete, self._coming = self._coming, None
 
     def apply(self, memory: GuestMemory) -> None:
-        """Take them out of the memory that they were sent to."""
+        """Remove these PFNs from the memory."""
         if self._complete is not None:
             self._complete.seek(0)
             while True:
@@ -106,9 +106,9 @@ class _Unmapped:
 class Loader:
     """Applies a reader's stream to a GuestMemory.
 
-    Behind VERIFY, pages are compared and not written; with ``strict`` reading a difference is a MemoryMismatch, else
-    the first are named in ``Loaded.differing`` (Xen's restorer logs and goes on). In a checkpointed stream what stands
-    behind a complete checkpoint takes effect with the next one. ``jobs``: threads that copy the pages of a batch where
+    After VERIFY, pages are compared, not written. If the reader is strict a difference raises MemoryMismatch; otherwise
+    ``Loaded.differing`` lists the first ones (Xen's restorer logs them and continues). In a checkpointed stream, what
+    follows a complete checkpoint takes effect with the next one. ``jobs``: threads that copy the pages of a batch where
     they are in memory; what is loaded, and every error, is the same with any number.
     """
 
@@ -124,7 +124,8 @@ class Loader:
         self._unmapped = _Unmapped()
 
     def run(self, progress: Callable[[int], Any] = lambda offset: None) -> Loaded:
-        """Load everything; ``progress`` is told the absolute offset reached, once a batch. Raises StreamError's kin."""
+        """Load everything. ``progress`` is called with the absolute offset reached after each batch or run. Raises
+        StreamError or a subclass."""
         try:
             with self._workers:
                 self._load(progress)
@@ -140,7 +141,7 @@ class Loader:
             while self._step():
                 progress(self.reader.source.offset)
         except TruncatedStream:
-            # Pages cut off behind a complete checkpoint are void, like all that stands there.
+            # Pages that are cut off after a complete checkpoint are void, like everything else there.
             if not self.reader.checkpoints:
                 raise
         if not self.reader.checkpoints:
@@ -245,8 +246,10 @@ class WholeRecordLoader(Loader):
 
 
 def taken_back(reader: AnyReader, record: PageData) -> Optional[memoryview]:
-    """The PFNs that a batch takes out of the guest's map, uint64: a conversion writes one of XTAB alone for those that
-    a legacy stream's tail names. None for any other batch. (In a stream of Xen's own XTAB undoes nothing.)"""
+    """The PFNs (uint64) that a batch removes from the guest's memory, or None.
+
+    Converted streams have batches of XTAB entries alone for the PFNs that a legacy stream's tail lists as unmapped. In
+    Xen's own streams XTAB removes nothing."""
     if len(record.data) or not from_legacy(reader):
         return None
     pfns, types = uint64(record.pfn_count), bytearray(record.pfn_count)

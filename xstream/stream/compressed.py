@@ -1,5 +1,5 @@
-"""Compressed input, decompressed on the way: by Python's own library; zstd by that of Python 3.14, or by the package
-``zstandard`` where it is there."""
+"""Decompression of input: gzip, xz and bzip2 by the standard library; zstd by that of Python 3.14, or by the package
+``zstandard`` if it is installed."""
 import importlib
 from typing import Any, Callable, Dict, NamedTuple, Tuple
 
@@ -7,20 +7,20 @@ from xstream.errors import CorruptStream, LimitExceeded, TruncatedStream, Unsupp
 from xstream.stream.signs import COMPRESSED
 from xstream.stream.source import Source, StreamSource
 
-#: Compressed bytes taken at once.
+#: Compressed bytes read at once.
 _INPUT = 64 << 10
-#: Bytes decompressed behind a stream's end, to come to the checksum.
+#: Bytes decompressed after the end of a stream, to reach the checksum.
 _BEHIND = 1 << 20
-#: Memory that an xz stream's dictionary may ask for; ``xz -9`` asks for 64 MiB.
+#: Most memory for the dictionary of an xz stream; ``xz -9`` needs 64 MiB.
 _XZ_MEMORY = 256 << 20
 _MAGICS = {sign.format: sign.magic for sign in COMPRESSED}
 
 
 class _Codec(NamedTuple):
-    """How one member (gzip), stream (xz, bzip2) or frame (zstd) is decompressed.
+    """How to decompress one member (gzip), stream (xz, bzip2) or frame (zstd).
 
-    ``new()`` gives an object such as lzma.LZMADecompressor: ``decompress(data, most)``, ``eof``, ``needs_input``,
-    ``unused_data``; ``errors`` is what it raises for bad data.
+    ``new()`` returns an object such as lzma.LZMADecompressor: ``decompress(data, most)``, ``eof``, ``needs_input``,
+    ``unused_data``; ``errors`` are the exceptions that it raises for bad data.
     """
 
     new: Callable[[], Any]
@@ -28,11 +28,11 @@ class _Codec(NamedTuple):
 
 
 class DecompressedSource(StreamSource):
-    """The bytes that another source holds compressed, all members one after the other.
+    """The decompressed bytes of another source, of all its members in order.
 
-    ``offset`` counts decompressed bytes. Memory stays bounded whatever the compressed bytes say. Reading raises
-    CorruptStream, TruncatedStream and LimitExceeded with the compression as their layer, and how much of the compressed
-    input had been taken as their offset; construction raises UnsupportedStream where Python lacks the means.
+    ``offset`` counts decompressed bytes. Memory is bounded whatever the input says. Reading raises CorruptStream,
+    TruncatedStream and LimitExceeded, whose layer is the compression and whose offset is the number of compressed bytes
+    read; construction raises UnsupportedStream if no decompressor is installed.
     """
 
     def __init__(self, source: Source, format: str) -> None:
@@ -44,7 +44,7 @@ class DecompressedSource(StreamSource):
         self._input = b""  # taken from the source and not decompressed yet
 
     def check_end(self) -> None:
-        # The checksum stands behind the last byte; what is longer than this isn't the stream's any more.
+        # The checksum follows the last byte. More data than this isn't part of the stream.
         self.peek(_BEHIND)
 
     def close(self) -> None:
@@ -62,7 +62,7 @@ class DecompressedSource(StreamSource):
         return 0
 
     def _take(self, size: int) -> bytes:
-        """Compressed bytes at hand, at least ``size`` of them if the input has them."""
+        """The compressed bytes that are in memory; at least ``size``, unless the input ends."""
         while len(self._input) < size:
             piece = bytes(self._lower.peek(_INPUT)[:_INPUT])
             if not piece:
@@ -88,7 +88,7 @@ class DecompressedSource(StreamSource):
         return data
 
     def _next_member(self) -> bool:
-        """Begin another member where one follows. Zeros behind the last are padding."""
+        """Begin the next member; False if none follows. Zeros after the last one are padding."""
         while self._take(1) and not self._input.strip(b"\0"):
             self._input = b""
         self._input = self._input.lstrip(b"\0")
@@ -96,14 +96,14 @@ class DecompressedSource(StreamSource):
         if not self._take(1):
             return False
         if not self._take(len(magic)).startswith(magic):
-            raise CorruptStream("bytes behind the compressed data", layer=self._format, offset=self._lower.offset,
+            raise CorruptStream("bytes after the compressed data", layer=self._format, offset=self._lower.offset,
                                 expected="the end of the input", got=self._input[:16])
         self._member = self._codec.new()
         return True
 
 
 class _Gzip:
-    """A gzip member, decompressed as the library's other kinds are."""
+    """Decompressor of a gzip member with the interface of lzma.LZMADecompressor."""
 
     def __init__(self) -> None:
         import zlib
@@ -121,7 +121,7 @@ class _Gzip:
 
     @property
     def needs_input(self) -> bool:
-        # Output that filled its room may have more behind it, even with all input consumed.
+        # If the output is full there may be more, even if all input has been consumed.
         return not self._inner.unconsumed_tail and not self._full
 
     @property
@@ -130,7 +130,8 @@ class _Gzip:
 
 
 class _Zstandard:
-    """A zstd frame, decompressed by the package ``zstandard``; it is fed so little at once that no bomb goes off."""
+    """Decompressor of a zstd frame, by the package ``zstandard``. It is fed little at once, because it doesn't
+    bound its output."""
 
     _FED = 1 << 10
 
@@ -170,8 +171,8 @@ def _zstd() -> _Codec:
         module = importlib.import_module("zstandard")
         return _Codec(lambda: _Zstandard(module), (module.ZstdError,))
     except ImportError:
-        raise UnsupportedStream("a zstd file, and neither Python 3.14 nor the package zstandard is here; decompress "
-                                "it: zstd -dc FILE | xstream ... -", layer="zstd", offset=0)
+        raise UnsupportedStream("a zstd file, which needs Python 3.14 or the package zstandard; or decompress it: "
+                                "zstd -dc FILE | xstream ... -", layer="zstd", offset=0)
 
 
 def _gzip() -> _Codec:

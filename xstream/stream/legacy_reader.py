@@ -1,4 +1,4 @@
-"""Legacy libxc streams: records out of a source."""
+"""The reader of legacy streams."""
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from xstream.errors import CorruptStream, LimitExceeded, OrderError, StreamError, StrictViolation, TruncatedStream
@@ -12,11 +12,11 @@ from xstream.wire.legacy import CHUNK, U32, Record
 from xstream.wire.libxc import PAGE_SIZE, PageData
 
 _GUESTS = {legacy.PV: libxc.GUEST_NAMES[libxc.GUEST_PV], legacy.HVM: libxc.GUEST_NAMES[libxc.GUEST_HVM]}
-#: The extended info of a guest has under 6 KiB; blocks that nobody knows yet have room for more.
+#: Most bytes of a guest's extended info. Xen's take under 6 KiB; the rest is for unknown blocks.
 _EXTENDED_INFO_LIMIT = 1 << 20
-#: Looked at at once of what goes on to the end of the input.
+#: Bytes read at once of a record that ends with the input.
 _REST_AT_ONCE = 64 << 10
-#: Unmapped PFNs given in one record.
+#: Most unmapped PFNs in one record.
 _UNMAPPED_AT_ONCE = 1 << 15
 #: What is missing until a tail is complete.
 _NO_TAIL = "tail"
@@ -28,17 +28,18 @@ class LegacyReader(RecordReader[Record]):
     ``source`` is anything that :func:`~xstream.stream.source.open_source` takes. Records are those of
     :mod:`xstream.wire.legacy`, batches libxc's PageData with lazy pages.
 
-    - ``width`` (4 or 8 bytes, the toolstack's) and ``guest`` ("pv" or "hvm") are found out where they aren't given;
-    - ``strict``: what a restore ignores is a StrictViolation;
-    - ``checkpointed``: a legacy stream says itself whether it has checkpoints: one that is none has a LAST_CHECKPOINT.
-      Without, the input may end where a tail is complete, or anywhere behind the first. Either value reads both;
-    - ``contained``: another layer goes on behind the end;
-    - ``device_model``: whether an HVM guest's tail has the device model's record; where not, that is the container's.
+    - ``width`` (4 or 8 bytes, the toolstack's) and ``guest`` ("pv" or "hvm") are detected if they aren't given;
+    - ``strict``: raise StrictViolation for what a restore ignores;
+    - ``checkpointed``: has no effect: a legacy stream has LAST_CHECKPOINT if it has no checkpoints. Without
+      LAST_CHECKPOINT, the input may end after a complete tail, or anywhere after the first one;
+    - ``exact``: don't read past the end (see :func:`~xstream.stream.source.open_source`);
+    - ``contained``: records of an enclosing layer follow;
+    - ``device_model``: whether an HVM guest's tail includes the device model's record. If not, the container has it.
 
-    A stream whose LAST_CHECKPOINT is missing, and that ends with its first tail, reads as a single checkpoint. Where a
-    checkpoint's tail is complete a libxc Checkpoint is given, which has no bytes of its own.
+    A stream without LAST_CHECKPOINT that ends after its first tail is read as a single checkpoint. After the tail of a
+    checkpoint a libxc Checkpoint is returned, which takes no bytes in the stream.
 
-    Raises StreamError's kin for what is wrong with the stream, and OSError for the source's own failures.
+    Raises StreamError or a subclass for faults of the stream, and OSError for failures of the source.
     Source of the rules: tools/libxc/xc_domain_restore.c of Xen 4.5.
     """
 
@@ -78,12 +79,12 @@ class LegacyReader(RecordReader[Record]):
 
     @property
     def head(self) -> legacy.Start:
-        """The first field, with the toolstack's width and the kind of guest; looked at early, if need be."""
+        """The first field, with the toolstack's width and the guest type; peeked at if it hasn't been read."""
         return self._need_head()
 
     @property
     def identity(self) -> Identity:
-        """What the stream is, in words; the legacy format is the first of libxc's."""
+        """Format, version, guest type and origin; the legacy format counts as version 1."""
         head = self.head
         return Identity(self.layer, 1, _GUESTS[head.guest],
                         "Xen 4.5 or earlier, {}-bit toolstack".format(8 * head.width))
@@ -99,7 +100,7 @@ class LegacyReader(RecordReader[Record]):
         return min(self.head.p2m_size, self.limits.guest_pfns)
 
     def describe(self) -> Dict[str, Any]:
-        """What the header says, and can be told from it, once it has been read."""
+        """The fields of the header by name; empty until it has been read."""
         head = self._start
         return {} if head is None else {
             "guest": _GUESTS[head.guest], "toolstack_bits": 8 * head.width, "p2m_size": head.p2m_size}
@@ -116,7 +117,7 @@ class LegacyReader(RecordReader[Record]):
 
     @property
     def layers(self) -> Tuple[Layer, ...]:
-        """The stream as the one layer that it is."""
+        """The stream as its only layer."""
         return only_layer(self)
 
     @property
@@ -125,13 +126,13 @@ class LegacyReader(RecordReader[Record]):
         return self
 
     def next_run(self) -> Optional[PageRun]:
-        """None: batches are given by ``next_record`` alone."""
+        """Always None: ``next_record`` returns batches."""
         return None
 
     def next_record(self) -> Optional[Record]:
-        """The next record, or None at the end: of the stream, or of an input that ends behind a checkpoint.
+        """The next record, or None at the end of the stream, or of an input that ends after a checkpoint.
 
-        From a fed source that has too little: raises NeedMoreData, and nothing has been consumed.
+        Raises NeedMoreData, with nothing consumed, if a fed source has too little.
         """
         self._need_head()
         while not self.ended:
@@ -151,7 +152,7 @@ class LegacyReader(RecordReader[Record]):
             self._began = self.source.offset
         start = self._began
         if self._step == LegacyReader._read_chunk and self.checkpoints and self.source.at_end():
-            raise TruncatedStream("the input ends behind a checkpoint", missing=4, offset=start)
+            raise TruncatedStream("the input ends after a checkpoint", missing=4, offset=start)
         self._where = ""
         try:
             record = self._step(self)
@@ -278,7 +279,7 @@ class LegacyReader(RecordReader[Record]):
         record: Record = legacy.MARKS[chunk]()
         self._where = legacy.type_name(record)
         if chunk == legacy.ENABLE_COMPRESSION and self._last:
-            raise OrderError("compression for checkpoints that don't come", offset=0, field="id",
+            raise OrderError("compression of checkpoints after LAST_CHECKPOINT", offset=0, field="id",
                              expected="no LAST_CHECKPOINT before", got="ENABLE_COMPRESSION")
         self.source.advance(4)
         if chunk == legacy.VERIFY:
@@ -397,7 +398,7 @@ class LegacyReader(RecordReader[Record]):
         return legacy.UnmappedPfns(pfns.cast("B"), self._left)
 
     def _read_vcpu(self) -> Optional[Record]:
-        """One of the vcpus that are online; ``_left`` counts those that have come."""
+        """The next online vcpu; ``_left`` counts those that have come."""
         self._where = "VCPU_CONTEXT"
         if self._left == len(self._vcpus):
             self._step = LegacyReader._read_shared_info
@@ -455,7 +456,7 @@ class LegacyReader(RecordReader[Record]):
         return record
 
     def _read_xend_device_model(self) -> Record:
-        """The rest of one that goes on to the end of the input, and with it the stream."""
+        """The rest of xend's record, which ends with the input."""
         self._where = "DEVICE_MODEL"
         rest = self._read_rest()
         self._last = True
@@ -467,7 +468,7 @@ class LegacyReader(RecordReader[Record]):
         self._step = LegacyReader._read_checkpoint
 
     def _read_checkpoint(self) -> Record:
-        """What stands behind a tail without LAST_CHECKPOINT before it: a checkpoint is complete."""
+        """After a tail without LAST_CHECKPOINT before it: a checkpoint is complete."""
         self.checkpoints += 1
         self._compressing = self._compressing or self._compress_next
         self._step = LegacyReader._read_chunk
@@ -476,7 +477,7 @@ class LegacyReader(RecordReader[Record]):
     # Pieces
 
     def _read_blob(self, at: int, field: str) -> memoryview:
-        """A blob behind its length, u32, which stands ``at`` bytes from here; consumes all of it."""
+        """A blob that follows its length, a u32 that is ``at`` bytes from here; consumes both."""
         size, = U32.unpack_from(self.source.need(at + 4), at)
         self._check_size(size, self.limits.body_length, at, field)
         blob = self._keep(self.source.need(at + 4 + size)[at + 4:])
@@ -484,7 +485,7 @@ class LegacyReader(RecordReader[Record]):
         return blob
 
     def _read_rest(self) -> bytes:
-        """Everything up to the end of the input; consumes it, piece by piece, and goes on where it was interrupted."""
+        """Everything up to the end of the input. Consumes it piece by piece; NeedMoreData may interrupt it."""
         while True:
             piece = self.source.peek(_REST_AT_ONCE)
             if not len(piece):
@@ -492,7 +493,7 @@ class LegacyReader(RecordReader[Record]):
                 return rest
             self._left += len(piece)
             self._check_size(self._left, self.limits.body_length, legacy.SIGNATURE_SIZE,
-                             "length of what goes on to the end of the input")
+                             "length of the rest of the input")
             self._rest.append(bytes(piece))
             self.source.advance(len(piece))
 
@@ -502,7 +503,8 @@ class LegacyReader(RecordReader[Record]):
                                 got=size)
 
     def _parsed(self, at: int, parse: Callable[[Any], Any], untrusted: Any) -> Any:
-        """What ``parse`` makes of bytes that begin ``at`` bytes from here: its errors count from there."""
+        """The result of ``parse`` for bytes that begin ``at`` bytes from here. Offsets of its errors are relative to
+        them."""
         try:
             return parse(untrusted)
         except StreamError as error:
@@ -510,11 +512,11 @@ class LegacyReader(RecordReader[Record]):
             raise
 
     def _keep(self, view: memoryview) -> memoryview:
-        """A view that stays good: itself, or a copy where the source would write over it."""
+        """A view that stays valid: this one, or a copy if the source would overwrite it."""
         return view if self.source.stable else memoryview(bytes(view))
 
     def _finish(self) -> None:
-        """Once, behind the end: what is there that shouldn't be."""
+        """Once, after the end: check that nothing follows that shouldn't."""
         if self._finished:
             return
         if self._contained or self.source.exact:
@@ -522,7 +524,7 @@ class LegacyReader(RecordReader[Record]):
             return
         self.source.check_end()
         if self.strict and not self.source.at_end():
-            raise StrictViolation("bytes behind the end", layer=self.layer, offset=self.source.offset,
+            raise StrictViolation("bytes after the end", layer=self.layer, offset=self.source.offset,
                                   field="trailing bytes", expected="the end of the input", got="more")
         self._finished = True
 

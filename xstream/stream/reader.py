@@ -1,4 +1,4 @@
-"""libxc streams: records out of a source."""
+"""The reader of libxc streams."""
 from typing import Any, Dict, NamedTuple, Optional, Tuple
 
 from xstream.errors import CorruptStream, IncompleteStream, LimitExceeded, StreamError, StrictViolation, TruncatedStream
@@ -13,7 +13,7 @@ from xstream.wire.libxc import DomainHeader, ImageHeader, PageData, Record
 
 TYPE_CHECKING = False
 
-#: Room for what one pass over small batches collects: 64 of Xen's full batches, or some thousands of tiny ones.
+#: Most PFN words and records in one PageRun: 64 full batches of Xen's, or thousands of tiny ones.
 _RUN_WORDS = 1 << 16
 _RUN_BATCHES = 1 << 13
 
@@ -29,11 +29,14 @@ def _known_size(record_type: int, length: int) -> int:
 
 
 class PageRun(NamedTuple):
-    """PAGE_DATA records that follow one another, taken in one step.
+    """Consecutive PAGE_DATA records, read in one step.
 
-    - ``words``: the PFN words of all of them, 8 bytes each; a view that is good until the next record is read;
-    - ``data``, ``extents``: the bytes that hold the pages, and uint64 pairs of offset and number of pages in it;
-    - ``records``, ``pages``: how many records and pages there are.
+    - ``words``: the PFN words of all of them, 8 bytes each;
+    - ``data``, ``extents``: the bytes that contain the pages, and for each record two uint64: the offset in ``data``
+      and the number of its pages;
+    - ``records``, ``pages``: the numbers of records and pages.
+
+    The views are valid until the next record is read.
     """
 
     words: memoryview
@@ -44,7 +47,7 @@ class PageRun(NamedTuple):
 
 
 class Identity(NamedTuple):
-    """What a stream says of itself: format, version, kind of guest, and what made it."""
+    """A stream's format, version, guest type, and what wrote it."""
 
     format: str
     version: int
@@ -53,8 +56,8 @@ class Identity(NamedTuple):
 
 
 class Layer(NamedTuple):
-    """One layer of a stream: its format, how deep it lies in others, where it begins, how many of its records have been
-    read, and what its headers say, by name."""
+    """One layer of a stream: its format, the number of layers around it, its absolute offset, the number of its records
+    that have been read, and the fields of its headers by name."""
 
     format: str
     depth: int
@@ -167,27 +170,28 @@ def without_cut_record(reader: Any) -> Tuple[Layer, ...]:
 
 
 def only_layer(reader: Any) -> Tuple[Layer, ...]:
-    """The layers of a memory stream that nothing is around: itself."""
+    """The layers of a bare memory stream: itself."""
     return (Layer(reader.layer, 0, reader.start, reader.index + 1, reader.describe()),)
 
 
 class Reader(RecordReader[Record]):
     """Records of a libxc stream, version 2 or 3, in order.
 
-    ``source`` is anything that :func:`~xstream.stream.source.open_source` takes. Iterating, or ``next_record()``,
-    gives record objects of :mod:`xstream.wire.libxc`; then ``index`` and ``offset`` say where the last one stands.
-    Pages are lazy: ``PageData.data`` is a view of the source where it has them in memory (mapped file, buffer, fed
-    bytes), else to be read or skipped before the next record is asked for (see PendingPages).
+    ``source`` is anything that :func:`~xstream.stream.source.open_source` takes. Iteration, or ``next_record()``,
+    returns records of the classes in :mod:`xstream.wire.libxc`; ``index`` and ``offset`` are the last one's number,
+    from 0, and absolute offset. Pages are lazy: ``PageData.data`` is a view if the source has them in memory (mapped
+    file, buffer, fed bytes), otherwise a PendingPages, to be read before the next record is asked for.
 
-    - ``strict``: what a restore ignores (reserved fields, padding, bodies of empty records, trailing bytes, usual
-      records missing) is a StrictViolation;
-    - ``checkpointed``: CHECKPOINT records may come, and the input may end anywhere behind the first of them; in a plain
-      stream a CHECKPOINT is an error;
+    - ``strict``: raise StrictViolation for what a restore ignores: reserved fields and padding that aren't zero, bodies
+      of empty records, trailing bytes, usual records missing;
+    - ``checkpointed``: CHECKPOINT records may come, and the input may end anywhere after the first of them; without it,
+      CHECKPOINT is an error;
     - ``exact``: don't read past END or CHECKPOINT (see :func:`~xstream.stream.source.open_source`); then ``strict``
       doesn't look for trailing bytes;
-    - ``contained``: another layer goes on behind END.
+    - ``contained``: records of an enclosing layer follow END.
 
-    Raises StreamError's kin for what is wrong with the stream, and OSError for the source's own failures.
+    A reader is for one thread at a time. Raises StreamError or a subclass for faults of the stream, and OSError for
+    failures of the source.
     Source of the rules: docs/specs/libxc-migration-stream.pandoc; tools/libs/guest/xg_sr_restore.c.
     """
 
@@ -204,7 +208,7 @@ class Reader(RecordReader[Record]):
         self._contained = contained
         self._headers: Optional[Tuple[ImageHeader, DomainHeader]] = None
         self._ordering: Optional[Ordering] = None
-        self._finished = False
+        self._finished = self._reading = False
         self._run_words = self._run_extents = memoryview(b"")
 
     @property
@@ -219,7 +223,7 @@ class Reader(RecordReader[Record]):
 
     @property
     def identity(self) -> Identity:
-        """What the headers say, in words."""
+        """Format, version, guest type and origin, from the headers."""
         image, domain = self._need_headers()
         made_by = "Xen {}.{}".format(domain.xen_major, domain.xen_minor) if domain.xen_major else \
             "conversion from a legacy stream, converter version {}".format(domain.xen_minor)
@@ -227,7 +231,7 @@ class Reader(RecordReader[Record]):
 
     @property
     def layers(self) -> Tuple[Layer, ...]:
-        """The stream as the one layer that it is; see :class:`~xstream.containers.reader.NestedReader`."""
+        """The stream as its only layer; see :class:`~xstream.containers.reader.NestedReader`."""
         return only_layer(self)
 
     @property
@@ -236,7 +240,7 @@ class Reader(RecordReader[Record]):
         return self
 
     def describe(self) -> Dict[str, Any]:
-        """What the headers say, once they have been read."""
+        """The fields of the headers by name; empty until they have been read."""
         if self._headers is None:
             return {}
         identity = self.identity
@@ -265,7 +269,7 @@ class Reader(RecordReader[Record]):
 
     @property
     def checkpoints(self) -> int:
-        """How many CHECKPOINT records have come."""
+        """The number of CHECKPOINT records that have come."""
         return self.ordering.checkpoints
 
     @property
@@ -280,20 +284,23 @@ class Reader(RecordReader[Record]):
 
     @property
     def ordering(self) -> Ordering:
-        """Where the stream stands by its order rules."""
+        """The state of the stream in the order tables."""
         self._need_headers()
         assert self._ordering is not None
         return self._ordering
 
     def next_record(self) -> Optional[Record]:
-        """The next record, or None behind END (checkpointed: or where the input ends behind a CHECKPOINT).
+        """The next record, or None after END (checkpointed: also if the input ends after a CHECKPOINT).
 
-        From a fed source that has too little: raises NeedMoreData, and nothing has been consumed.
+        Raises NeedMoreData, with nothing consumed, if a fed source has too little.
         """
         ordering = self.ordering
         if self._finished or ordering.ended:
             self._finish()
             return None
+        if self._reading:
+            raise RuntimeError("two threads read from this reader at once")
+        self._reading = True
         try:
             return self._read_record(ordering)
         except TruncatedStream:
@@ -301,10 +308,12 @@ class Reader(RecordReader[Record]):
                 raise
             self._finished = True
             return None
+        finally:
+            self._reading = False
 
     def next_run(self) -> Optional[PageRun]:
-        """As many PAGE_DATA records as stand whole in the source's memory, in one step; None where the next record
-        isn't such a one, and ``next_record`` has to look at it. ``index`` and ``offset`` then are the last one's."""
+        """As many PAGE_DATA records as are complete in the source's memory, in one step; ``index`` and ``offset`` are
+        then the last one's. None if the next record isn't such a record: call ``next_record``."""
         ordering = self.ordering
         if libxc.PAGE_DATA not in ordering.row():
             return None
@@ -326,7 +335,7 @@ class Reader(RecordReader[Record]):
         return PageRun(self._run_words[:8 * words], data[:size], self._run_extents[:2 * records], records, pages)
 
     def _buffered(self, ordering: Ordering) -> memoryview:
-        """What the source holds. Pages that nobody has read are passed over first, and may turn out to be cut off."""
+        """What the source has in memory. Pages that weren't read are skipped first, and may turn out to be cut off."""
         try:
             return self._read_batches() if self.source.exact else self.source.buffered()
         except TruncatedStream:
@@ -365,7 +374,7 @@ class Reader(RecordReader[Record]):
         return self._headers
 
     def _peek_headers(self) -> memoryview:
-        """The headers' bytes; what isn't a libxc stream at all is said to be that, however short it is."""
+        """The bytes of the headers. A wrong marker is reported as such even if the input is shorter."""
         untrusted = self.source.peek(libxc.HEADERS_SIZE)
         start = bytes(untrusted[:8])
         if start != libxc.MARKER[:len(start)] or not (start or self._contained):
@@ -436,11 +445,11 @@ class Reader(RecordReader[Record]):
         return record._replace(data=data)
 
     def _keep(self, view: memoryview) -> memoryview:
-        """A view that stays good: itself, or a copy where the source would write over it."""
+        """A view that stays valid: this one, or a copy if the source would overwrite it."""
         return view if self.source.stable else memoryview(bytes(view))
 
     def _finish(self) -> None:
-        """Once, behind END: what is there that shouldn't be."""
+        """Once, after END: check that nothing follows that shouldn't."""
         if self._finished:
             return
         if self._contained or self.source.exact:
@@ -448,6 +457,6 @@ class Reader(RecordReader[Record]):
             return
         self.source.check_end()
         if self.strict and not self.source.at_end():
-            raise StrictViolation("bytes behind END", layer=self.layer, offset=self.source.offset,
+            raise StrictViolation("bytes after END", layer=self.layer, offset=self.source.offset,
                                   field="trailing bytes", expected="the end of the input", got="more")
         self._finished = True

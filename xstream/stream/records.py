@@ -1,4 +1,4 @@
-"""What all readers of records have in common: they are iterated over, and closed by ``with``."""
+"""The base class of all readers of records: iteration, and closing by ``with``."""
 from typing import Any, Generic, Iterator, Optional, TypeVar
 
 from xstream.stream.source import Source
@@ -8,7 +8,11 @@ Self = TypeVar("Self", bound="RecordReader[Any]")
 
 
 class RecordReader(Generic[R]):
-    """Records out of ``source``, in order."""
+    """Records from ``source``, in order.
+
+    A reader is for one thread at a time. A second thread that reads while the first does gets a RuntimeError if it is
+    noticed, which isn't certain; otherwise records are lost.
+    """
 
     source: Source
     #: What follows in the source that can't be read, in words; None if everything can. See NestedReader.
@@ -25,7 +29,7 @@ class RecordReader(Generic[R]):
         self.source.close()
 
     def next_record(self) -> Optional[R]:
-        """The next record, or None behind the last."""
+        """The next record, or None after the last one."""
         raise NotImplementedError
 
     def __iter__(self) -> Iterator[R]:

@@ -1,6 +1,6 @@
-"""Where bytes come from: a buffer or mapped file, a descriptor, an object with read(), or pieces fed by the caller.
+"""Sources of bytes: a buffer or mapped file, a descriptor, an object with read(), or pieces that the caller feeds.
 
-One small interface, :class:`Source`; the readers know nothing else of their input.
+They share one interface, :class:`Source`, through which all readers get their input.
 """
 import contextlib
 import errno
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 #: Everything that can be read from; see :func:`open_source`.
 SourceLike = Union[str, "os.PathLike[str]", int, "socket.socket", Buffer, "SupportsRead", "Source"]
 
-#: Read at once from a descriptor while headers are looked for: what a pipe holds. Page data beyond it goes straight
-#: to where it belongs.
+#: Bytes read at once for headers and small records: the capacity of a pipe. Page data beyond it is read straight into
+#: its destination.
 _READ_AHEAD = 64 << 10
-#: Pieces in which page data that has to pass through memory of ours does so: a batch of Xen's.
+#: Largest piece of page data that is copied through a buffer: the pages of one full batch of Xen's.
 _PIECE = 4 << 20
 _CUT = "the input ends inside page data, {} bytes short"
 
@@ -44,32 +44,32 @@ class NeedMoreData(Exception):
 class Source:
     """Bytes in order. ``offset`` is the absolute position of the next byte.
 
-    ``stable`` says that views handed out stay good for ever; else until the next call that isn't ``peek``.
+    If ``stable``, the views that methods return stay valid; if not, until the next call of any method but ``peek``.
     """
 
     offset = 0
     stable = True
-    #: Whether no byte is taken from the input before the stream is known to have it; see :func:`open_source`.
+    #: Whether only bytes are read that are known to be part of the stream; see :func:`open_source`.
     exact = False
 
     def peek(self, size: int) -> memoryview:
-        """The next ``size`` bytes, not consumed; fewer only where the input ends. Read-only."""
+        """A read-only view of the next ``size`` bytes, not consumed; fewer only at the end of the input."""
         raise NotImplementedError
 
     def buffered(self) -> memoryview:
-        """Whatever can be looked at without asking for input; not consumed. After a stream's end: what was read
-        beyond it."""
+        """A view of the bytes that are in memory already, not consumed. After the end of a stream: what was read
+        past it."""
         raise NotImplementedError
 
     def advance(self, size: int) -> None:
-        """Consume ``size`` bytes that have been looked at."""
+        """Consume ``size`` bytes, which ``peek`` or ``need`` has returned."""
         raise NotImplementedError
 
     def page_data(self, at: int, size: int) -> Union[memoryview, "PendingPages"]:
-        """The ``size`` bytes that begin ``at`` bytes from here, and consume everything up to their end.
+        """Consume all up to the end of the ``size`` bytes that begin ``at`` bytes from here, and return those.
 
-        A view where the source has them anyhow; else a PendingPages, which the caller must exhaust or skip before it
-        asks for anything else. Raises TruncatedStream where they are known to be missing.
+        The result is a view if the source has all its bytes in memory; otherwise a PendingPages, which is skipped by
+        the next call if the caller hasn't read it. Raises TruncatedStream if the input is known to end before.
         """
         view = self.peek(at + size)
         missing = at + size - len(view)
@@ -79,7 +79,7 @@ class Source:
         return view[at:]
 
     def need(self, size: int) -> memoryview:
-        """Like peek, but raises TruncatedStream where the input ends before."""
+        """Like peek, but raises TruncatedStream if the input ends before."""
         view = self.peek(size)
         if len(view) < size:
             raise TruncatedStream("the input ends here, {} bytes short".format(size - len(view)),
@@ -87,20 +87,21 @@ class Source:
         return view
 
     def await_record(self, size: int) -> None:
-        """Raise NeedMoreData where a record of ``size`` bytes can't be handed out yet and asking doesn't bring it."""
+        """For fed sources: raise NeedMoreData if fewer than ``size`` bytes have been fed and more may come."""
 
     def expect(self, size: int) -> None:
         """Say that the stream has at least ``size`` more bytes, so that an exact source may read that far at once."""
 
     def at_end(self) -> bool:
-        """Whether there is nothing more to come."""
+        """Whether the input ends here."""
         return not len(self.peek(1))
 
     def check_end(self) -> None:
-        """Once a stream has ended: raise what tells that its bytes weren't good, if anything behind them does."""
+        """After the end of a stream: check what only its end can tell, such as a checksum. Raises
+        StreamError."""
 
     def close(self) -> None:
-        """Let go of what the source itself opened."""
+        """Close what the source itself opened."""
 
     def __enter__(self) -> "Source":
         return self
@@ -110,7 +111,7 @@ class Source:
 
 
 class BufferSource(Source):
-    """Bytes in memory, or a mapped file: views all the way, nothing is copied."""
+    """Bytes in memory, or a mapped file. All results are views; nothing is copied."""
 
     def __init__(self, data: Buffer, base: int = 0) -> None:
         self._data = memoryview(data).cast("B")
@@ -135,7 +136,8 @@ class BufferSource(Source):
 
 
 class PendingPages:
-    """Page data that still is in the source: read it where it belongs, or skip it. Good until the next record.
+    """Page data that hasn't been read from the source yet. Read it once, by one of the methods, before the next record
+    is asked for; otherwise it is skipped then.
 
     ``len()`` is the number of bytes, ``offset`` the absolute offset of the first.
     """
@@ -146,7 +148,7 @@ class PendingPages:
         self.left = size
         self._size = size
         self.offset = source.offset
-        #: What the reader knows of the record, for errors.
+        #: The record's layer, number and type, for errors.
         self.where: Dict[str, Any] = {}
 
     def __len__(self) -> int:
@@ -155,7 +157,7 @@ class PendingPages:
     def read_into(self, memory: Buffer, pfns: memoryview) -> None:
         """Read the pages of ``pfns`` (uint64, one for each page) straight into ``memory`` (bytes, PFN 0 first).
 
-        Raises TruncatedStream; the pages before the end have been written then.
+        Raises TruncatedStream if the input ends within them; the pages before the end have been written then.
         """
         self._claim()
         got = self._source.read_pages(memory, pfns)
@@ -163,7 +165,7 @@ class PendingPages:
         self._check()
 
     def pieces(self) -> Iterator[memoryview]:
-        """The bytes in order, in pieces of whole pages, 4 MiB at most; each is good until the next is asked for."""
+        """Yield the bytes in order, in pieces of whole pages, 4 MiB at most. A piece is valid until the next one."""
         self._claim()
         buffer = memoryview(bytearray(min(_PIECE, self._size)))
         while self.left:
@@ -175,18 +177,18 @@ class PendingPages:
             yield piece
 
     def read(self) -> bytes:
-        """All of it, at once: as much memory as the pages take."""
+        """All bytes, in one copy."""
         return b"".join(bytes(piece) for piece in self.pieces())
 
     def move_to(self, fd: int) -> int:
-        """Move all of it to a descriptor, by the kernel alone where it can; how many bytes."""
+        """Write all bytes to a descriptor, inside the kernel if it can; returns their number."""
         self._claim()
         self.left -= self._source.move_to(fd, self._size)
         self._check()
         return self._size
 
     def skip(self) -> None:
-        """Pass over what has not been read."""
+        """Skip what hasn't been read. Raises TruncatedStream if the input ends before."""
         left, self.left = self.left, 0
         self.left = left - self._source.discard(left)
         self._check()
@@ -202,14 +204,14 @@ class PendingPages:
 
 
 def pieces(data: Union[Buffer, PendingPages]) -> Iterable[Buffer]:
-    """Page data in pieces that pass through memory one by one: a buffer is one piece already."""
+    """Page data in pieces: those of a PendingPages, or a buffer as a single piece."""
     return data.pieces() if isinstance(data, PendingPages) else (data,)
 
 
 class StreamSource(Source):
-    """What descriptors, objects and feeding have in common: a buffer in which headers and small bodies are looked at.
+    """Base class of descriptors, objects and fed bytes, with a buffer for headers and small records.
 
-    Subclasses say how bytes come in: ``_receive`` into a buffer.
+    Subclasses implement ``_receive``, which reads into the buffer.
     """
 
     stable = False
@@ -232,7 +234,7 @@ class StreamSource(Source):
         self._expected = max(self._expected, self._base + self._start + size)
 
     def _receive(self, into: memoryview) -> int:
-        """Read at least one byte into ``into`` and say how many; 0 only at the end of the input."""
+        """Read at least one byte into ``into`` and return the number; 0 only at the end of the input."""
         raise NotImplementedError
 
     def peek(self, size: int) -> memoryview:
@@ -264,7 +266,7 @@ class StreamSource(Source):
         return self.pending
 
     def read_pages(self, memory: Buffer, pfns: memoryview) -> int:
-        """For PendingPages: fill the pages of ``pfns`` in ``memory``; gives the bytes read."""
+        """For PendingPages: fill the pages of ``pfns`` in ``memory``; returns the number of bytes read."""
         done = 0
         scratch = memoryview(bytearray(min(_PIECE, len(pfns) * PAGE_SIZE)))
         while done < len(pfns):
@@ -278,7 +280,7 @@ class StreamSource(Source):
         return done * PAGE_SIZE
 
     def read_into(self, into: memoryview) -> int:
-        """For PendingPages: fill ``into``, from the buffer first; gives the bytes read, fewer only at the end."""
+        """For PendingPages: fill ``into``; returns the number of bytes read, fewer only at the end of the input."""
         done = min(len(into), self._end - self._start)
         into[:done] = self._buffer[self._start:self._start + done]
         self._start += done
@@ -291,7 +293,7 @@ class StreamSource(Source):
         return done
 
     def move_to(self, fd: int, size: int) -> int:
-        """For PendingPages: write ``size`` bytes to a descriptor; gives the bytes moved, fewer only at the end."""
+        """For PendingPages: write ``size`` bytes to a descriptor; returns their number; fewer only at the end."""
         done = 0
         scratch = memoryview(bytearray(min(size, _PIECE)))
         while done < size:
@@ -304,7 +306,7 @@ class StreamSource(Source):
         return done
 
     def discard(self, size: int) -> int:
-        """For PendingPages: pass over ``size`` bytes; gives the bytes passed, fewer only at the end."""
+        """For PendingPages: skip ``size`` bytes; returns their number, fewer only at the end of the input."""
         done = min(size, self._end - self._start)
         self._start += done
         scratch = memoryview(bytearray(min(size - done, 1 << 20)))
@@ -322,13 +324,13 @@ class StreamSource(Source):
             pending.skip()
 
     def _make_room(self, size: int) -> None:
-        """Room behind the bytes held, which grows with what has arrived, never with what has been announced."""
+        """Make room in the buffer after the bytes held. It grows on demand: an announced size isn't trusted."""
         held = self._end - self._start
         full = self._end == len(self._buffer) or self._start + size > len(self._buffer)
         if full and (held == len(self._buffer) or (self.stable and 2 * held > len(self._buffer))):
             self._move_to(memoryview(bytearray(2 * len(self._buffer))))
         elif full:
-            # Where views must stay good, what they look at is never written again.
+            # A stable source never overwrites bytes that a view may show.
             self._move_to(memoryview(bytearray(len(self._buffer))) if self.stable else self._buffer)
 
     def _move_to(self, buffer: memoryview) -> None:
@@ -339,15 +341,15 @@ class StreamSource(Source):
 
 
 class DescriptorSource(StreamSource):
-    """A pipe, a socket, a character device: what can be read once. The descriptor stays the caller's.
+    """A descriptor that is read once, front to back: a pipe, a socket, a device. It stays open.
 
-    A descriptor in non-blocking mode is waited for.
+    If it is in non-blocking mode, reading waits with poll().
     """
 
     def __init__(self, fd: int, base: int = 0, *, exact: bool = False) -> None:
         super().__init__(base, exact=exact)
         self._fd = fd
-        # Bytes that nobody wants go from a pipe to /dev/null without being copied, where Python can say so (3.10).
+        # Skipping a pipe's bytes by splicing them to /dev/null copies nothing; Python has splice() since 3.10.
         mode = os.fstat(fd).st_mode
         self._splices = hasattr(os, "splice") and stat.S_ISFIFO(mode)
         self._seeks = stat.S_ISREG(mode)
@@ -451,7 +453,7 @@ class ObjectSource(StreamSource):
 
 
 class FedSource(StreamSource):
-    """Pieces of bytes that the caller brings when it has them. If ``stable``, views of what was fed stay good."""
+    """Bytes that the caller feeds piece by piece. If ``stable``, views of what was fed stay valid."""
 
     def __init__(self, base: int = 0, *, stable: bool = True) -> None:
         super().__init__(base)
@@ -459,7 +461,7 @@ class FedSource(StreamSource):
         self._finished = False
 
     def feed(self, data: Buffer) -> None:
-        """Add bytes (copied) behind those already there."""
+        """Append a copy of these bytes."""
         view = memoryview(data).cast("B")
         while len(view):
             self._make_room(self._end - self._start + 1)
@@ -469,17 +471,17 @@ class FedSource(StreamSource):
             view = view[fits:]
 
     def room(self) -> memoryview:
-        """Where the caller may receive bytes to, instead of having them copied by ``feed``; then ``filled`` must say
-        how many there are."""
+        """A writable view into which the caller may receive bytes, to save the copy that ``feed`` makes. Call
+        ``filled`` with their number afterwards."""
         self._make_room(self._end - self._start + 1)
         return self._buffer[self._end:]
 
     def filled(self, size: int) -> None:
-        """So many bytes have been received into what ``room`` gave."""
+        """Append the first ``size`` bytes of the view that ``room`` returned."""
         self._end += size
 
     def finish(self) -> None:
-        """Nothing more will be fed: what is missing now is missing for good."""
+        """End the input: nothing more will be fed."""
         self._finished = True
 
     def peek(self, size: int) -> memoryview:
@@ -499,10 +501,10 @@ class FedSource(StreamSource):
 
 
 def open_source(source: SourceLike, *, exact: bool = False) -> Source:
-    """The source for whatever a caller has.
+    """The Source for anything that can be read.
 
-    - str or os.PathLike: the file of that name, mapped where it is a regular one; closed by ``close()``;
-    - int: a descriptor, which stays the caller's; a regular file is mapped from its present position on;
+    - str or os.PathLike: the file of that name, mapped if it is a regular file; ``close()`` closes it;
+    - int: a descriptor, which stays open; a regular file is mapped from its present position on;
     - an object with the buffer protocol: its bytes, not copied;
     - a socket: its descriptor; any other object with ``readinto`` or ``read``: through that;
     - a Source: itself.
