@@ -7,7 +7,7 @@ import pytest
 import samples
 from samples import NOTAB, XTAB, page, word
 
-from xstream import GuestMemory, Limits, StreamError, TruncatedStream, load
+from xstream import GuestMemory, Limits, StreamError, TruncatedStream, convert, load
 from xstream.guest.parallel import TASK_PAGES, Workers, usable_cpus
 from xstream.tools.digest import digest
 from xstream.tools.extract import extract
@@ -63,6 +63,17 @@ def test_extract_and_digest(name, tmp_path):
         (tmp_path / "image").unlink()
         digests.add(digest(stream, jobs=jobs))
     assert len(images) == len(digests) == 1
+
+
+@pytest.mark.parametrize("kind", ["hvm", "pv"])
+@pytest.mark.parametrize("name", sorted(MEMORY))
+def test_squash(name, kind, tmp_path):
+    stream = stream_of(name, kind)
+    outputs = set()
+    for jobs in JOBS:
+        convert(stream, str(tmp_path / "out"), squash=True, jobs=jobs)
+        outputs.add((tmp_path / "out").read_bytes())
+    assert len(outputs) == 1
 
 
 @pytest.mark.parametrize("damage", [

@@ -141,6 +141,7 @@ def _add_convert(commands: Any) -> None:
                          "container that FILE has, in its current form)")
     convert.add_argument("--last-checkpoint", action="store_true",
                          help="write the last complete checkpoint as a plain stream")
+    _add_jobs(convert)
     convert.add_argument("--squash", action="store_true",
                          help="write each page once, with its final contents, as a plain stream")
     convert.add_argument("--config", metavar="CONFIG", help="file with the domain's configuration for the container: "

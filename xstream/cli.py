@@ -441,7 +441,8 @@ def _convert(options: Any) -> Optional[int]:
         report = convert(_source(options), _sink(options), to=options.to, config=_contents_of(options.config),
                          device_model=_contents_of(options.device_model), no_device_model=options.no_device_model,
                          squash=options.squash, last_checkpoint=options.last_checkpoint,
-                         checkpointed=options.checkpointed, progress=progress, **_format(options))
+                         checkpointed=options.checkpointed, progress=progress, jobs=_threads(options),
+                         **_format(options))
     if options.json and options.out != "-":
         print_json(report._asdict())
     if report.dropped and not options.quiet:

@@ -60,6 +60,7 @@ class Request(NamedTuple):
     limits: Limits
     strict: bool
     progress: Progress
+    jobs: int
 
     def open(self, source: SourceLike) -> AnyReader:
         """A reader for ``source``, which is this request's or stands for it."""
@@ -71,7 +72,7 @@ def convert(source: SourceLike, sink: SinkLike, *, to: Optional[str] = None, con
             device_model: Optional[bytes] = None, no_device_model: bool = False, squash: bool = False,
             last_checkpoint: bool = False, checkpointed: bool = False, format: Optional[str] = None,
             width: Optional[int] = None, guest: Optional[str] = None, limits: Limits = Limits(), strict: bool = False,
-            progress: Progress = lambda offset: None) -> Converted:
+            progress: Progress = lambda offset: None, jobs: int = 1) -> Converted:
     """Write what ``source`` contains to ``sink`` in the format ``to``.
 
     ``to`` is one of:
@@ -98,7 +99,8 @@ def convert(source: SourceLike, sink: SinkLike, *, to: Optional[str] = None, con
       any, but only after the first: read from a pipe, page deltas against the first checkpoint need this option, or
       ``last_checkpoint`` or ``squash``, so that a copy of the memory is kept in a temporary file;
     - ``format``, ``width``, ``guest``, ``limits``, ``strict``: as :func:`xstream.open` has them;
-    - ``progress``: called with the source's offset, once per batch.
+    - ``progress``: called with the source's offset, once per batch;
+    - ``jobs``: threads that copy pages with ``squash``. The output is the same with any number.
 
     Page data moves from descriptor to descriptor inside the kernel where possible. Memory use is bounded whatever the
     size of the guest.
@@ -114,7 +116,7 @@ def convert(source: SourceLike, sink: SinkLike, *, to: Optional[str] = None, con
         raise ValueError("unknown target {!r}; known are {}".format(to, ", ".join(WRITERS)))
     check_not_same_file(source, sink)
     request = Request(source, sink, to, Parts(config, device_model, no_device_model), squash, last_checkpoint,
-                      checkpointed, format, width, guest, limits, strict, progress)
+                      checkpointed, format, width, guest, limits, strict, progress, jobs)
     return write_container(request) if to is None else WRITERS[to](request)
 
 
@@ -128,7 +130,7 @@ def write_container(request: Request) -> Converted:
         origin = _origin(reader, formats, plain=squash or request.last_checkpoint)
         items: Items
         if squash:
-            items = _squashed(reader, formats, request.progress)
+            items = _squashed(reader, formats, request.progress, request.jobs)
         elif from_legacy:
             items = LegacyConversion(reader, again, last_checkpoint=request.last_checkpoint,
                                      keep=request.checkpointed).items()
@@ -206,9 +208,9 @@ def _copied(reader: AnyReader) -> Items:
         yield reader.layer, record
 
 
-def _squashed(reader: AnyReader, formats: Tuple[str, ...], progress: Progress) -> Items:
+def _squashed(reader: AnyReader, formats: Tuple[str, ...], progress: Progress, jobs: int) -> Items:
     with contextlib.closing(Squash(reader)) as squash:
-        squash.load(progress)
+        squash.load(progress, jobs)
         yield from squash.items(formats)
 
 

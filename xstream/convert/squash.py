@@ -40,10 +40,10 @@ class Squash:
         """Delete the temporary file."""
         self._memory.close()
 
-    def load(self, progress: Callable[[int], object]) -> None:
-        """Read everything; ``progress`` is called with the absolute offset reached. Raises StreamError or a subclass,
-        and OSError."""
-        Loader(self._reader, self._memory.memory, on_record=self._note).run(progress)
+    def load(self, progress: Callable[[int], object], jobs: int = 1) -> None:
+        """Read everything, with ``jobs`` threads that copy pages; ``progress`` is called with the absolute offset
+        reached. Raises StreamError or a subclass, and OSError."""
+        Loader(self._reader, self._memory.memory, on_record=self._note, jobs=jobs).run(progress)
         if not self._checkpoints:
             self._complete()
 
