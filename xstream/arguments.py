@@ -17,6 +17,7 @@ _PAGE_SIZE = 4096
 _FORMATS = ("libxc", "legacy", "libxl", "xl", "libvirt", "xenopsd", "xend", "colo")
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
+_EXAMPLES_HEAD = "examples:"
 #: The examples at the end of each command's help.
 EXAMPLES = {
     "info": """
@@ -57,15 +58,16 @@ EXAMPLES = {
 
 
 class _Formatter(argparse.HelpFormatter):
-    """Formats help at the terminal's width. argparse makes a formatter for each argument, to check it, and without a
-    width each of them imports shutil."""
+    """Formats help at the terminal's width, and keeps the lines of examples.
+
+    argparse makes a formatter for each argument, to check it; the first without a width would import shutil.
+    """
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, width=(terminal_width() or 82) - 2)
 
-
-class _ExamplesFormatter(_Formatter, argparse.RawDescriptionHelpFormatter):
-    """Keeps the lines of the examples."""
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if text.startswith(_EXAMPLES_HEAD) else super()._fill_text(text, width, indent)
 
 
 class Parser(argparse.ArgumentParser):
@@ -233,8 +235,8 @@ def _add(commands: Any, name: str, text: str, *, several: bool = False, out: boo
 def _new(commands: Any, name: str, text: str, examples: str) -> Parser:
     lines = ["  " + line.strip() for line in examples.strip().splitlines()]
     command: Parser = commands.add_parser(
-        name, help=text, description=_sentence(text), epilog="\n".join(["examples:"] + lines),
-        formatter_class=_ExamplesFormatter)
+        name, help=text, description=_sentence(text), epilog="\n".join([_EXAMPLES_HEAD] + lines),
+        formatter_class=_Formatter)
     command.examples = "\n".join(line.strip() for line in lines)
     return command
 
