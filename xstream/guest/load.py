@@ -34,7 +34,7 @@ class Loaded(NamedTuple):
     checkpoints: int = 0
 
 
-#: The records of memory that a checkpoint has: what stands in a Spool.
+#: The classes of records that carry memory, which a Spool holds until their checkpoint is complete.
 SPOOLED = (PageData, CompressedBatch, CompressedPages)
 
 

@@ -79,7 +79,7 @@ USUAL: Dict[Tuple[int, int], Tuple[int, ...]] = {
 
 
 class Ordering:
-    """Where a stream stands, and what the records so far mean for those to come.
+    """The state of one stream in the order tables, and what its records so far require of those to come.
 
     One object follows one stream, read or written. ``pfn_end`` is one more than the highest PFN that may come.
     ``converted``: from a legacy stream, which has no policies.
