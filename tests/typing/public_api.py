@@ -67,6 +67,12 @@ def memory_of(path: Path) -> Tuple[int, int]:
     return len(memory), loaded.data
 
 
+def analyse(path: Path, out: Path) -> int:
+    exported: xstream.Exported = xstream.export(path, out, to="lime")
+    with xstream.MemoryView(path) as view:
+        return exported.populated + len(view.read(0, 4096))
+
+
 def move(path: Path, out: Path) -> str:
     converted: xstream.Converted = xstream.convert(path, out, to="libxl", no_device_model=True)
     return converted.target
@@ -141,6 +147,7 @@ def main(folder: Path) -> Dict[str, int]:
     assert compare(path) is not False and run_on(path) > 0 and len(list(records(path))) > 3
     assert memory_of(path)[0] > 0 and push(path.read_bytes()) > 3 and move(path, folder / "guest.libxl") == "libxl"
     rewrite(path, folder / "again.xs")
+    assert analyse(path, folder / "guest.lime") > 4096
     try:
         xstream.verify(path.read_bytes()[:-1])
     except xstream.StreamError as error:
