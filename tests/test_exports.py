@@ -176,6 +176,13 @@ def test_registers_of_hvm(tmp_path):
         assert struct.unpack_from("<Q", qemu, QEMU_CR3)[0] == cr3
 
 
+def test_registers_that_are_cut_off_are_zero(tmp_path):
+    context = struct.pack("<HHIIIQII", 1, 0, 24, 0x54381286, 1, 0, 0, 0) + struct.pack("<HHI", 2, 0, 3) + bytes(3) \
+        + struct.pack("<HHI", 0, 0, 0)
+    tail = samples.tsc_info() + samples.record(0x09, context) + samples.hvm_params() + samples.end()
+    assert export(samples.hvm(tail=tail), str(tmp_path / "elf")).vcpus == 1
+
+
 @pytest.mark.parametrize("width", [8, 4])
 def test_registers_of_pv(width, tmp_path):
     blob = bytearray(0x1430 if width == 8 else 0xAF0)
@@ -191,9 +198,10 @@ def test_registers_of_pv(width, tmp_path):
 
 
 def test_bad_registers_do_not_cost_the_memory(tmp_path):
-    tail = samples.tsc_info() + samples.record(0x09, b"context but longer") + samples.hvm_params() + samples.end()
+    context = struct.pack("<HHIIIQIIHHI", 1, 0, 24, 0x54381286, 9, 0, 0, 0, 0, 0, 0)  # version 9
+    tail = samples.tsc_info() + samples.record(0x09, context) + samples.hvm_params() + samples.end()
     report = export(samples.hvm(tail=tail), str(tmp_path / "elf"))
-    assert report.vcpus == 0 and "HVM context" in report.problem
+    assert report.vcpus == 0 and "another version" in report.problem
     assert len(Core((tmp_path / "elf").read_bytes()).memory) == report.populated
 
 

@@ -126,18 +126,18 @@ def _note(name: bytes, kind: int, data: bytes) -> bytes:
 def _prstatus(cpu: Vcpu) -> bytes:
     registers: Dict[str, int] = dict(cpu.registers)
     if cpu.kind == "hvm":
-        registers.update({name: registers[name + "_sel"] for name in ("cs", "ds", "es", "fs", "gs", "ss")})
+        registers.update({name: registers.get(name + "_sel", 0) for name in ("cs", "ds", "es", "fs", "gs", "ss")})
     registers["orig_rax"] = (1 << 64) - 1  # not in a system call
-    # The thread's id must not be 0. A 32-bit guest lacks some of the registers.
+    # The thread's id must not be 0. A 32-bit guest lacks some registers, as may a short record.
     return _PRSTATUS.pack(cpu.number + 1, 0, 0, 0, *(registers.get(name, 0) for name in _PRSTATUS_REGISTERS), 0)
 
 
 def _qemu_cpu(registers: Dict[str, Any]) -> bytes:
-    fields: List[int] = [registers[name] for name in _QEMU_REGISTERS]
+    fields: List[int] = [registers.get(name, 0) for name in _QEMU_REGISTERS]
     for name in _QEMU_SEGMENTS:
         attributes = registers.get(name + "_arbytes", 0)
         # QEMU has the attributes where a descriptor has them: bits 8 to 15 and 20 to 23.
-        fields += (registers.get(name + "_sel", 0), registers[name + "_limit"],
-                   (attributes & 0xFF) << 8 | (attributes & 0xF00) << 12, registers[name + "_base"])
-    fields += (registers["cr0"], 0, registers["cr2"], registers["cr3"], registers["cr4"], registers["shadow_gs"])
+        fields += (registers.get(name + "_sel", 0), registers.get(name + "_limit", 0),
+                   (attributes & 0xFF) << 8 | (attributes & 0xF00) << 12, registers.get(name + "_base", 0))
+    fields += (registers.get(name, 0) for name in ("cr0", "cr1", "cr2", "cr3", "cr4", "shadow_gs"))
     return _QEMU_CPU.pack(1, _QEMU_CPU.size, *fields)

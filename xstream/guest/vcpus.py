@@ -11,7 +11,7 @@ class Vcpu(NamedTuple):
     """One virtual CPU.
 
     - ``kind``: "hvm" or "pv";
-    - ``registers``: by name, as in Xen's headers (:func:`xstream.wire.hvm_context.decode` of a CPU entry, or
+    - ``registers``: those that are in the record, by name, as in Xen's headers (:func:`xstream.wire.hvm_context.decode` of a CPU entry, or
       :func:`xstream.wire.vcpu.basic`); those of a 32-bit PV guest under their 64-bit names, and a PV guest's with
       ``gs_base``, the base in effect;
     - ``page_table``: the PFN of the top page table.
@@ -46,7 +46,7 @@ def _of_context(blob: Any) -> Dict[int, Vcpu]:
     for entry in hvm_context.parse(blob):
         if entry.typecode == hvm_context.CPU:
             registers = hvm_context.decode(entry)
-            found[entry.instance] = Vcpu(entry.instance, "hvm", registers, registers["cr3"] >> 12)
+            found[entry.instance] = Vcpu(entry.instance, "hvm", registers, registers.get("cr3", 0) >> 12)
     return found
 
 
