@@ -64,6 +64,7 @@ def version() -> str:
 # Upper bounds for Python 3.6: its pip may be too old to notice which versions support it.
 NUMPY = ["numpy>=1.13,<1.20; python_version < '3.7'", "numpy>=1.14; python_version >= '3.7'"]
 TQDM = ["tqdm>=4.19,<4.63; python_version < '3.7'", "tqdm>=4.19; python_version >= '3.7'"]
+VOLATILITY = ["volatility3>=2.5; python_version >= '3.8'"]
 TEST = ["pytest>=6.2", "pytest-benchmark>=3.4", "hypothesis>=6.31"]
 
 setup(
@@ -95,7 +96,7 @@ setup(
     platforms=["Linux"],
     python_requires=">=3.6",
     # The command line has no requirements, so that a host without a network needs only this wheel.
-    extras_require={"arrays": NUMPY, "progress": TQDM, "test": TEST + NUMPY + TQDM},
+    extras_require={"arrays": NUMPY, "progress": TQDM, "test": TEST + NUMPY + TQDM, "volatility": NUMPY + VOLATILITY},
     entry_points={"console_scripts": ["xstream = xstream.cli:main"]},
     # Not entry points: those import the module re at each start, and libxl starts a helper for every operation.
     scripts=["scripts/dom0/xstream-save-helper", "scripts/dom0/xstream-convert-helper"],

@@ -1,6 +1,6 @@
 """Programs by others that read guest memory: where they are, and how they are run.
 
-``scripts/analysis-tools`` installs them. A test that needs one that isn't there is skipped, which is an error in CI.
+``.ci/run`` installs them. A test that needs one that isn't there is skipped, which is an error in CI.
 """
 import importlib.util
 import os

@@ -1,7 +1,7 @@
 """The command line's arguments: one parser for each command, with examples."""
 import argparse
 import sys
-from typing import Any, Callable, Dict, List, NoReturn, Optional
+from typing import Any, Callable, Dict, List, NoReturn, Optional, Tuple
 
 from xstream.errors import StreamError
 from xstream.limits import Limits
@@ -31,6 +31,7 @@ EXAMPLES = {
     "extract": """
         xstream extract guest.xl guest.raw
         xstream extract --salvage cut.xl guest.raw
+        xstream extract --to elf guest.xl guest.core
         ssh host cat guest.xl | xstream extract - - | sha256sum""",
     "digest": """
         xstream digest guest.xl
@@ -114,11 +115,28 @@ def _add_verify(commands: Any) -> None:
 
 
 def _add_extract(commands: Any) -> None:
-    extract = _add(commands, "extract", "write the final guest memory to a raw file, PFN 0 first", out=True)
+    extract = _add(commands, "extract", "write the final guest memory to a file: raw, or for analysis tools", out=True)
+    extract.add_argument("--to", choices=("raw", "elf", "lime"), default="raw", help="what to write: the pages alone, "
+                         "PFN 0 first; an ELF core file with registers, for crash, drgn, gdb, makedumpfile and "
+                         "Volatility; a LiME image (default raw)")
+    extract.add_argument("--pfns", type=_pfns, metavar="A-B", help="only PFNs A to B, both included; a raw file then "
+                         "begins with PFN A")
     extract.add_argument("--salvage", action="store_true", help="of a cut or damaged stream, write what precedes the "
                          "error; say what is missing, and exit with status 1")
     _add_checkpointed(extract)
     _add_jobs(extract)
+
+
+def _pfns(text: str) -> Tuple[int, int]:
+    """A range of PFNs, decimal or 0x and hexadecimal; argparse's error for anything else."""
+    first, _, last = text.partition("-")
+    try:
+        pfns = int(first, 0), int(last or first, 0)
+    except ValueError:
+        pfns = (1, 0)
+    if not 0 <= pfns[0] <= pfns[1]:
+        raise argparse.ArgumentTypeError("not a range of PFNs: {!r}".format(text))
+    return pfns
 
 
 def _add_digest(commands: Any) -> None:

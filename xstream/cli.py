@@ -335,6 +335,8 @@ def _verify(options: Any) -> Optional[int]:
 
 
 def _extract(options: Any) -> Optional[int]:
+    if options.to != "raw" or options.pfns is not None:
+        return _export(options)
     from xstream.tools.extract import extract
     with _Progress(options) as progress:
         report = extract(_source(options), _sink(options), salvage=options.salvage, **_format(options),
@@ -351,6 +353,21 @@ def _extract(options: Any) -> Optional[int]:
     status = _complain_of(options, error)
     _complain("salvaged {} pages; {}".format(report.populated, _missing_ranges(report)))
     return status
+
+
+def _export(options: Any) -> Optional[int]:
+    if options.salvage:
+        _complain("--salvage writes raw images of all memory: not with --to or --pfns")
+        return BAD_USE
+    from xstream.convert.exports import export
+    with _Progress(options) as progress:
+        report = export(_source(options), _sink(options), to=options.to, pfns=options.pfns, **_format(options),
+                        checkpointed=options.checkpointed, progress=progress)
+    if options.json and options.out != "-":
+        print_json(report._asdict())
+    if report.problem is not None:
+        _complain("no registers: " + report.problem)
+    return None
 
 
 def _complain_of_unread(options: Any, report: Any) -> None:

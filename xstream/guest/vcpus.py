@@ -11,9 +11,9 @@ class Vcpu(NamedTuple):
     """One virtual CPU.
 
     - ``kind``: "hvm" or "pv";
-    - ``registers``: those that are in the record, by name, as in Xen's headers (:func:`xstream.wire.hvm_context.decode` of a CPU entry, or
-      :func:`xstream.wire.vcpu.basic`); those of a 32-bit PV guest under their 64-bit names, and a PV guest's with
-      ``gs_base``, the base in effect;
+    - ``registers``: those in the record, by their names in Xen's headers (:func:`xstream.wire.hvm_context.decode` of a
+      CPU entry, or :func:`xstream.wire.vcpu.basic`); those of a 32-bit PV guest under their 64-bit names, and a PV
+      guest's with ``gs_base``, the base in effect;
     - ``page_table``: the PFN of the top page table.
     """
 
