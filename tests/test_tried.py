@@ -217,3 +217,14 @@ def test_no_cut_stream_with_zeros_after_the_cut_is_good(group, name, genuine_str
         for way in ("mapped", "pipe"):
             with WAYS[way](bytes(data)) as source, pytest.raises(xstream.StreamError):
                 pytest.fail("{} bytes: {}".format(cut, xstream.verify(source)))
+
+
+def test_zeros_within_a_checkpoint_are_no_end(genuine_stream):
+    stream = genuine_stream("v3", "hvm-remus.xs.xz").path.read_bytes()
+    whole = xstream.verify(stream, checkpointed=True).checkpoints
+    with xstream.open(stream, checkpointed=True) as reader:
+        ends = [reader.offset + 8 for record in reader if isinstance(record, libxc.Checkpoint)]
+    for cut in (ends[0] + 60, (ends[0] + ends[1]) // 2, ends[1] - 8):
+        with pytest.raises(xstream.IncompleteStream, match="CHECKPOINT"):
+            xstream.verify(stream[:cut] + bytes(len(stream) - cut), checkpointed=True)
+        assert xstream.verify(stream[:cut], checkpointed=True).checkpoints == 1 < whole

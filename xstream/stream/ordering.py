@@ -103,15 +103,18 @@ class Ordering:
         self._have: Set[int] = set()  # of NEEDED, those that have come with contents
         self._missing_at_checkpoint: Tuple[str, ...] = ()
         self._early_basic = self._optional_since_checkpoint = False
+        self._in_checkpoint = False  # a record has come since the last CHECKPOINT
         self.verifying = False  # VERIFY has come: pages are to be compared, not written
 
     @property
     def missing(self) -> Tuple[str, ...]:
         """The records that a guest can't run without and that haven't come: by now, or in a checkpointed stream by the
-        last CHECKPOINT."""
-        if self.checkpoints and not self.ended:
-            return self._missing_at_checkpoint
-        return self._missing_now()
+        last CHECKPOINT. An END within a checkpoint, which no Xen writes, lacks the CHECKPOINT: it is most likely a zero
+        in place of what was never written."""
+        if not self.checkpoints:
+            return self._missing_now()
+        unfinished = self.ended and self._in_checkpoint
+        return self._missing_at_checkpoint + ((libxc.type_name(CHECKPOINT),) if unfinished else ())
 
     def _missing_now(self) -> Tuple[str, ...]:
         return tuple(libxc.type_name(needed) for needed in NEEDED[self._kind[1]] if needed not in self._have)
@@ -177,6 +180,7 @@ class Ordering:
     def page_data(self) -> None:
         """Follow a PAGE_DATA record, or many, that ``check_batch`` found good."""
         self.state = self.admit(PAGE_DATA)
+        self._in_checkpoint = True
         self._seen.add(PAGE_DATA)
 
     def follow(self, record_type: int, record: Any) -> None:
@@ -189,6 +193,8 @@ class Ordering:
         if check:
             check(self, record)
         self.state = state
+        if record_type not in (CHECKPOINT, END):
+            self._in_checkpoint = True
         if record_type & OPTIONAL:
             self._optional_since_checkpoint = self.checkpoints > 0
         elif record_type in NEEDED[self._kind[1]]:
@@ -268,6 +274,7 @@ class Ordering:
             raise UnsupportedStream("optional record after a checkpoint", offset=-8, field="type",
                                     expected="no optional record since the last CHECKPOINT", got="CHECKPOINT")
         self._missing_at_checkpoint = self._missing_now()
+        self._in_checkpoint = False
         self.checkpoints += 1
 
     def _check_verify(self, record: Any) -> None:
