@@ -33,6 +33,7 @@ _HOMES = {name: "xstream." + module for module, names in {
     "tools.contents": "contents",
     "convert.conversion": "Converted convert",
     "convert.exports": "Exported export",
+    "tools.diff": "Changed DiffReport diff",
     "tools.digest": "digest page_digests",
     "tools.extract": "extract",
     "tools.info": "info",

@@ -32,6 +32,7 @@ from xstream.stream.reader import Reader
 from xstream.stream.source import NeedMoreData
 from xstream.stream.writer import Writer
 from xstream.tools.contents import contents
+from xstream.tools.diff import Changed, DiffReport, diff
 from xstream.tools.digest import digest, page_digests
 from xstream.tools.extract import extract
 from xstream.tools.info import info
@@ -65,6 +66,7 @@ from xstream.wire.libxc import (
 __all__ = [
     "BackChannelWriter",
     "Cancelled",
+    "Changed",
     "Checkpoint",
     "CheckpointDirtyPfnList",
     "Completed",
@@ -72,6 +74,7 @@ __all__ = [
     "CorruptStream",
     "CpuidPolicy",
     "Decision",
+    "DiffReport",
     "DomainHeader",
     "End",
     "Exported",
@@ -126,6 +129,7 @@ __all__ = [
     "compare_policies",
     "contents",
     "convert",
+    "diff",
     "digest",
     "downtime_policy",
     "export",

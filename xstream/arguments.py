@@ -37,6 +37,9 @@ EXAMPLES = {
         xstream digest guest.xl
         xstream digest --json before.xl after.xl
         xstream digest --pages -j 4 guest.xl""",
+    "diff": """
+        xstream diff before.xl after.xl
+        xstream diff --json source.xl restored.xl""",
     "policy": """
         xstream policy guest.xl
         xstream policy guest.xl other-host.xl
@@ -146,6 +149,13 @@ def _add_digest(commands: Any) -> None:
     _add_jobs(digest)
 
 
+def _add_diff(commands: Any) -> None:
+    diff = _add(commands, "diff", "show what differs between two saved guests: memory, page types, registers")
+    diff.add_argument("other", metavar="OTHER", help="the second guest's stream; exit status 0 if they are the same, 1 "
+                      "if they differ or a stream is bad")
+    _add_jobs(diff)
+
+
 def _add_policy(commands: Any) -> None:
     policy = _add(commands, "policy", "show a guest's CPU policy, or what OTHER's policy is missing")
     policy.add_argument("other", metavar="OTHER", nargs="?", help="another stream; exit status 0 if FILE's guest "
@@ -224,7 +234,8 @@ def _add_end(ends: Any, name: str, text: str) -> Parser:
 
 #: The commands, and what adds their parsers.
 COMMANDS: Dict[str, Callable[[Any], None]] = {
-    "info": _add_info, "verify": _add_verify, "extract": _add_extract, "digest": _add_digest, "policy": _add_policy,
+    "info": _add_info, "verify": _add_verify, "extract": _add_extract, "digest": _add_digest, "diff": _add_diff,
+    "policy": _add_policy,
     "convert": _add_convert, "save": _add_save, "simulate": _add_simulate,
 }
 

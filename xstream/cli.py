@@ -14,6 +14,7 @@ from xstream.printing import (
     plain_layers,
     print_contents,
     print_contents_json,
+    print_diff,
     print_differences,
     print_info,
     print_json,
@@ -416,6 +417,18 @@ def _digest(options: Any) -> None:
     _complain_of_unread(options, report)
 
 
+def _diff(options: Any) -> Optional[int]:
+    from xstream.tools.diff import diff
+    with _Progress(options) as progress:
+        report = diff(_source(options), _STDIN if options.other == "-" else options.other, progress=progress,
+                      jobs=_threads(options), **_format(options))
+    if options.json:
+        print_json(dict(report._asdict(), same=report.same, state=[row._asdict() for row in report.state]))
+    else:
+        print_diff(report)
+    return GOOD if report.same else BAD_STREAM
+
+
 def _policy(options: Any) -> Optional[int]:
     from xstream.tools.policy import compare_policies
     first = _read_policy(options, options.file)
@@ -539,8 +552,8 @@ def _with_address(options: Any, run: Callable[[], Any]) -> Any:
 
 
 _COMMANDS: Dict[str, Callable[[Any], Optional[int]]] = {
-    "info": _info, "verify": _verify, "extract": _extract, "digest": _digest, "policy": _policy, "convert": _convert,
-    "save": _save, "simulate send": _simulate_send, "simulate receive": _simulate_receive,
+    "info": _info, "verify": _verify, "extract": _extract, "digest": _digest, "diff": _diff, "policy": _policy,
+    "convert": _convert, "save": _save, "simulate send": _simulate_send, "simulate receive": _simulate_receive,
 }
 
 

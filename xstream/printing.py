@@ -318,3 +318,29 @@ def print_differences(report: Any) -> None:
         print_text("lacks: " + " ".join(report.lost), "  ")
     if report.notes:
         print_text("note: differs in bits that Xen accumulates or handles specially: " + " ".join(report.notes), "  ")
+
+
+#: Runs of PFNs printed of each kind of difference.
+_MOST_RUNS = 20
+
+
+def print_diff(report: Any) -> None:
+    """What differs between two guests; of long lists of PFNs the first runs."""
+    print_text("{} pages compared".format(report.compared))
+    for name in ("differing", "appeared", "vanished", "retyped"):
+        runs = getattr(report, name)
+        if runs:
+            shown = ["{:#x}".format(first) if pages == 1 else "{:#x}-{:#x}".format(first, first + pages - 1)
+                     for first, pages in runs[:_MOST_RUNS]]
+            more = ["... {} runs in all".format(len(runs))] if len(runs) > _MOST_RUNS else []
+            print_text("{} PFNs {}: {}".format(sum(pages for _, pages in runs), name, ", ".join(shown + more)))
+    for row in report.state:
+        print_text("{}: {} -> {}".format(row.name, _value(row.first), _value(row.second)))
+    if report.same:
+        print_text("the same")
+
+
+def _value(value: Any) -> str:
+    if value is None:
+        return "absent"
+    return hex(value) if isinstance(value, int) and not isinstance(value, bool) else str(value)
