@@ -1,13 +1,16 @@
 """What a save writes around the memory stream: nothing, or the layers of a container."""
 from typing import Callable, Optional, Sequence, Tuple, Union
 
-from xstream.containers.writers import LibvirtWriter, LibxlWriter, XenopsdWriter, XlWriter
 from xstream.errors import MissingPart
 from xstream.limits import Limits
 from xstream.stream.sink import Sink
 from xstream.stream.writer import Writer
-from xstream.wire import libvirt, libxl, xenopsd, xl
 from xstream.wire.libxc import Checkpoint, DomainHeader, End
+
+# Containers are loaded where one is written: a bare stream, which libxl's helper writes, starts faster without them.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from xstream.containers.writers import LibxlWriter, XenopsdWriter
 
 #: Containers that a save can write.
 CONTAINERS = ("libxl", "xl", "libvirt", "xenopsd")
@@ -60,6 +63,8 @@ class Enclosure:
         """Write what precedes the memory stream, and its headers; returns its writer."""
         if self._container is None:
             return Writer(sink, domain, checkpointed=self._checkpointed, limits=self._limits)
+        from xstream.containers.writers import LibvirtWriter, LibxlWriter, XenopsdWriter, XlWriter
+        from xstream.wire import libvirt, libxl, xenopsd, xl
         config = self._config or b""
         if self._container == "xenopsd":
             self._xenopsd = XenopsdWriter(sink, limits=self._limits)
@@ -78,6 +83,7 @@ class Enclosure:
         """Close a checkpoint, with the guest suspended."""
         writer.write(Checkpoint())
         if self._libxl is not None:
+            from xstream.wire import libxl
             self._write_device_model(self._libxl)
             self._libxl.write(libxl.CheckpointEnd())
 
@@ -85,15 +91,18 @@ class Enclosure:
         """Close the stream, with the guest suspended."""
         writer.write(End())
         if self._libxl is not None:
+            from xstream.wire import libxl
             self._write_device_model(self._libxl)
             self._libxl.write(libxl.End())
         if self._xenopsd is not None:
+            from xstream.wire import xenopsd
             if self._device_model is not None:
                 self._xenopsd.write(xenopsd.Blob(xenopsd.QEMU_XEN, _value(self._device_model)))
             self._xenopsd.write(xenopsd.EndOfImage())
 
-    def _write_device_model(self, writer: LibxlWriter) -> None:
+    def _write_device_model(self, writer: "LibxlWriter") -> None:
         """The device model's records, in libxl's order."""
+        from xstream.wire import libxl
         if self._xenstore_data is not None:
             pairs = self._xenstore_data() if callable(self._xenstore_data) else self._xenstore_data
             writer.write(libxl.EmulatorXenstoreData.of(pairs, emulator_id=_QEMU_UPSTREAM))
