@@ -37,6 +37,7 @@ def volatility() -> Optional[str]:
 
 def run(*command: str, cwd: Optional[str] = None) -> str:
     """The output of a command that must succeed, errors included."""
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=cwd)
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=cwd,
+                          universal_newlines=True)  # noqa: UP021, Python 3.6 has no text
     assert done.returncode == 0, done.stdout
     return done.stdout

@@ -1,6 +1,7 @@
 """GuestMemory: over anonymous memory, files and arrays."""
 import os
 import tempfile
+from array import array
 
 import numpy
 import pytest
@@ -106,3 +107,17 @@ def test_files_have_holes(tmp_path):
         memory.apply(batch([word(1000)], [page(1)]))
         assert os.fstat(file.fileno()).st_size == 1001 * 4096
         assert os.fstat(file.fileno()).st_blocks * 512 < 100 * 4096
+
+
+def test_memory_past_the_first_reservation_is_moved():
+    memory = GuestMemory()
+    memory.apply(batch([3, 70], [page(3), page(70)]))
+    memory.grow((1 << 28) + 5)
+    memory.apply(batch([(1 << 28) + 4], [page(5)]))
+    assert len(memory) == (1 << 28) + 5 and memory.populated_count == 3
+    assert [bytes(memory.read(memoryview(array("Q", [pfn])))) for pfn in (3, 70, (1 << 28) + 4)] == [
+        page(3), page(70), page(5)]
+
+
+def test_many_memories_at_once():
+    assert all(memory.limit == 1 << 32 for memory in [GuestMemory() for _ in range(30)])

@@ -16,7 +16,9 @@ from xstream.stream.source import PendingPages, pieces
 from xstream.wire.frames import Buffer
 from xstream.wire.libxc import PAGE_SIZE, PageData
 
-#: Pages zeroed at once.
+#: Address space reserved at first: a process has room for some dozens of these, not for many of ``Limits.guest_pfns``.
+_RESERVED_PAGES = 1 << 28
+#: Pages zeroed, or moved, at once.
 _AT_ONCE = 1024
 _MAP_NORESERVE = 0x4000  # not in Python's mmap module before 3.13
 _MADV_HUGEPAGE = 14  # not in Python's mmap module before 3.8
@@ -35,7 +37,8 @@ class GuestMemory:
     """The pages of a guest, PFN 0 first, with a state byte for each PFN.
 
     - ``pages``: the initial number; writing to higher PFNs adds more, up to ``limit``;
-    - by default, anonymous memory: address space for ``limit`` pages is reserved, memory is used only where written;
+    - by default, anonymous memory: address space is reserved for up to 1 TiB (a larger guest is moved once it turns out
+      to be larger), memory is used only where written;
     - ``file``: instead, a descriptor of a regular file, open for reading and writing, which stays the caller's. It
       grows by ftruncate, pages are written by pwritev, and pages that aren't written remain holes;
     - ``array``: instead, a writable buffer of whole pages (bytearray, mmap, ndarray), used in place; it can't grow.
@@ -56,10 +59,7 @@ class GuestMemory:
             limit = pages = len(self._whole) // PAGE_SIZE
         elif file is None:
             limit = max(limit, pages)
-            mapping = reserve(limit * PAGE_SIZE)
-            self._whole = memoryview(mapping)
-            if hasattr(mapping, "madvise"):  # not before Python 3.8
-                self._mapping = mapping
+            self._reserve(max(min(limit, _RESERVED_PAGES), pages))
         else:
             limit = max(limit, pages)
             self._whole = memoryview(b"")
@@ -80,7 +80,28 @@ class GuestMemory:
                                 got=pages)
         if self._fd is not None:
             os.ftruncate(self._fd, pages * PAGE_SIZE)
+        elif pages * PAGE_SIZE > len(self._whole):
+            self._move(min(max(pages, 2 * len(self._whole) // PAGE_SIZE), self.limit))
         self._length = pages
+
+    def _reserve(self, pages: int) -> None:
+        mapping = reserve(pages * PAGE_SIZE)
+        self._whole = memoryview(mapping)
+        self._mapping = mapping if hasattr(mapping, "madvise") else None  # not before Python 3.8
+
+    def _move(self, pages: int) -> None:
+        """Reserve more address space, and move the populated pages there. Earlier views keep the old contents."""
+        old = self._whole
+        self._reserve(pages)
+        start = 0
+        while True:
+            pfns = self.populated_pfns(start, _AT_ONCE)
+            if not len(pfns):
+                return
+            data = bytearray(len(pfns) * PAGE_SIZE)
+            page_kernel.gather(old, pfns, data)
+            page_kernel.scatter(self._whole, pfns, data)
+            start = pfns[-1] + 1
 
     @property
     def buffer(self) -> memoryview:
@@ -97,7 +118,8 @@ class GuestMemory:
 
     @property
     def pages(self) -> Any:
-        """The memory, ndarray (n, 4096) uint8; a view, which stays valid but keeps its length when the memory grows."""
+        """The memory, ndarray (n, 4096) uint8; a view, which stays valid but keeps its length when the memory
+        grows, and past 1 TiB its contents."""
         import numpy
         return numpy.frombuffer(self.buffer, numpy.uint8).reshape(-1, PAGE_SIZE)
 
