@@ -428,6 +428,14 @@ def loaded_pages(stream):
     return pages
 
 
+def open_files(pid):
+    """The names of the files that a process has open; some may be closed meanwhile."""
+    folder = "/proc/{}/fd".format(pid)
+    for fd in os.listdir(folder):
+        with contextlib.suppress(FileNotFoundError):
+            yield os.readlink(os.path.join(folder, fd))
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT])
 def test_a_terminated_process_leaves_nothing(number, tmp_path):
     reading, writing = os.pipe()
@@ -435,8 +443,7 @@ def test_a_terminated_process_leaves_nothing(number, tmp_path):
                                stdin=reading, stderr=subprocess.DEVNULL)
     os.close(reading)
     os.write(writing, samples.hvm()[:6000])
-    while not any(str(tmp_path) in os.readlink("/proc/{}/fd/{}".format(process.pid, fd))
-                  for fd in os.listdir("/proc/{}/fd".format(process.pid))):
+    while not any(str(tmp_path) in name for name in open_files(process.pid)):
         time.sleep(0.01)
     process.send_signal(number)
     assert process.wait() == -number and not list(tmp_path.iterdir())
