@@ -25,7 +25,8 @@ fi
 "$python" -m venv --without-pip "$home"
 PIP_CONFIG_FILE=/dev/null "$home/bin/python" "$(echo "$here"/wheels/pip-*.whl)/pip" --quiet --isolated \
     --disable-pip-version-check install --no-index --find-links "$here/wheels" --upgrade 'xen-xstream[arrays,progress]'
-for file in bin/xstream share/man/man1/xstream.1 share/bash-completion/completions/xstream; do
+for file in bin/xstream bin/xstream-save-helper bin/xstream-convert-helper share/man/man1/xstream.1 \
+    share/bash-completion/completions/xstream; do
     mkdir -p "$prefix/${file%/*}"
     ln -sf "$home/$file" "$prefix/$file"
 done
