@@ -23,6 +23,7 @@ from xstream.wire import (
     policies,
     shared_info,
     vcpu,
+    vmstate,
     xend,
     xenopsd,
     xl,
@@ -312,7 +313,7 @@ def _emulator_xenstore_data(record: libxl.EmulatorXenstoreData) -> Dict[str, Any
 
 
 def _emulator_context(record: libxl.EmulatorContext) -> Dict[str, Any]:
-    return {**_emulator(record), "blob": _blob(record.blob)}
+    return {**_emulator(record), **_device_model(record.blob)}
 
 
 def _emulator(record: Any) -> Dict[str, Any]:
@@ -380,7 +381,16 @@ def _legacy_extended_info(record: legacy.ExtendedInfo) -> Dict[str, Any]:
 
 
 def _legacy_device_model(record: legacy.DeviceModel) -> Dict[str, Any]:
-    return {"signature": _text(record.signature), "blob": _blob(record.blob)}
+    return {"signature": _text(record.signature), **_device_model(record.blob)}
+
+
+def _device_model(untrusted: Any) -> Dict[str, Any]:
+    """QEMU's record: its sections by name and version, if it has any that are recognised."""
+    found = vmstate.sections(untrusted)
+    shown: Dict[str, Any] = {"blob": _blob(untrusted)}
+    if found:
+        shown["sections"] = [section._asdict() for section in found]
+    return shown
 
 
 _READERS: Dict[Any, Callable[[Any], Dict[str, Any]]] = {

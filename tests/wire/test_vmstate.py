@@ -1,0 +1,48 @@
+"""The sections of QEMU's record."""
+import os
+import struct
+
+import pytest
+
+from xstream.wire import vmstate
+from xstream.wire.vmstate import sections
+
+HEAD = b"QEVM" + struct.pack(">I", 3)
+
+
+def section(number, name, instance=0, version=1, data=b""):
+    return struct.pack(">BIB", 4, number, len(name)) + name + struct.pack(">II", instance, version) + data
+
+
+def test_sections():
+    record = HEAD + section(0, b"timer", 0, 2, bytes(24)) + section(3, b"dma", 1, 1, b"\x04" * 40) \
+        + section(9, b"0000:00:02.0/vga", 0, 4, b"\x7e") + b"\0"
+    found = sections(record)
+    assert [row[:4] for row in found] == [(0, "timer", 0, 2), (3, "dma", 1, 1), (9, "0000:00:02.0/vga", 0, 4)]
+    assert sum(row.size for row in found) == len(record) - len(HEAD)
+    assert [record[row.offset] for row in found] == [4, 4, 4]
+
+
+def test_what_only_looks_like_a_section():
+    inner = section(1, b"old") + section(500, b"far") + section(4, b"ver", 0, 1000) + section(4, b"with blank\n")
+    found = sections(HEAD + section(2, b"cpu", 0, 12, inner) + section(3, b"apic", 0, 3))
+    assert [row.name for row in found] == ["cpu", "apic"]
+
+
+@pytest.mark.parametrize("record", [b"", b"QEVM", b"QEVM" + struct.pack(">I", 2) + section(0, b"timer"), b"other" * 9,
+                                    HEAD])
+def test_other_records(record):
+    assert sections(record) == []
+
+
+def test_cut_off():
+    record = HEAD + section(0, b"timer", 0, 2)
+    for size in range(len(record)):
+        assert sections(record[:size]) == []
+
+
+def test_any_bytes():
+    for size in (1, 100, 5000):
+        sections(HEAD + os.urandom(size))
+    sections(HEAD + b"\x04\0\0\0\1\x05aaaaa" * 5000)
+    assert vmstate.VERSION == 3

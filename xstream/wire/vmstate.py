@@ -1,0 +1,72 @@
+"""QEMU's record of a guest's devices: the names and versions of its sections.
+
+The record is what QEMU's ``xen-save-devices-state`` writes: a header, then a section for each device. A section begins
+with its number, the device's name, instance and version; its contents have no length of their own, and what is in them
+only that version of QEMU knows. Where the next section begins is therefore found by what its beginning looks like: a
+higher number, a printable name, a plausible version. A restore fails ("device model spawn failed") where QEMU lacks a
+device of the record, or has only an older version of it.
+
+Source: migration/savevm.c and migration/qemu-file-types.h in QEMU: qemu_save_device_state(), save_section_header().
+"""
+import re
+from typing import Iterator, List, NamedTuple, Optional
+
+from xstream.wire.frames import Buffer
+
+MAGIC = b"QEVM"
+VERSION = 3
+_HEADER_SIZE = 8
+#: Highest version of a section, and step between the numbers of neighbouring sections, that are believed.
+_MOST_VERSION, _MOST_STEP = 255, 64
+#: QEMU_VM_SECTION_FULL or _START, number, length of the name; the name can't be matched by its length here.
+_SECTION = re.compile(rb"[\x01\x04](?=\x00\x00(..)([\x01-\xff])([!-~]))", re.DOTALL)
+_PRINTABLE = re.compile(rb"[!-~]+")
+_HEAD_SIZE, _TAIL_SIZE = 6, 8  # before and after the name
+
+
+class Section(NamedTuple):
+    """One device's section: its number, name, instance and version; offset in the record and bytes, headers included.
+    """
+
+    number: int
+    name: str
+    instance: int
+    version: int
+    offset: int
+    size: int
+
+
+def sections(untrusted: Buffer) -> List[Section]:
+    """The sections of a record, in order; empty if it isn't one of QEMU's, version 3. Never raises."""
+    data = bytes(untrusted)
+    if data[:4] != MAGIC or int.from_bytes(data[4:8], "big") != VERSION:
+        return []
+    found = list(_heads(data))
+    ends = [section.offset for section in found[1:]] + [len(data)]
+    return [section._replace(size=end - section.offset) for section, end in zip(found, ends)]
+
+
+def _heads(data: bytes) -> Iterator[Section]:
+    last, at = -1, _HEADER_SIZE
+    while True:
+        match = _SECTION.search(data, at)
+        if match is None:
+            return
+        section = _head(data, match.start(), last)
+        if section is None:
+            at = match.start() + 1
+            continue
+        yield section
+        last, at = section.number, match.start() + _HEAD_SIZE + len(section.name) + _TAIL_SIZE
+
+
+def _head(data: bytes, at: int, last: int) -> Optional[Section]:
+    """The section that begins here, if one does."""
+    number = int.from_bytes(data[at + 1:at + 5], "big")
+    end = at + _HEAD_SIZE + data[at + 5]
+    name = data[at + _HEAD_SIZE:end]
+    instance, version = (int.from_bytes(data[start:start + 4], "big") for start in (end, end + 4))
+    if not last < number <= last + _MOST_STEP or end + _TAIL_SIZE > len(data) or not _PRINTABLE.fullmatch(name) or \
+            not version <= _MOST_VERSION:
+        return None
+    return Section(number, name.decode("ascii"), instance, version, at, 0)
