@@ -16,7 +16,8 @@ from xstream import LimitExceeded, StreamError, TruncatedStream
 
 #: As small as they come, of each container.
 SMALL_LIBXC = (samples.headers() + samples.policies() + samples.static_data_end()
-               + samples.batch([samples.word(1, samples.XTAB)]) + samples.hvm_params() + samples.end())
+               + samples.batch([samples.word(1, samples.XTAB)]) + samples.hvm_context() + samples.hvm_params()
+               + samples.end())
 SMALL_LIBXL = containers.libxl(SMALL_LIBXC, containers.xenstore(b"a/b", b"c") + containers.emulator(b"QEVM"))
 SMALL_LEGACY = (struct.pack("<QiQ", 16, 1, 0xF << 28) + struct.pack("<ii", -9, 0)
                 + struct.pack("<QQQI", 5, 6, 7, 0))
@@ -90,7 +91,8 @@ def test_every_tool(name):
 def test_endless_xenstore_data(verb):
     piece = containers.xenstore(*[b"key", b"value"] * 1000)
     writer = piped(source_of(containers.libxl_header() + containers.context() + SMALL_LIBXC)
-                   + "\nfor _ in range(4000): out.write({!r})\n".format(piece) + source_of(containers.end()))
+                   + "\nfor _ in range(4000): out.write({!r})\n".format(piece)
+                   + source_of(containers.emulator() + containers.end()))
     run_in_small_memory(verb, writer.stdout, 64)
     writer.stdout.close()
     assert writer.wait() == 0
