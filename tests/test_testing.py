@@ -84,7 +84,7 @@ MAPPING = [
     ("uint64 array", lambda guest, pages: pages._replace(at=memoryview(pages.at).cast("B"))),
     ("entry for each frame", lambda guest, pages: short(pages)),
     ("within memory", with_at(beyond)),
-    ("page of its own", with_at(twice)),
+    ("its own page", with_at(twice)),
     ("byte for each frame", lambda guest, pages: pages._replace(missing=b"\0" * (len(pages.at) + 1))),
     ("while the guest runs", lambda guest, pages: pages._replace(missing=b"\1" * len(pages.at))),
 ]
@@ -290,7 +290,7 @@ TARGETS = [
     ("hvm", "populate", "every element", instead("populate", lambda guest, pfns, frames: guest.memory.grow(4096))),
     ("hvm", "populate", "must not change pfns", after(
         "populate", lambda guest, pfns, frames: pfns.__setitem__(0, pfns[0] ^ 1))),
-    ("pv", "populate", "frame of its own", instead("populate", same_frame)),
+    ("pv", "populate", "its own frame", instead("populate", same_frame)),
     ("pv", "start_restore", "guest_width", instead("start_restore", lambda guest, width: None)),
     ("hvm", "set_types", "must not change words", after(
         "set_types", lambda guest, words: words.__setitem__(0, words[0] ^ 1))),

@@ -295,7 +295,7 @@ def _jobs(text: str) -> int:
 
 
 def parse_size(text: str) -> int:
-    """Bytes of "512M" and the like; raises argparse's error for anything else."""
+    """The number of bytes in a size such as "512M"; raises argparse's error for anything else."""
     number, unit = text.upper().rstrip("IB"), ""
     if number and number[-1] in "KMGT":
         number, unit = number[:-1], number[-1]

@@ -224,7 +224,7 @@ NAMES = tuple(_MAKERS)
 
 
 def _xen_verifier(path: str) -> Iterator[Side]:
-    """Xen's own verifier of libxc streams, where it is at hand."""
+    """Xen's own verifier of libxc streams, if it is installed."""
     module: Any = xen_module("xen.migration.libxc")
 
     def run() -> None:

@@ -210,7 +210,7 @@ class LegacyConversion:
             yield from self._state_items(self._translator.translate(record))
 
     def _state_items(self, items: List[Item]) -> Iterator[Item]:
-        """Items that describe the guest's state: passed on if they can't become void any more, else held back."""
+        """Items that describe the guest's state: held back until they can no longer become void."""
         for layer, record in items:
             if self._held and not isinstance(record, _STATIC):
                 self._next_state.records.add(record, layer)
@@ -247,7 +247,7 @@ class LegacyConversion:
             yield libxc.LAYER, libxc.End()
 
     def _look_ahead(self, look: Callable[[LegacyReader], T]) -> T:
-        """Call ``look`` with a reader of its own, at the beginning of the input."""
+        """Call ``look`` with a separate reader, positioned at the start of the input."""
         assert self._again is not None
         with self._again() as reader:
             return look(legacy_reader(reader))

@@ -66,7 +66,7 @@ def xtab_words(pfns: memoryview) -> bytearray:
 
 def find_unmapped(reader: LegacyReader) -> Optional[PfnSet]:
     """The PFNs that a PV stream without checkpoints sends although its tail then says that they are not in the guest's
-    map. None if there are none, or if the stream has checkpoints, each of which has a list of its own.
+    map. None if there are none, or if the stream has checkpoints, each of which has its own list.
 
     Reads the stream to its end.
     """

@@ -1,4 +1,4 @@
-"""Parts of a container, each as a file of its own: the domain's configuration, the device model's record."""
+"""Parts of a container, written as separate files: the domain's configuration, the device model's record."""
 from typing import Any, Callable, Dict, Optional, Type, Union
 
 from xstream.containers.opening import AnyReader

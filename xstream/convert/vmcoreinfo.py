@@ -1,6 +1,6 @@
 """VMCOREINFO: the text in which a Linux kernel describes itself to tools that read its memory.
 
-The kernel keeps it in a page of its own. Stale copies may lie elsewhere in memory (of a kernel that ran before kexec or
+The kernel keeps it in a separate page. Stale copies may exist elsewhere in memory (of a kernel that ran before kexec or
 a reboot, or of a core file in the page cache), so that a candidate has to prove itself where there are several.
 
 Source: kernel/crash_core.c and arch/x86/kernel/machine_kexec_64.c in Linux; include/linux/utsname.h for the structures;

@@ -312,7 +312,7 @@ class Restorer:
         return True
 
     def _in_memory(self, record: Any) -> Any:
-        """A record whose data doesn't depend on the source any more."""
+        """A record whose data no longer depends on the source."""
         if isinstance(record, xenopsd.Blob) and isinstance(record.data, PendingPages):
             if len(record.data) > self._limits.body_length:
                 raise LimitExceeded("device model's record longer than the limit", field="length",

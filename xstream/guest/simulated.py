@@ -151,7 +151,7 @@ class SimulatedGuest(Guest):
         return {pfn: odd.get(at % 16, _XTAB) for at, pfn in enumerate(chosen)}
 
     def _fill(self, used: int, absent: Dict[int, int]) -> None:
-        """Give each page contents of its own."""
+        """Fill each page with different contents."""
         memory = self.memory.buffer
         block = simulated_state.noise(self._rng, _BLOCK_PAGES * PAGE_SIZE)
         for start in range(0, used * PAGE_SIZE, len(block)):

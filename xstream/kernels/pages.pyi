@@ -38,7 +38,7 @@ def readv(fd: int, buffers: Iterable[Any]) -> int:
 def write_pages(fd: int, head: Any, memory: Any, pfns: Any, apart: bool = False) -> int:
     """Write ``head``, then the pages of ``pfns`` straight from ``memory``; returns the number of bytes.
 
-    ``apart``: write the head in a call of its own. This is for pipes: if pages begin in the middle of one of the pipe's
+    ``apart``: write the head in a separate call. This is for pipes: if pages begin in the middle of one of the pipe's
     own pages, copying them takes up to half as long again on AMD EPYC, and as long as otherwise on Intel's Sapphire
     Rapids. Other descriptors gain nothing from the second call.
     """

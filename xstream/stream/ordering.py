@@ -1,6 +1,6 @@
-"""What may come next in a libxc stream: transition tables by version and guest type, for reading and writing alike.
+"""What may come next in a libxc stream: transition tables by version and guest type, used for reading and for writing.
 
-Source: docs/specs/libxc-migration-stream.pandoc, "Layout", and what tools/libs/guest/xg_sr_restore*.c insist on.
+Source: docs/specs/libxc-migration-stream.pandoc, "Layout", and the checks in tools/libs/guest/xg_sr_restore*.c.
 """
 from typing import Any, Callable, Dict, Sequence, Set, Tuple
 
@@ -29,10 +29,10 @@ _VCPU = (VCPU_BASIC, VCPU_EXTENDED, VCPU_XSAVE, VCPU_MSRS)
 _PV = _ANY + _VCPU + (SHARED_INFO,)
 _PV_MEMORY = _PV + (P2M_FRAMES, PAGE_DATA, CHECKPOINT)
 
-#: (version, guest type) -> state -> record type -> next state. What isn't in a state's row must not come there.
-#: In version 2 the place of STATIC_DATA_END is inferred, before the first P2M_FRAMES (PV) or PAGE_DATA (HVM); one
-#: that comes before is taken for what it says, one that comes after is a second one. VERIFY changes what PAGE_DATA
-#: means, not what may come. An HVM stream may end without STATIC_DATA_END, as libxenguest lets it.
+#: (version, guest type) -> state -> record type -> next state. A record that isn't in a state's row is not allowed
+#: there. In version 2 the end of static data is inferred: before the first P2M_FRAMES (PV) or PAGE_DATA (HVM). An
+#: explicit STATIC_DATA_END before that point is accepted, one after it is a second one. VERIFY changes the meaning of
+#: PAGE_DATA, not the order. An HVM stream may end without STATIC_DATA_END, because libxenguest accepts that.
 TABLES: Dict[Tuple[int, int], Table] = {
     (3, GUEST_HVM): _table(
         start=(_HVM, {STATIC_DATA_END: "memory", END: "end"}),
@@ -62,14 +62,14 @@ TABLES: Dict[Tuple[int, int], Table] = {
     ),
 }
 
-#: What a guest can't run without, by the end of the stream. libxenguest itself insists only on VCPU_BASIC of vcpu 0;
-#: without the others no Xen has written the stream and no guest runs from it.
+#: Records that a guest can't run without. libxenguest itself requires only VCPU_BASIC of vcpu 0, but every Xen writes
+#: the others, and no guest runs without them.
 NEEDED: Dict[int, Tuple[int, ...]] = {
     GUEST_HVM: (HVM_CONTEXT, HVM_PARAMS),
     GUEST_PV: (VCPU_BASIC, SHARED_INFO),
 }
 
-#: What else every stream that Xen writes has by its END. A guest runs without it; a strict check reports its absence.
+#: Other records in every stream that Xen writes. A guest runs without them; a strict check reports their absence.
 USUAL: Dict[Tuple[int, int], Tuple[int, ...]] = {
     (3, GUEST_HVM): (STATIC_DATA_END, CPUID_POLICY, MSR_POLICY, PAGE_DATA, TSC_INFO),
     (2, GUEST_HVM): (PAGE_DATA, TSC_INFO),
@@ -79,7 +79,7 @@ USUAL: Dict[Tuple[int, int], Tuple[int, ...]] = {
 
 
 class Ordering:
-    """The state of one stream in the order tables, and what its records so far require of those to come.
+    """The state of one stream in the order tables, and what its earlier records require of later ones.
 
     One object follows one stream, read or written. ``pfn_end`` is one more than the highest PFN that may come.
     ``converted``: from a legacy stream, which has no policies.
@@ -108,9 +108,9 @@ class Ordering:
 
     @property
     def missing(self) -> Tuple[str, ...]:
-        """The records that a guest can't run without and that haven't come: by now, or in a checkpointed stream by the
-        last CHECKPOINT. An END within a checkpoint, which no Xen writes, lacks the CHECKPOINT: it is most likely a zero
-        in place of what was never written."""
+        """Records that a guest can't run without and that are missing so far; in a checkpointed stream, those that were
+        missing at the last CHECKPOINT. An END within a checkpoint makes CHECKPOINT missing: no Xen writes that, so
+        it is most likely zeros left by an interrupted save."""
         if not self.checkpoints:
             return self._missing_now()
         unfinished = self.ended and self._in_checkpoint
@@ -129,7 +129,7 @@ class Ordering:
         return self._table[self.state]
 
     def admit(self, record_type: int) -> str:
-        """The state that a record of this type leads to; raises OrderError where it must not come now."""
+        """The state that a record of this type leads to; raises OrderError if it isn't allowed here."""
         row = self.row()
         if record_type in row:
             if record_type == CHECKPOINT and not self._checkpointed:
@@ -152,8 +152,8 @@ class Ordering:
                                 expected="at most {}".format(self._limits.batch_pfns), got=count)
 
     def check_batch(self, record: libxc.PageData) -> int:
-        """Raise for a batch that must not come now, or for the first bad PFN word in it; gives the number of words that
-        carry data. Pages aren't looked at, nothing is changed."""
+        """Raise for a batch that isn't allowed here, or for the first bad PFN word in it; return the number of words
+        that carry data. Pages aren't read, and the state doesn't change."""
         self.admit(PAGE_DATA)
         self.check_count(record.pfn_count)
         if record.pfn_count < 1:
@@ -178,14 +178,14 @@ class Ordering:
         return LimitExceeded("PFN past the limit", **where)
 
     def page_data(self) -> None:
-        """Follow a PAGE_DATA record, or many, that ``check_batch`` found good."""
+        """Follow one or more PAGE_DATA records that ``check_batch`` accepted."""
         self.state = self.admit(PAGE_DATA)
         self._in_checkpoint = True
         self._seen.add(PAGE_DATA)
 
     def follow(self, record_type: int, record: Any) -> None:
-        """Follow a record, checked against those before it. Raises OrderError, CorruptStream, LimitExceeded; then
-        nothing has changed."""
+        """Check a record against the earlier ones and follow it. Raises OrderError, CorruptStream or LimitExceeded,
+        without a change of state."""
         state = self.admit(record_type)
         if self._strict:
             _check_ignored(record)
@@ -204,7 +204,7 @@ class Ordering:
             self._seen.add(record_type)
 
     def _note_needed(self, record_type: int, record: Any) -> None:
-        """Take note of a record of NEEDED; one with bad contents takes the place of a good one before it."""
+        """Record that a record of NEEDED has come. One with bad contents replaces an earlier good one."""
         if record_type == HVM_CONTEXT:
             good = libxc.hvm_context_ends(record.blob)
             (self._have.add if good else self._have.discard)(record_type)

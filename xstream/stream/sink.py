@@ -66,7 +66,7 @@ class Sink:
             self.write([_ZEROS[:size - start]])
 
     def drain(self) -> None:
-        """Return when no memory passed to ``write_pages`` is referenced any more. Raises OSError if that can't happen,
+        """Return when no memory passed to ``write_pages`` is still referenced. Raises OSError if that can't happen,
         because a pipe's reader is gone."""
 
 

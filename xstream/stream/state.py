@@ -4,7 +4,7 @@ A stream may send the same kind of record several times: a converted legacy stre
 checkpoint sends the whole state again. What a restored guest ends up with depends on the kind of record. Every part of
 the package that keeps state asks :class:`StateRecords`, so that the rule is written down once:
 
-- CPU policies, TSC, shared info, HVM context and the like: the last record replaces the earlier ones;
+- CPU policies, TSC, shared info, HVM context and vcpu records: the last record replaces the earlier ones;
 - records of one vcpu, or of one device model: the last of the same vcpu or device model replaces the earlier ones;
 - HVM_PARAMS: parameters are set one by one as each record arrives, so a later record changes only those it contains;
 - EMULATOR_XENSTORE_DATA: keys are written one by one, so a later record changes only the keys it contains;

@@ -166,7 +166,7 @@ class CheckedGuest(Guest):
             raise violated("at has to be numbers of pages within memory", "page {} of {}".format(
                 max(used), len(memory) // PAGE_SIZE))
         if len(set(used)) < len(set(frames)) and not any(missing):
-            raise violated("each frame has to have a page of its own")
+            raise violated("each frame must have its own page")
         if self._restoring and memory.readonly:
             raise violated("memory has to be writable when restoring")
         if any(missing) and not self._running:
@@ -363,7 +363,7 @@ class CheckedGuest(Guest):
                     raise Violation("populate", "an HVM guest's frames are its PFNs", "{:#x} for PFN {:#x}".format(
                         frame, pfn))
                 if frame in self._populated:
-                    raise Violation("populate", "each PFN has to get a frame of its own", "frame {:#x}".format(frame))
+                    raise Violation("populate", "each PFN must get its own frame", "frame {:#x}".format(frame))
                 self._populated[frame] = pfn
 
     def set_types(self, words: memoryview) -> None:

@@ -35,7 +35,7 @@ class GuestTests:
             def target(self):
                 return MyGuest.empty()
 
-    A test raises :class:`Violation`, which names the hook and the rule. Tests of what isn't defined are skipped.
+    A test raises :class:`Violation`, which names the hook and the rule. Tests of hooks that aren't defined are skipped.
     """
 
     #: Number of PFNs of the guests that are restored into ``target()``.

@@ -224,7 +224,7 @@ def _cut(text: str) -> str:
 
 
 def _text(untrusted: Any) -> str:
-    """Bytes as text, up to a NUL; what isn't UTF-8 is replaced."""
+    """Bytes as text, up to a NUL; bytes that aren't valid UTF-8 are replaced."""
     text = bytes(untrusted[:_MOST_TEXT]).split(b"\0", 1)[0].decode("utf-8", "replace")
     if len(untrusted) <= _MOST_TEXT or len(text) < _MOST_TEXT // 4:
         return text

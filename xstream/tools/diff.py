@@ -31,7 +31,7 @@ class DiffReport(NamedTuple):
     - ``differing``: populated in both, with other contents (a page without contents counts as zeros);
     - ``appeared``, ``vanished``: populated only in the second, only in the first;
     - ``retyped``: populated in both, with another page type;
-    - ``state``: registers, parameters and the like that differ;
+    - ``state``: registers, parameters and other state that differ;
     - ``compared``: pages that are populated in both.
     """
 

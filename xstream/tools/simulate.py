@@ -36,8 +36,8 @@ def send(guest: SimulatedGuest, address: str, **options: Any) -> Sent:
 
 def receive(guest: SimulatedGuest, address: str, *, listening: Callable[[str], Any] = lambda address: None,
             **options: Any) -> Received:
-    """Restore a guest from whoever connects to ``HOST:PORT`` first (port 0: any), or from ``-``, stdin. ``options`` are
-    restore()'s. ``listening`` is called with the address once somebody can connect.
+    """Restore a guest from the first sender that connects to ``HOST:PORT`` (port 0: any), or from stdin for ``-``.
+    ``options`` are those of restore(). ``listening`` is called with the address once somebody can connect.
 
     Raises what restore() raises, ValueError for what is no address.
     """

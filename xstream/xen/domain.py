@@ -52,7 +52,7 @@ class XenGuest(Guest):
     - ``domid``: the domain; to restore into, one that the toolstack has created, with its memory limit, vcpus and
       event channels set up and nothing in it;
     - ``toolstack``: what suspends it, and so on;
-    - ``xen``: the hypercall device, shared with others; default: one of its own, closed by ``end``;
+    - ``xen``: the hypercall device, shared with other guests; default: a new one, which ``end`` closes;
     - ``store_evtchn``, ``console_evtchn``, ``store_domid``, ``console_domid``: restoring: event channels of the
       xenstore and console rings, and the domains that serve them.
 

@@ -209,7 +209,7 @@ def _fail_writes_on_sigterm(io_fd: int) -> Callable[[], bool]:
 
 
 def _os_error(error: BaseException) -> Optional[OSError]:
-    """The operating system's error behind an error, if any."""
+    """The OSError that caused an error, or None."""
     cause: Optional[BaseException] = error
     while cause is not None and not isinstance(cause, OSError):
         cause = cause.__cause__
