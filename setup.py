@@ -97,9 +97,11 @@ setup(
     python_requires=">=3.6",
     # The command line has no requirements, so that a host without a network needs only this wheel.
     extras_require={"arrays": NUMPY, "progress": TQDM, "test": TEST + NUMPY + TQDM, "volatility": NUMPY + VOLATILITY},
-    entry_points={"console_scripts": ["xstream = xstream.cli:main"]},
-    # Not entry points: those import the module re at each start, and libxl starts a helper for every operation.
-    scripts=["scripts/dom0/xstream-save-helper", "scripts/dom0/xstream-convert-helper"],
+    entry_points={"console_scripts": [
+        "xstream = xstream.cli:main",
+        "xstream-save-helper = xstream.xen.save_helper:main",
+        "xstream-convert-helper = xstream.xen.convert_helper:main",
+    ]},
     packages=find_packages(include=["xstream", "xstream.*"]),
     include_package_data=False,
     data_files=pages.write(Path("build/pages")),
