@@ -3,8 +3,10 @@ import io
 import json
 import os
 import random
+import struct
 
 import pytest
+import samples
 from test_cli import run
 from ways import WAYS
 
@@ -228,3 +230,17 @@ def test_zeros_within_a_checkpoint_are_no_end(genuine_stream):
         with pytest.raises(xstream.IncompleteStream, match="CHECKPOINT"):
             xstream.verify(stream[:cut] + bytes(len(stream) - cut), checkpointed=True)
         assert xstream.verify(stream[:cut], checkpointed=True).checkpoints == 1 < whole
+
+
+@pytest.mark.parametrize("blob, good", [
+    (b"\0", False), (struct.pack("<II", 0, 31) + bytes(120), False), (struct.pack("<II", 0, 32) + bytes(24), True),
+    (struct.pack("<II", 0, 200) + bytes(120), True)])
+def test_extended_vcpu_contexts(blob, good):
+    """Xen refuses a structure of less than 32 bytes."""
+    stream = samples.pv(tail=samples.tsc_info() + samples.shared_info() + samples.vcpu_basic()
+                        + samples.vcpu(0x05, 0, blob) + samples.end())
+    if good:
+        assert xstream.verify(stream).guest == "x86 PV"
+        return
+    with pytest.raises(xstream.CorruptStream, match="extended vcpu context"):
+        xstream.verify(stream)

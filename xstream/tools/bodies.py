@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 _VCPU_HEAD = 8
 #: Offset of ``vmce`` in struct xen_domctl_ext_vcpucontext: where Xen lets it end.
 _VCPU_EXTENDED_LEAST = 32
+#: Its fields ``vcpu`` and ``size``.
+_VCPU_EXTENDED_HEAD = 8
 
 
 def check_body(record: Any, guest_width: int) -> None:
@@ -39,14 +41,15 @@ def _check_hvm_context(record: "libxc.HvmContext") -> None:
 
 
 def _check_vcpu_extended(record: "libxc.VcpuExtended") -> None:
-    """Xen takes a structure of at least 32 bytes, and of no more bytes than there are."""
+    """Xen refuses a structure that says it has less than 32 bytes; it accepts more bytes than there are, as zeros.
+    libxenguest passes the record on without looking at it, and so does this check if the size is 0."""
     length = len(record.blob)
     if not length:
         return  # Xen 4.6 to 4.8 wrote empty ones
     size = int.from_bytes(record.blob[4:8], "little")
-    if length < _VCPU_EXTENDED_LEAST or 0 < size < _VCPU_EXTENDED_LEAST or size > length:
+    if length < _VCPU_EXTENDED_HEAD or 0 < size < _VCPU_EXTENDED_LEAST:
         raise CorruptStream("extended vcpu context of a wrong size", offset=_VCPU_HEAD + 4, field="size",
-                            expected="{} to the {} bytes of the record".format(_VCPU_EXTENDED_LEAST, length), got=size)
+                            expected="at least {}".format(_VCPU_EXTENDED_LEAST), got=size)
 
 
 def _check_vcpu_msrs(record: "libxc.VcpuMsrs") -> None:

@@ -125,7 +125,9 @@ def verify(source: SourceLike, *, format: Optional[str] = None, limits: Limits =
 
     Page data isn't read, so page tables and the start info page are not checked: a restore may still refuse a page
     table entry, or the frames that the start info page names. The same holds for the frames in the registers of a
-    legacy stream's PV guest. For the rest, a stream is good if a restore accepts it.
+    legacy stream's PV guest. Zeros that an interrupted save left within the last opaque state (the device model's
+    record, a PV guest's last XSAVE or MSRs) can't be recognised either.
+
     ``source`` and the other arguments are those of :func:`xstream.open`. ``progress`` is called with the offset reached
     after each record or run of batches.
 
