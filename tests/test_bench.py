@@ -240,7 +240,8 @@ def test_calls_and_memory_are_counted():
     none, ten = timing.once(lambda: None), timing.once(lambda: [os.write(fd, b"x") for _ in range(10)])
     os.close(fd)
     assert ten.calls - none.calls == 10
-    assert timing.once(lambda: bytearray(b"x") * (32 << 20)).peak > 31 << 20
+    # More than malloc ever takes from memory that it kept.
+    assert timing.once(lambda: bytearray(b"x") * (64 << 20)).peak > 63 << 20
 
 
 def test_the_partner_says_when_it_is_gone():

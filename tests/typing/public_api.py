@@ -73,6 +73,12 @@ def analyse(path: Path, out: Path) -> int:
         return exported.populated + len(view.read(0, 4096))
 
 
+def changes(first: Path, second: Path) -> List[str]:
+    compared: xstream.DiffReport = xstream.diff(first, second)
+    changed: Tuple[xstream.Changed, ...] = compared.state
+    return [str(change) for change in changed]
+
+
 def move(path: Path, out: Path) -> str:
     converted: xstream.Converted = xstream.convert(path, out, to="libxl", no_device_model=True)
     return converted.target
@@ -147,6 +153,7 @@ def main(folder: Path) -> Dict[str, int]:
     assert compare(path) is not False and run_on(path) > 0 and len(list(records(path))) > 3
     assert memory_of(path)[0] > 0 and push(path.read_bytes()) > 3 and move(path, folder / "guest.libxl") == "libxl"
     rewrite(path, folder / "again.xs")
+    assert changes(path, path) == []
     assert analyse(path, folder / "guest.lime") > 4096
     try:
         xstream.verify(path.read_bytes()[:-1])

@@ -52,11 +52,11 @@ class GuestTests:
 
     def source(self) -> Guest:
         """A running guest to save; each call returns one that nothing has been done with."""
-        raise SkipTest("no source() to save")
+        raise SkipTest("not applicable: no source() to save")
 
     def target(self) -> Guest:
         """A guest to restore into; each call returns an empty one."""
-        raise SkipTest("no target() to restore into")
+        raise SkipTest("not applicable: no target() to restore into")
 
     def change(self, guest: Guest) -> Iterable[int]:
         """Make a running source write to some of its pages, and return their PFNs. Called after live rounds. Default:
@@ -218,7 +218,7 @@ class GuestTests:
 
     def _need(self, condition: bool, what: str) -> None:
         if not condition:
-            raise SkipTest("no {}".format(what))
+            raise SkipTest("not applicable: no {}".format(what))
 
 
 def _send(primary: Guest, stream: int, back_channel: int) -> None:
