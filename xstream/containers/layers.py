@@ -148,9 +148,6 @@ class LayerReader:
         self.source.await_record(size)
         return self.source.need(size)
 
-    def _keep(self, view: memoryview) -> memoryview:
-        return view if self.source.stable else memoryview(bytes(view))
-
     def _check_length(self, length: int, offset: int, field: str) -> None:
         most = self.settings.limits.body_length
         if length > most:
@@ -231,7 +228,7 @@ class XlReader(_SaveFileReader):
     def _read_save_header(self) -> xl.SaveHeader:
         head, length = xl.parse_head(self.source.need(xl.HEADER_SIZE))
         self._check_length(length, 44, "optional_data_len")
-        optional = self._keep(self._need(xl.HEADER_SIZE + length)[xl.HEADER_SIZE:])
+        optional = self.source.keep(self._need(xl.HEADER_SIZE + length)[xl.HEADER_SIZE:])
         header = xl.parse_optional_data(head, optional)
         self._check_ignored(header)
         self.source.advance(xl.HEADER_SIZE + length)
@@ -258,7 +255,7 @@ class LibvirtReader(_SaveFileReader):
         head, length = libvirt.parse_head(self.source.need(libvirt.HEADER_SIZE))
         self._check_length(length, 20, "xmlLen")
         self._check_ignored(head)
-        xml = self._keep(self._need(libvirt.HEADER_SIZE + length)[libvirt.HEADER_SIZE:])
+        xml = self.source.keep(self._need(libvirt.HEADER_SIZE + length)[libvirt.HEADER_SIZE:])
         self.source.advance(libvirt.HEADER_SIZE + length)
         header = head._replace(xml=xml)
         self._found_guest_type(header.guest_type)
@@ -281,7 +278,7 @@ class XendReader(_SaveFileReader):
     def _read_save_header(self) -> xend.SaveHeader:
         length = xend.parse_head(self.source.need(xend.HEADER_SIZE))
         self._check_length(length, 16, "config length")
-        config = self._keep(self._need(xend.HEADER_SIZE + length)[xend.HEADER_SIZE:])
+        config = self.source.keep(self._need(xend.HEADER_SIZE + length)[xend.HEADER_SIZE:])
         self.source.advance(xend.HEADER_SIZE + length)
         return xend.SaveHeader(config)
 
@@ -368,7 +365,7 @@ class LibxlReader(LayerReader):
         self._name = libxl.type_name(record_type)
         self._nesting.admit(record_type)
         self._check_length(length, -4, "length")
-        whole = self._keep(self._need(FRAME.size + padded(length)))
+        whole = self.source.keep(self._need(FRAME.size + padded(length)))
         padding = whole[FRAME.size + length:]
         record = libxl.parse(record_type, whole[FRAME.size:FRAME.size + length],
                              bytes(padding) if any(padding) else b"")
@@ -399,7 +396,7 @@ class BackChannelReader(LayerReader):
         record_type, length = FRAME.unpack_from(self.source.need(FRAME.size))
         self._name = colo.type_name(record_type)
         self._check_length(length, -4, "length")
-        whole = self._keep(self._need(FRAME.size + padded(length)))
+        whole = self.source.keep(self._need(FRAME.size + padded(length)))
         padding = whole[FRAME.size + length:]
         record = colo.parse(record_type, whole[FRAME.size:FRAME.size + length],
                             bytes(padding) if any(padding) else b"")
@@ -484,7 +481,7 @@ class XenopsdReader(LayerReader):
             source.advance(size)
         elif record_type == xenopsd.XENOPS:
             self._check_length(length, -8, "length")
-            record = xenopsd.parse(record_type, self._keep(self._need(size + length)[size:]))
+            record = xenopsd.parse(record_type, self.source.keep(self._need(size + length)[size:]))
             source.advance(size + length)
         elif record_type == xenopsd.DEMU and not length and not self._record_follows(size):
             self._leave_unread()

@@ -8,8 +8,8 @@ from typing import Any, Deque, List, NamedTuple, Optional, Tuple
 
 from xstream.containers.layers import LAYERS, LayerReader, Settings
 from xstream.containers.nesting import INNER_CHECKPOINT, INNER_END
-from xstream.errors import OrderError, StrictViolation
-from xstream.stream.reader import Identity, Layer, PageRun, incomplete
+from xstream.errors import OrderError
+from xstream.stream.reader import Identity, Layer, PageRun, check_end, incomplete
 from xstream.stream.records import RecordReader
 from xstream.stream.source import PendingPages, Source
 from xstream.wire import hvm_params, libxc, libxl, xenopsd
@@ -246,11 +246,6 @@ class NestedReader(RecordReader[Any]):
         if self._finished:
             return
         self.source.buffered()  # raises if the last record's data was not read and is cut off
-        if self.source.exact:
-            self._finished = True
-            return
-        self.source.check_end()
-        if self.strict and self._outermost.ended and not self.source.at_end():
-            raise StrictViolation("bytes after the end", layer=self._outermost.layer, offset=self.source.offset,
-                                  field="trailing bytes", expected="the end of the input", got="more")
+        if not self.source.exact:
+            check_end(self.source, self._outermost.layer, self.strict and self._outermost.ended)
         self._finished = True

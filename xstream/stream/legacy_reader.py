@@ -4,7 +4,7 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 from xstream.errors import CorruptStream, LimitExceeded, OrderError, StreamError, StrictViolation, TruncatedStream
 from xstream.kernels import pfns as pfn_kernel
 from xstream.limits import Limits
-from xstream.stream.reader import Identity, Layer, PageRun, incomplete, only_layer
+from xstream.stream.reader import Identity, Layer, PageRun, check_end, incomplete, only_layer
 from xstream.stream.records import RecordReader
 from xstream.stream.source import PendingPages, Source, SourceLike, open_source
 from xstream.wire import legacy, libxc, vcpu
@@ -203,7 +203,7 @@ class LegacyReader(RecordReader[Record]):
                                 expected="all ones", got=bytes(untrusted[:width]))
         size, = U32.unpack_from(untrusted, width)
         self._check_size(size, _EXTENDED_INFO_LIMIT, width, "size of the extended info")
-        body = self._keep(self.source.need(width + 4 + size)[width + 4:])
+        body = self.source.keep(self.source.need(width + 4 + size)[width + 4:])
         info: legacy.ExtendedInfo = self._parsed(width + 4, legacy.parse_extended_info, body)
         if self.strict and info.others:
             raise StrictViolation("unknown block in the extended info", offset=width, field="block",
@@ -218,7 +218,7 @@ class LegacyReader(RecordReader[Record]):
         assert self._info is not None
         head = self.head
         size = head.width * legacy.p2m_frame_count(head.p2m_size, self._info.guest_width)
-        frames = self._keep(self.source.need(size))
+        frames = self.source.keep(self.source.need(size))
         record: Record = legacy.parse_p2m_frames(frames, head.width, head.p2m_size)
         self.source.advance(size)
         self._step = LegacyReader._read_chunk
@@ -298,7 +298,7 @@ class LegacyReader(RecordReader[Record]):
     def _read_vcpu_info(self) -> Record:
         self._where = "VCPU_INFO"
         size = self._parsed(4, legacy.vcpu_info_size, self.source.need(8)[4:])
-        info = legacy.parse_vcpu_info(self._keep(self.source.need(4 + size)[4:]))
+        info = legacy.parse_vcpu_info(self.source.keep(self.source.need(4 + size)[4:]))
         if self.strict and int.from_bytes(info.online, "little") >> info.max_vcpu_id + 1:
             raise StrictViolation("vcpus online beyond the highest id", offset=8, field="online",
                                   expected="ids up to {}".format(info.max_vcpu_id), got=bytes(info.online))
@@ -386,7 +386,8 @@ class LegacyReader(RecordReader[Record]):
             raise CorruptStream("more unmapped PFNs than the guest has", offset=0, field="count",
                                 expected="at most {}".format(self.head.p2m_size), got=left)
         size = width * min(left, _UNMAPPED_AT_ONCE)
-        pfns = memoryview(legacy.ulongs(self._keep(self.source.need(head + size)[head:]), width)).cast("B").cast("Q")
+        numbers = self.source.keep(self.source.need(head + size)[head:])
+        pfns = memoryview(legacy.ulongs(numbers, width)).cast("B").cast("Q")
         if len(pfns) and max(pfns) >= self.head.p2m_size:
             at = pfns.tolist().index(max(pfns))
             raise CorruptStream("unmapped PFN past the end of the p2m", offset=head + at * width, field="pfn",
@@ -413,7 +414,7 @@ class LegacyReader(RecordReader[Record]):
             at = size - legacy.XSAVE_HEAD_SIZE
             mask, area = self._parsed(at, legacy.parse_xsave_head, self.source.need(size)[at:])
             self._check_size(area, self.limits.body_length, at + 8, "size of the xsave area")
-        whole = self._keep(self.source.need(size + area))
+        whole = self.source.keep(self.source.need(size + area))
         if not vcpu.top_table(whole[:basic], self._info.guest_width):
             # The zeros of an interrupted save would go on as checkpoints; the old restore says "PT base is bad".
             raise CorruptStream("vcpu context without page tables", offset=0, field="ctrlreg[3]",
@@ -426,7 +427,7 @@ class LegacyReader(RecordReader[Record]):
 
     def _read_shared_info(self) -> Record:
         self._where = "SHARED_INFO"
-        page = self._keep(self.source.need(legacy.SHARED_INFO_SIZE))
+        page = self.source.keep(self.source.need(legacy.SHARED_INFO_SIZE))
         self.source.advance(legacy.SHARED_INFO_SIZE)
         # It says where the guest's p2m is, so all zeros were never written.
         self._missing = () if any(page) else ("SHARED_INFO",)
@@ -480,7 +481,7 @@ class LegacyReader(RecordReader[Record]):
         """A blob that follows its length, a u32 that is ``at`` bytes from here; consumes both."""
         size, = U32.unpack_from(self.source.need(at + 4), at)
         self._check_size(size, self.limits.body_length, at, field)
-        blob = self._keep(self.source.need(at + 4 + size)[at + 4:])
+        blob = self.source.keep(self.source.need(at + 4 + size)[at + 4:])
         self.source.advance(at + 4 + size)
         return blob
 
@@ -511,21 +512,12 @@ class LegacyReader(RecordReader[Record]):
             error.offset = at + (error.offset or 0)
             raise
 
-    def _keep(self, view: memoryview) -> memoryview:
-        """A view that stays valid: this one, or a copy if the source would overwrite it."""
-        return view if self.source.stable else memoryview(bytes(view))
-
     def _finish(self) -> None:
         """Once, after the end: check that nothing follows that shouldn't."""
         if self._finished:
             return
-        if self._contained or self.source.exact:
-            self._finished = True
-            return
-        self.source.check_end()
-        if self.strict and not self.source.at_end():
-            raise StrictViolation("bytes after the end", layer=self.layer, offset=self.source.offset,
-                                  field="trailing bytes", expected="the end of the input", got="more")
+        if not self._contained and not self.source.exact:
+            check_end(self.source, self.layer, self.strict)
         self._finished = True
 
 

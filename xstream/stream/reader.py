@@ -155,6 +155,15 @@ else:
     AnyReader = RecordReader  # for annotations, which are evaluated; Python 3.6 and 3.7 have no Protocol
 
 
+def check_end(source: Source, layer: str, strict: bool, last: str = "the end") -> None:
+    """After the ``last`` record of the outermost layer: check what only the input's end can tell and, with ``strict``,
+    that nothing follows."""
+    source.check_end()
+    if strict and not source.at_end():
+        raise StrictViolation("bytes after " + last, layer=layer, offset=source.offset, field="trailing bytes",
+                              expected="the end of the input", got="more")
+
+
 def incomplete(reader: Any) -> IncompleteStream:
     """The error for a stream that ends without what ``reader.missing`` names."""
     return IncompleteStream(
@@ -422,7 +431,7 @@ class Reader(RecordReader[Record]):
         if length > self.limits.body_length:
             raise LimitExceeded("record body longer than the limit", offset=-4, field="length",
                                 expected="at most {}".format(self.limits.body_length), got=length)
-        whole = self._keep(self.source.need(8 + padded(length)))
+        whole = self.source.keep(self.source.need(8 + padded(length)))
         padding = whole[8 + length:]
         record = libxc.parse(record_type, whole[8:8 + length], bytes(padding) if any(padding) else b"")
         ordering.follow(record_type, record)
@@ -432,7 +441,7 @@ class Reader(RecordReader[Record]):
     def _read_page_data(self, ordering: Ordering, length: int) -> PageData:
         count, reserved = libxc.parse_page_data_head(self.source.need(8 + min(length, 8))[8:], length)
         ordering.check_count(count)
-        words = self._keep(self.source.need(16 + 8 * count)[16:])
+        words = self.source.keep(self.source.need(16 + 8 * count)[16:])
         record = PageData(words, b"", reserved)
         pages = ordering.check_batch(record)
         if length != 8 + 8 * count + libxc.PAGE_SIZE * pages:
@@ -444,19 +453,10 @@ class Reader(RecordReader[Record]):
         ordering.page_data()
         return record._replace(data=data)
 
-    def _keep(self, view: memoryview) -> memoryview:
-        """A view that stays valid: this one, or a copy if the source would overwrite it."""
-        return view if self.source.stable else memoryview(bytes(view))
-
     def _finish(self) -> None:
         """Once, after END: check that nothing follows that shouldn't."""
         if self._finished:
             return
-        if self._contained or self.source.exact:
-            self._finished = True
-            return
-        self.source.check_end()
-        if self.strict and not self.source.at_end():
-            raise StrictViolation("bytes after END", layer=self.layer, offset=self.source.offset,
-                                  field="trailing bytes", expected="the end of the input", got="more")
+        if not self._contained and not self.source.exact:
+            check_end(self.source, self.layer, self.strict, "END")
         self._finished = True

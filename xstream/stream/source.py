@@ -86,6 +86,10 @@ class Source:
                                   missing=size - len(view), offset=self.offset + len(view))
         return view
 
+    def keep(self, view: memoryview) -> memoryview:
+        """A view that stays valid: this one if the source is ``stable``, otherwise a copy."""
+        return view if self.stable else memoryview(bytes(view))
+
     def await_record(self, size: int) -> None:
         """For fed sources: raise NeedMoreData if fewer than ``size`` bytes have been fed and more may come."""
 
