@@ -1,15 +1,14 @@
 """Exact reading: nothing is taken from a descriptor past END or CHECKPOINT, and batches are still read whole."""
-import contextlib
 import io
 import os
 import socket
-import threading
-from typing import Any, Callable, Iterator, List, Tuple
+from typing import Any, Callable, List, Tuple
 
 import containers as c
 import legacy_samples as legacy
 import pytest
 import samples as s
+from ways import descriptor, pipe, rest_of
 
 import xstream
 from xstream import Checkpoint, GuestMemory, LegacyReader, PageData, Reader, TruncatedStream
@@ -39,41 +38,6 @@ STREAMS = {
 }
 
 
-@contextlib.contextmanager
-def pipe(data: bytes) -> Iterator[int]:
-    reading, writing = os.pipe()
-    thread = threading.Thread(target=_write, args=(writing, data))
-    thread.start()
-    try:
-        yield reading
-    finally:
-        os.close(reading)
-        thread.join()
-
-
-def _write(fd: int, data: bytes) -> None:
-    with contextlib.suppress(BrokenPipeError), open(fd, "wb") as file:
-        file.write(data)
-
-
-@contextlib.contextmanager
-def regular_file(data: bytes, tmp_path: Any) -> Iterator[int]:
-    path = tmp_path / "stream"
-    path.write_bytes(b"before" + data)
-    with open(str(path), "rb", buffering=0) as file:
-        file.seek(6)
-        yield file.fileno()
-
-
-def rest_of(fd: int) -> bytes:
-    data = b""
-    while True:
-        piece = os.read(fd, 1 << 16)
-        if not piece:
-            return data
-        data += piece
-
-
 def ignored(record: Any) -> None:
     """Use a record without reading its pages."""
 
@@ -87,11 +51,10 @@ def piecewise(record: Any) -> None:
 @pytest.mark.parametrize("use", [ignored, piecewise])
 @pytest.mark.parametrize("strict", [False, True])
 @pytest.mark.parametrize("name", STREAMS)
-def test_records_then_the_rest_of_the_descriptor(name: str, strict: bool, use: Callable[[Any], None],
-                                                 tmp_path: Any) -> None:
+def test_records_then_the_rest_of_the_descriptor(name: str, strict: bool, use: Callable[[Any], None]) -> None:
     with xstream.open(STREAMS[name]) as reader:
         expected = [(reader.layer, reader.index, reader.offset, type(record)) for record in reader]
-    for opened in (pipe(STREAMS[name] + AFTER), regular_file(STREAMS[name] + AFTER, tmp_path)):
+    for opened in (pipe(STREAMS[name] + AFTER), descriptor(STREAMS[name] + AFTER)):
         with opened as fd, xstream.open(fd, exact=True) as reader:
             found: List[Tuple[Any, ...]] = []
             for record in reader:
@@ -102,10 +65,10 @@ def test_records_then_the_rest_of_the_descriptor(name: str, strict: bool, use: C
 
 
 @pytest.mark.parametrize("name", STREAMS)
-def test_loading_then_the_rest_of_the_descriptor(name: str, tmp_path: Any) -> None:
+def test_loading_then_the_rest_of_the_descriptor(name: str) -> None:
     expected = GuestMemory()
     xstream.load(STREAMS[name], expected)
-    for opened in (pipe(STREAMS[name] + AFTER), regular_file(STREAMS[name] + AFTER, tmp_path)):
+    for opened in (pipe(STREAMS[name] + AFTER), descriptor(STREAMS[name] + AFTER)):
         memory = GuestMemory()
         with opened as fd:
             xstream.load(xstream.open(fd, exact=True), memory)
@@ -140,9 +103,9 @@ def test_the_descriptor_stands_after_each_checkpoint() -> None:
         assert rest_of(fd) == others[2]
 
 
-def test_small_records_come_in_runs(tmp_path: Any) -> None:
+def test_small_records_come_in_runs() -> None:
     batches = b"".join(s.batch([s.word(pfn)], [s.page(pfn)]) for pfn in range(100))
-    with regular_file(s.hvm(memory=batches) + AFTER, tmp_path) as fd:
+    with descriptor(s.hvm(memory=batches) + AFTER) as fd:
         reader = Reader(fd, exact=True)
         runs = []
         while True:
@@ -155,7 +118,7 @@ def test_small_records_come_in_runs(tmp_path: Any) -> None:
         assert rest_of(fd) == AFTER
 
 
-def test_two_reads_for_a_large_batch(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_reads_for_a_large_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: List[str] = []
 
     def counted(name: str, function: Callable[..., int]) -> Callable[..., int]:
@@ -165,7 +128,7 @@ def test_two_reads_for_a_large_batch(tmp_path: Any, monkeypatch: pytest.MonkeyPa
         return call
 
     batch = s.batch([s.word(pfn) for pfn in range(1024)], [s.page(pfn) for pfn in range(1024)])
-    with regular_file(s.hvm(memory=16 * batch), tmp_path) as fd:
+    with descriptor(s.hvm(memory=16 * batch)) as fd:
         reader = Reader(fd, exact=True)
         record = next(record for record in reader if isinstance(record, PageData))
         memory = bytearray(1024 * 4096)
@@ -187,13 +150,13 @@ def _pfns(count: int) -> memoryview:
     return numbers
 
 
-def test_a_cut_is_reported_as_without_exact(tmp_path: Any) -> None:
+def test_a_cut_is_reported_as_without_exact() -> None:
     data = large_hvm()
     for cut in range(60, len(data), 400009):
         with pytest.raises(TruncatedStream) as usual:
             for _ in Reader(io.BytesIO(data[:cut])):
                 pass
-        for opened in (pipe(data[:cut]), regular_file(data[:cut], tmp_path)):
+        for opened in (pipe(data[:cut]), descriptor(data[:cut])):
             with opened as fd, pytest.raises(TruncatedStream) as exact:
                 for _ in Reader(fd, exact=True):
                     pass

@@ -11,18 +11,13 @@ import pytest
 import samples
 from memory_images import PT_LOAD, PT_NOTE, Core, lime_memory
 from samples import XALLOC, batch, page, word
+from ways import loaded
 
 import xstream
-from xstream import GuestMemory, MemoryView, export
+from xstream import MemoryView, export
 from xstream.convert import vmcoreinfo
 
 PAGE_SIZE = 4096
-
-
-def loaded(source):
-    memory = GuestMemory(limit=1 << 24)
-    xstream.load(source, memory, checkpointed=True)
-    return memory
 
 
 def assert_is_memory(pages, memory):

@@ -2,7 +2,6 @@
 import gc
 import io
 import lzma
-import os
 import struct
 
 import containers
@@ -11,17 +10,12 @@ import numpy
 import pytest
 import samples
 from samples import XALLOC, XTAB, batch, page, word
+from ways import loaded, pipe
 
 import xstream
-from xstream import GuestMemory, LimitExceeded, Limits, MemoryView, StreamError, TruncatedStream
+from xstream import LimitExceeded, Limits, MemoryView, StreamError, TruncatedStream
 
 PAGE_SIZE = 4096
-
-
-def loaded(source):
-    memory = GuestMemory(limit=1 << 24)
-    xstream.load(source, memory, checkpointed=True)
-    return memory
 
 
 def assert_same(view, memory):
@@ -91,11 +85,8 @@ def test_sources(kind, tmp_path):
         with path.open("rb") as file:
             view = MemoryView(file.fileno())
     elif kind == "pipe":
-        ends = os.pipe()
-        os.write(ends[1], data)
-        os.close(ends[1])
-        view = MemoryView(ends[0])
-        os.close(ends[0])
+        with pipe(data) as fd:
+            view = MemoryView(fd)
     elif kind == "object":
         view = MemoryView(io.BytesIO(data))
     else:

@@ -2,15 +2,12 @@
 import contextlib
 import io
 import os
-import socket
 import struct
-import tempfile
-import threading
 
 import containers
 import pytest
 import samples
-from ways import WAYS
+from ways import WAYS, rest_of
 
 import xstream
 from xstream import (
@@ -377,33 +374,9 @@ def test_counting_takes_the_place_of_reading():
 
 @contextlib.contextmanager
 def descriptors(data):
-    """A pipe, a socket and a regular file that hold the same bytes, each as (descriptor, what is left of it)."""
-    with tempfile.TemporaryFile() as file, contextlib.ExitStack() as stack:
-        file.write(b"before" + data)
-        file.seek(6)
-        reading, writing = os.pipe()
-        ours, theirs = socket.socketpair()
-        threads = [threading.Thread(target=write_all, args=(fd, data)) for fd in (writing, theirs.detach())]
-        for thread in threads:
-            thread.start()
-            stack.callback(thread.join)
-        stack.callback(ours.close)
-        stack.callback(os.close, reading)
-        yield [reading, ours.fileno(), file.fileno()]
-
-
-def write_all(fd, data):
-    with os.fdopen(fd, "wb", buffering=0) as file, contextlib.suppress(BrokenPipeError, ConnectionResetError):
-        left = memoryview(data)
-        while len(left):
-            left = left[file.write(left):]
-
-
-def rest_of(fd):
-    parts = [os.read(fd, 1 << 20)]
-    while parts[-1]:
-        parts.append(os.read(fd, 1 << 20))
-    return b"".join(parts)
+    """The descriptors of a pipe, a socket and a regular file that hold the same bytes."""
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(WAYS[way](data)) for way in ("pipe", "socket", "descriptor")]
 
 
 TINY = samples.headers() + samples.policies() + samples.static_data_end() + b"".join(

@@ -8,7 +8,8 @@ import tempfile
 import threading
 from typing import Any, Callable, Dict, Iterator, List
 
-from xstream import PageData, Reader
+import xstream
+from xstream import GuestMemory, PageData, Reader
 from xstream.stream.source import FedSource
 
 
@@ -141,6 +142,14 @@ WAYS: Dict[str, Callable[[bytes], Any]] = {
 }
 
 
+def rest_of(fd: int) -> bytes:
+    """What is left of a descriptor."""
+    parts = [os.read(fd, 1 << 20)]
+    while parts[-1]:
+        parts.append(os.read(fd, 1 << 20))
+    return b"".join(parts)
+
+
 def whole(record: Any) -> Any:
     """A record that compares by content and stays good."""
     if isinstance(record, PageData):
@@ -149,6 +158,13 @@ def whole(record: Any) -> Any:
         record = record._replace(data=record.data.read())
     return record._replace(**{name: bytes(value) for name, value in record._asdict().items()
                               if isinstance(value, memoryview)})
+
+
+def loaded(source: Any) -> GuestMemory:
+    """The memory at the end of a stream, or at its last checkpoint."""
+    memory = GuestMemory(limit=1 << 24)
+    xstream.load(source, memory, checkpointed=True)
+    return memory
 
 
 def records_of(source: Any, **options: Any) -> List[Any]:

@@ -103,24 +103,23 @@ def page_room(count=COUNT):
     return numpy.zeros(count * 4096, numpy.uint8)
 
 
-def devnull(call):
+def on_device(path, flags, call):
+    """``call`` with a descriptor of a device before the array."""
     def run(array):
-        fd = os.open(os.devnull, os.O_RDWR)
+        fd = os.open(path, flags)
         try:
             call(fd, array)
         finally:
             os.close(fd)
     return run
+
+
+def devnull(call):
+    return on_device(os.devnull, os.O_RDWR, call)
 
 
 def zero_file(call):
-    def run(array):
-        fd = os.open("/dev/zero", os.O_RDONLY)
-        try:
-            call(fd, array)
-        finally:
-            os.close(fd)
-    return run
+    return on_device("/dev/zero", os.O_RDONLY, call)
 
 
 def drained_pipe(array):
