@@ -99,6 +99,13 @@ def test_languages(page):
     assert unknown == []
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_no_example_escapes_the_tests(page):
+    """A block of code that is only indented isn't recognised above, and wouldn't be run."""
+    text = FENCE.sub("", (ROOT / page).read_text(encoding="utf-8"))
+    assert re.findall(r"\n\n(?: {4}|\t).*", text) == []
+
+
 @pytest.mark.parametrize("page", [page for page in PAGES if any(block.language in RUN for block in blocks(page))])
 def test_examples(page, folder):
     variables = {"__name__": "__main__"}

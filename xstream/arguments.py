@@ -8,9 +8,9 @@ from xstream.limits import Limits
 from xstream.printing import print_json, terminal_width
 from xstream.version import __version__
 
-EXIT_STATUS = ("0: good. 1: the stream is bad (policy: incompatible). 2: usage error or operating-system error "
-               "(policy: also a file that can't be read, or that has no policy). 3: a bug in xstream; the message says "
-               "so. 4: one of xstream's limits was reached; the stream may be good.")
+EXIT_STATUS = ("0: good. 1: the stream is bad (policy: incompatible; diff: they differ). 2: usage error or "
+               "operating-system error (policy: also a file that can't be read, or that has no policy). 3: a bug in "
+               "xstream; the message says so. 4: one of xstream's limits was reached; the stream may be good.")
 #: The most threads that --jobs accepts.
 MOST_JOBS = 1024
 _PAGE_SIZE = 4096

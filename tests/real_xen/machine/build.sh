@@ -112,7 +112,7 @@ mke2fs -q -t ext4 -O ^has_journal -E lazy_itable_init=1 -d "$R" "$RX/root.img.ne
 mv "$RX/root.img.new" "$RX/root.img"
 
 # ---- dom0 initramfs: busybox and the modules of the root disk
-I=$RX/ird; rm -rf "$I"; mkdir -p "$I/bin" "$I/dev" "$I/proc" "$I/sys" "$I/root" "$I/m"
+I=$RX/ird; rm -rf "$I"; mkdir -p "$I/bin" "$I/dev" "$I/proc" "$I/sys" "$I/disk" "$I/m"
 cp /bin/busybox "$I/bin/busybox"
 n=0
 for m in virtio_pci virtio_blk ext4; do
@@ -126,9 +126,9 @@ B=/bin/busybox
 $B mount -t proc proc /proc; $B mount -t sysfs sys /sys; $B mount -t devtmpfs dev /dev
 for m in /m/*; do $B insmod $m || echo "RX: insmod $m failed"; done
 i=0; while [ ! -b /dev/vda ] && [ $i -lt 100 ]; do $B sleep 0.2; i=$((i+1)); done
-$B mount -t ext4 -o rw /dev/vda /root || { echo "RX: no root disk"; $B ls /dev; $B poweroff -f; }
-$B mount --move /dev /root/dev; $B mount --move /proc /root/proc; $B mount --move /sys /root/sys
-exec $B switch_root /root /sbin/rx-init
+$B mount -t ext4 -o rw /dev/vda /disk || { echo "RX: no root disk"; $B ls /dev; $B poweroff -f; }
+$B mount --move /dev /disk/dev; $B mount --move /proc /disk/proc; $B mount --move /sys /disk/sys
+exec $B switch_root /disk /sbin/rx-init
 EOF
 chmod 755 "$I/init"; ln -s busybox "$I/bin/sh"
 (cd "$I" && find . | cpio -o -H newc --quiet | gzip -1) >"$RX/dom0.initrd"
