@@ -2,6 +2,7 @@
 
 ``.ci/run`` installs them. A test that needs one that isn't there is skipped, which is an error in CI.
 """
+import functools
 import importlib.util
 import os
 import shutil
@@ -20,6 +21,7 @@ def missing() -> List[str]:
     return [name for name, found in _found().items() if not found]
 
 
+@functools.lru_cache(maxsize=None)
 def _found() -> Dict[str, bool]:
     found = {name: shutil.which(name) is not None for name in ("makedumpfile", "gdb", "readelf")}
     found["drgn"] = importlib.util.find_spec("drgn") is not None

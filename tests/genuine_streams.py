@@ -36,6 +36,12 @@ def folder() -> Optional[Path]:
     return path if (path / "v3" / "manifest.json").is_file() else None
 
 
+def images(group: str) -> List[str]:
+    """The names of the compressed files of a group, as far as they are here."""
+    path = folder()
+    return sorted(file.name for file in (path / group).glob("*.xz")) if path else []
+
+
 def manifest(group: str) -> Dict[str, Any]:
     """The manifest of a group; a group without one has no files in it."""
     path = _folder() / group / "manifest.json"

@@ -2,6 +2,7 @@
 
 The guests are Linux, saved by a real Xen and cut down to the pages that these programs look at.
 """
+import filecmp
 import os
 import re
 import shutil
@@ -24,11 +25,6 @@ def needs(name):
     return pytest.mark.skipif(name in tools.missing(), reason="{} isn't installed".format(name))
 
 
-def images():
-    folder = genuine_streams.folder()
-    return sorted(path.name for path in (folder / GROUP).glob("*.xz")) if folder else []
-
-
 class Guest(NamedTuple):
     name: str
     #: The save file, and the exports of it.
@@ -37,7 +33,7 @@ class Guest(NamedTuple):
     raw: str
 
 
-@pytest.fixture(scope="module", params=images() or ["absent"])
+@pytest.fixture(scope="module", params=genuine_streams.images(GROUP) or ["absent"])
 def guest(request, genuine_stream, tmp_path_factory):
     folder = tmp_path_factory.mktemp("exports")
     source = str(genuine_stream(GROUP, request.param).path)
@@ -45,17 +41,6 @@ def guest(request, genuine_stream, tmp_path_factory):
     xstream.extract(source, str(folder / "raw"))
     yield Guest(request.param, source, str(folder / "elf"), str(folder / "raw"))
     shutil.rmtree(str(folder))
-
-
-def same_files(one, other):
-    with open(one, "rb") as first, open(other, "rb") as second:
-        assert os.fstat(first.fileno()).st_size == os.fstat(second.fileno()).st_size
-        while True:
-            piece = first.read(1 << 22)
-            if piece != second.read(1 << 22):
-                return False
-            if not piece:
-                return True
 
 
 @needs("makedumpfile")
@@ -109,7 +94,7 @@ def test_volatility(guest, opened, tmp_path):
         return  # the layer writer writes all of 4 GiB: only in CI
     tools.run(*vol, "layerwriter.LayerWriter")
     written = next(tmp_path.glob("*.raw"))
-    assert same_files(str(written), guest.raw)
+    assert filecmp.cmp(str(written), guest.raw, shallow=False)
     written.unlink()
 
 

@@ -192,7 +192,7 @@ def test_several_files(stream, tmp_path):
         assert [one["file"] for one in document["files"]] == [stream, bad]
 
 
-def test_quiet(stream, tmp_path):
+def test_quiet(stream):
     assert run("verify", "-q", stream, stream) == (0, b"", "")
     assert run("verify", "--quiet", stream) == (0, b"", "")
     status, out, err = run("verify", "-q", "-", stdin=samples.hvm()[:-3])
@@ -218,9 +218,10 @@ def test_the_default_limit_is_16_tib():
 
 @pytest.mark.parametrize("arguments, error", [
     (["verify", "/nonexistent"], "FileNotFoundError"), (["convert", "-", "/nonexistent/x"], "FileNotFoundError"),
-    (["convert", "-", "/tmp/x", "--to", "xl"], "MissingPart"), (["info"], "UsageError"),
+    (["convert", "-", "out", "--to", "xl"], "MissingPart"), (["info"], "UsageError"),
 ])
-def test_json_has_a_document_for_every_error(arguments, error):
+def test_json_has_a_document_for_every_error(arguments, error, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     status, out, err = run(*arguments, "--json", stdin=samples.hvm())
     document = json.loads(out.decode())
     assert status == 2 and document["ok"] is False and document["error"] == error and document["message"]

@@ -55,7 +55,7 @@ def test_records_then_the_rest_of_the_descriptor(name: str, strict: bool, use: C
     with xstream.open(STREAMS[name]) as reader:
         expected = [(reader.layer, reader.index, reader.offset, type(record)) for record in reader]
     for opened in (pipe(STREAMS[name] + AFTER), descriptor(STREAMS[name] + AFTER)):
-        with opened as fd, xstream.open(fd, exact=True) as reader:
+        with opened as fd, xstream.open(fd, exact=True, strict=strict) as reader:
             found: List[Tuple[Any, ...]] = []
             for record in reader:
                 found.append((reader.layer, reader.index, reader.offset, type(record)))

@@ -39,7 +39,7 @@ def test_every_example_is_listed():
     assert all("]({})".format(path.name) in text for path in EXAMPLES.glob("*.py"))
 
 
-def test_migrate(tmp_path):
+def test_migrate():
     receiver = start("migrate.py", "receive", "127.0.0.1:0")
     try:
         port = re.match(r"listening on port (\d+)", receiver.stdout.readline()).group(1)

@@ -2,6 +2,7 @@
 import io
 
 import pytest
+from superpages import rebuilt
 
 import xstream
 from xstream import GuestError, PageData, Reader, SimulatedGuest
@@ -13,23 +14,6 @@ def stream_of(guest, **options):
     out = io.BytesIO()
     xstream.save(guest, out, **options)
     return out.getvalue()
-
-
-def superpages(batches):
-    """How many 2 MiB pages Xen 4.21 rebuilds: populate_pfns() in tools/libs/guest/xg_sr_restore.c."""
-    rebuilt, populated = 0, set()
-    for pfns in batches:
-        previous, contiguous = 0, 0
-        for pfn in pfns:
-            if pfn in populated:
-                continue
-            populated.add(pfn)
-            contiguous = contiguous + 1 if pfn == previous + 1 else 1
-            previous = pfn
-            if contiguous > 511 and pfn & 511 == 511:
-                rebuilt += 1
-                contiguous = 0
-    return rebuilt
 
 
 def bitmap_of(*ranges):
@@ -53,7 +37,7 @@ def test_no_superpage_is_split_over_batches(ranges):
     pfns = [pfn for part in ranges for pfn in part]
     assert [pfn for batch in batches for pfn in batch] == pfns
     assert max(map(len, batches)) <= 1024
-    assert superpages(batches) == superpages([pfns])
+    assert rebuilt(batches) == rebuilt([pfns])
     # Only the batch before a whole 2 MiB page is shorter, by less than such a page.
     assert all(len(batch) > 512 for batch in batches[:-1])
 
@@ -63,11 +47,11 @@ def test_scattered_pfns_fill_their_batches():
     assert {len(batch) for batch in batches[:-1]} == {1024}
 
 
-def test_a_guest_with_holes_keeps_its_superpages():
+def test_a_guest_with_holes_keeps_its_rebuilt():
     source = SimulatedGuest(pages=8192, holes=0)
     with Reader(stream_of(source)) as reader:
         batches = [record.pfns.tolist() for record in reader if isinstance(record, PageData)]
-    assert superpages(batches) == 16
+    assert rebuilt(batches) == 16
 
 
 def table_words(data, pfn):

@@ -101,10 +101,9 @@ def test_genuine_streams(v3_stream):
 
 @pytest.mark.parametrize("later", [samples.XTAB, 0xE, 0xD])
 def test_pages_keep_what_a_restore_keeps(later):
-    stream = (samples.headers() + samples.policies() + samples.static_data_end()
-              + samples.batch([samples.word(0), samples.word(3)], [samples.page(1), samples.page(2)])
-              + samples.batch([samples.word(0, later), samples.word(5, 0xE), samples.word(6, 0xD)])
-              + samples.tsc_info() + samples.hvm_context() + samples.hvm_params() + samples.end())
+    stream = samples.hvm(memory=(
+        samples.batch([samples.word(0), samples.word(3)], [samples.page(1), samples.page(2)])
+        + samples.batch([samples.word(0, later), samples.word(5, 0xE), samples.word(6, 0xD)])))
     made = squashed(stream, "libxc")
     assert memory(made) == memory(stream)
     assert xstream.info(made).types == {"NOTAB": 2, "XALLOC": 1, "BROKEN": 1}
@@ -164,10 +163,8 @@ def test_xens_verifier_accepts_the_result(xen_tools, xl_stream):
 def test_2_mib_pages_stay_whole():
     """Batches that start anywhere, and PFNs in any order: squashed, each 2 MiB page comes in one record."""
     sent = [range(7, 700), range(2048, 2560), range(700, 2048), range(2600, 3600), range(10240, 10752)]
-    stream = (samples.headers() + samples.policies() + samples.static_data_end()
-              + b"".join(samples.batch([samples.word(pfn) for pfn in part], [samples.page(1)] * len(part))
-                         for part in sent)
-              + samples.tsc_info() + samples.hvm_context() + samples.hvm_params() + samples.end())
+    stream = samples.hvm(memory=b"".join(
+        samples.batch([samples.word(pfn) for pfn in part], [samples.page(1)] * len(part)) for part in sent))
     made = squashed(stream, "libxc")
     assert superpages(made) == superpages(made, one_record=True) == 6
     with xstream.open(made) as reader:
@@ -179,10 +176,9 @@ def test_2_mib_pages_stay_whole():
 def test_2_mib_pages_of_sparse_memory_stay_whole():
     """Also where a look-up of 1024 populated PFNs ends within one."""
     pfns = [*range(0, 40 * 1024, 64), *range(40 * 1024 + 100, 41 * 1024), *range(50 * 1024, 52 * 1024)]
-    stream = (samples.headers() + samples.policies() + samples.static_data_end()
-              + b"".join(samples.batch([samples.word(pfn) for pfn in pfns[at:at + 1000]],
-                                       [samples.page(1)] * len(pfns[at:at + 1000])) for at in range(0, len(pfns), 1000))
-              + samples.tsc_info() + samples.hvm_context() + samples.hvm_params() + samples.end())
+    parts = [pfns[at:at + 1000] for at in range(0, len(pfns), 1000)]
+    stream = samples.hvm(memory=b"".join(
+        samples.batch([samples.word(pfn) for pfn in part], [samples.page(1)] * len(part)) for part in parts))
     made = squashed(stream, "libxc")
     assert superpages(made) == superpages(made, one_record=True) == 5
     assert memory(made) == memory(stream)
