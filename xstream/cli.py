@@ -378,7 +378,8 @@ def _complain_of_unread(options: Any, report: Any) -> None:
 
 
 def _threads(options: Any) -> int:
-    return int(options.jobs) or min(len(os.sched_getaffinity(0)), MOST_JOBS)
+    from xstream.guest.parallel import usable_cpus
+    return int(options.jobs) or min(usable_cpus(), MOST_JOBS)
 
 
 def _missing_ranges(report: Any) -> str:

@@ -5,9 +5,8 @@ from typing import Any, NamedTuple, Optional
 import numpy
 
 from xstream.guest.load import load
-from xstream.guest.memory import GuestMemory
+from xstream.guest.memory import GuestMemory, words_of
 from xstream.guest.simulated_state import Registers, hvm_records, vcpu_context
-from xstream.kernels import pfns as pfn_kernel
 from xstream.stream.legacy_writer import LegacyWriter
 from xstream.stream.writer import BATCH_PFNS, Writer
 from xstream.wire import legacy, libxc
@@ -91,13 +90,6 @@ def loaded_guest(stream: str) -> BenchGuest:
     memory = GuestMemory()
     load(stream, memory)
     return BenchGuest("hvm", memory, numpy.zeros(len(memory), numpy.uint8))
-
-
-def words_of(pfns: Any, types: Any) -> memoryview:
-    """The PFN words for arrays of PFNs and types."""
-    words = memoryview(bytearray(8 * len(pfns)))
-    pfn_kernel.pack(pfns, types, words)
-    return words
 
 
 def write_stream(guest: BenchGuest, sink: Any) -> None:

@@ -6,9 +6,9 @@ from typing import Any, Callable, Dict, List, NamedTuple, Tuple
 import numpy
 
 from xstream.bench import machine
-from xstream.bench.guests import BenchGuest, words_of
+from xstream.bench.guests import BenchGuest
 from xstream.bench.workloads import Side, Work, Workload, limit, ours, peer
-from xstream.guest.memory import GuestMemory
+from xstream.guest.memory import GuestMemory, words_of
 from xstream.kernels import checksum, deltas, pagetables
 from xstream.kernels import pages as page_kernel
 from xstream.kernels import pfns as pfn_kernel

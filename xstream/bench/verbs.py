@@ -11,12 +11,12 @@ from typing import Any, Callable, Dict, Iterator, NamedTuple
 import numpy
 
 from xstream.bench import machine
-from xstream.bench.guests import BenchGuest, words_of, write_legacy, write_single, write_stream
+from xstream.bench.guests import BenchGuest, write_legacy, write_single, write_stream
 from xstream.bench.partner import PIPE_SIZE, Partner, pipe
 from xstream.bench.workloads import THREADS, Side, Workload, limit, ours, peer, xen_converter, xen_module
 from xstream.convert.conversion import convert
 from xstream.guest.load import load
-from xstream.guest.memory import GuestMemory
+from xstream.guest.memory import GuestMemory, words_of
 from xstream.guest.parallel import usable_cpus
 from xstream.tools.digest import digest_memory, run_digests
 from xstream.tools.extract import extract

@@ -9,7 +9,7 @@ from typing import Any, Deque, List, NamedTuple, Optional, Tuple
 from xstream.containers.layers import LAYERS, LayerReader, Settings
 from xstream.containers.nesting import INNER_CHECKPOINT, INNER_END
 from xstream.errors import OrderError
-from xstream.stream.reader import Identity, Layer, PageRun, check_end, incomplete
+from xstream.stream.reader import Identity, Layer, PageRun, check_end
 from xstream.stream.records import RecordReader
 from xstream.stream.source import PendingPages, Source
 from xstream.wire import hvm_params, libxc, libxl, xenopsd
@@ -163,11 +163,6 @@ class NestedReader(RecordReader[Any]):
         elif isinstance(record, libxc.HvmParams):
             self._needs_device_model = self._needs_device_model or any(
                 index in _IOREQ_SERVER and value for index, value in libxc.HVM_PARAM.iter_unpack(record.entries))
-
-    def check_whole(self) -> None:
-        """Raise IncompleteStream if the container, read to its end, lacks what a guest can't run without."""
-        if self.missing:
-            raise incomplete(self)
 
     @property
     def unread(self) -> Optional[str]:  # type: ignore[override]

@@ -7,7 +7,7 @@ from xstream.containers.opening import AnyReader
 from xstream.containers.reader import NestedReader
 from xstream.containers.writers import LibvirtWriter, LibxlWriter, XenopsdWriter, XlWriter
 from xstream.convert.legacy import legacy_reader
-from xstream.convert.parts import in_memory, not_read
+from xstream.convert.parts import device_model_of, in_memory, not_read
 from xstream.errors import MissingPart, StreamError, UnsupportedStream
 from xstream.stream.reader import PageRun
 from xstream.stream.sink import Sink
@@ -198,13 +198,14 @@ class LibxlTarget(Target):
             self.check_device_model(self._device_model is not None)
 
     def take_outer(self, layer: str, record: Any) -> None:
+        blob = device_model_of(record)
         if layer == libxl.LAYER:
             self._take_libxl(record)
         elif isinstance(record, legacy.Toolstack) and self.origin.domain.type == libxc.GUEST_HVM:
             self._physmap = _physmap(record, self.origin)
-        elif libxl.LAYER not in self.origin.formats and _device_model_of(record) is not None:
+        elif libxl.LAYER not in self.origin.formats and blob is not None:
             if self.parts.device_model is None:
-                blob = in_memory(_device_model_of(record), self.limits.body_length)
+                blob = in_memory(blob, self.limits.body_length)
                 self._device_model = libxl.EmulatorContext(_emulator_id(record), 0, blob)
         else:
             self.drop(layer, record)
@@ -315,13 +316,14 @@ class XenopsdTarget(Target):
             self._writer.write(xenopsd.Xenops(config))
 
     def take_outer(self, layer: str, record: Any) -> None:
+        blob = device_model_of(record)
         if layer == libxl.LAYER and self._own:
             self._take_own_libxl(record)
         elif layer == xenopsd.LAYER and self._own:
             self._take_own(record)
-        elif _device_model_of(record) is not None:
+        elif blob is not None:
             if self.parts.device_model is None:
-                self._device_model = in_memory(_device_model_of(record), self.limits.body_length)
+                self._device_model = in_memory(blob, self.limits.body_length)
         else:
             self.drop(layer, record)
 
@@ -382,13 +384,6 @@ def _libxl_header(origin: Origin) -> libxl.Header:
             if isinstance(reader, LibxlReader) and reader.header is not None:
                 return reader.header
     return libxl.Header(libxl.VERSION, libxl.FROM_LEGACY) if origin.from_legacy else libxl.Header()
-
-
-def _device_model_of(record: Any) -> Any:
-    """QEMU's record in a record of any layer but libxc's; None if there is none."""
-    if isinstance(record, (libxl.EmulatorContext, legacy.DeviceModel)):
-        return record.blob
-    return record.data if isinstance(record, xenopsd.Blob) and record.type in _EMULATORS else None
 
 
 def _emulator_id(record: Union[xenopsd.Blob, legacy.DeviceModel]) -> int:

@@ -146,7 +146,7 @@ def write_container(request: Request) -> Converted:
 
 def _origin(reader: AnyReader, formats: Tuple[str, ...], *, plain: bool) -> Origin:
     """What targets are told of the stream to write; ``plain``: it has no checkpoints."""
-    if isinstance(reader, LegacyReader) or isinstance(reader.memory, LegacyReader):
+    if isinstance(reader.memory, LegacyReader):
         domain, image, checkpointed = domain_header(legacy_reader(reader).head), libxc.ImageHeader(), True
     else:
         domain, image, checkpointed = reader.memory.domain, reader.memory.image, reader.checkpointed

@@ -10,7 +10,7 @@ from xstream.errors import TruncatedStream
 from xstream.guest.load import SPOOLED, Spool
 from xstream.limits import Limits
 from xstream.stream.legacy_reader import LegacyReader
-from xstream.stream.state import StateRecords
+from xstream.stream.state import StateRecords, owned
 from xstream.wire import legacy, libxc
 
 #: The version that Xen's converter writes to the domain header's xen_minor, with 0 in xen_major. So does this package.
@@ -45,9 +45,9 @@ class StateTranslator:
         """What a legacy record becomes: items of the layer "libxc"; of the layer "legacy" if the record is something
         that only a container has a place for, or nothing has. Blobs are copied, so the items stay valid."""
         if isinstance(record, (legacy.Toolstack, legacy.DeviceModel, legacy.Tmem, legacy.TmemExtra)):
-            return [(legacy.LAYER, _owned(record))]
+            return [(legacy.LAYER, owned(record))]
         translate = _TRANSLATE.get(type(record))
-        return [] if translate is None else [(libxc.LAYER, _owned(made)) for made in translate(self, record)]
+        return [] if translate is None else [(libxc.LAYER, owned(made)) for made in translate(self, record)]
 
     def _start(self, record: legacy.Start) -> List[libxc.Record]:
         return [libxc.StaticDataEnd()] if record.guest == legacy.HVM else []
@@ -258,12 +258,6 @@ def legacy_reader(reader: AnyReader) -> LegacyReader:
     memory = reader.memory
     assert isinstance(memory, LegacyReader)
     return memory
-
-
-def _owned(record: Any) -> Any:
-    """The record with copies of the blobs that it only has views of."""
-    return record._replace(**{name: bytes(value) for name, value in record._asdict().items()
-                              if isinstance(value, memoryview)})
 
 
 #: What precedes memory, and doesn't change from checkpoint to checkpoint.

@@ -6,7 +6,7 @@ from typing import IO, Any, Iterator, List, Optional, Union
 
 from xstream.guest.deltas import DeltaDecoder
 from xstream.guest.load import Spool
-from xstream.guest.memory import GuestMemory, reserve
+from xstream.guest.memory import GuestMemory, data_pfns, reserve, words_of
 from xstream.kernels import pfns as pfn_kernel
 from xstream.limits import Limits
 from xstream.stream.legacy_reader import LegacyReader
@@ -57,11 +57,9 @@ class PfnSet:
         return PageData(words, kept)
 
 
-def xtab_words(pfns: memoryview) -> bytearray:
+def xtab_words(pfns: memoryview) -> memoryview:
     """PFN words of type XTAB for ``pfns`` (uint64)."""
-    words = bytearray(8 * len(pfns))
-    pfn_kernel.pack(pfns, _XTAB * len(pfns), words)
-    return words
+    return words_of(pfns, _XTAB * len(pfns))
 
 
 def find_unmapped(reader: LegacyReader) -> Optional[PfnSet]:
@@ -124,21 +122,16 @@ class MemoryCopy:
         states = bytes(self.memory.state[pfns[0]:pfns[-1] + 1])
         if len(states) != len(pfns):
             states = bytes(state for state in states if state & pfn_kernel.POPULATED)
-        words = bytearray(8 * len(pfns))
-        pfn_kernel.pack(pfns, states.translate(_WRITTEN_TYPES), words)
-        carrying = memoryview(bytearray(8 * pfn_kernel.count_data(words))).cast("Q")
-        pfn_kernel.data_pfns(words, carrying)
-        return PageData(words, self.memory.read(carrying))
+        words = words_of(pfns, states.translate(_WRITTEN_TYPES))
+        return PageData(words, self.memory.read(data_pfns(words)))
 
-    def _broken(self) -> Iterator[bytearray]:
+    def _broken(self) -> Iterator[memoryview]:
         for start in range(0, len(self.memory), _STATES_AT_ONCE):
             states = bytes(self.memory.state[start:start + _STATES_AT_ONCE])
             pfns = array("Q", (start + match.start() for match in _BROKEN_STATE.finditer(states)))
             for at in range(0, len(pfns), BATCH_PFNS):
                 some = pfns[at:at + BATCH_PFNS]
-                words = bytearray(8 * len(some))
-                pfn_kernel.pack(some, bytes([_BROKEN]) * len(some), words)
-                yield words
+                yield words_of(some, bytes([_BROKEN]) * len(some))
 
 
 class LegacyMemory:

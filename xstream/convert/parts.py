@@ -1,18 +1,14 @@
 """Parts of a container, written as separate files: the domain's configuration, the device model's record."""
-from typing import Any, Callable, Dict, Optional, Type, Union
+from typing import Any, Callable, Optional, Union
 
 from xstream.containers.opening import AnyReader
 from xstream.errors import LimitExceeded, MissingPart
 from xstream.stream.source import PendingPages
+from xstream.stream.state import CONFIG_FIELDS
 from xstream.wire import legacy, libvirt, libxl, xend, xenopsd, xl
 from xstream.wire.frames import Buffer
 
 CONFIG, DEVICE_MODEL = "config", "device-model"
-#: The types of QEMU's record in a suspend image of xenopsd.
-QEMU_TYPES = (xenopsd.QEMU_TRAD, xenopsd.QEMU_XEN, xenopsd.QEMU_RECORD)
-#: The field that holds the configuration.
-_CONFIGS: Dict[Type[Any], str] = {xl.SaveHeader: "config", libvirt.SaveHeader: "xml", xend.SaveHeader: "config",
-                                  xenopsd.Xenops: "text"}
 
 
 def find_config(reader: AnyReader, progress: Callable[[int], object]) -> bytes:
@@ -21,7 +17,7 @@ def find_config(reader: AnyReader, progress: Callable[[int], object]) -> bytes:
     """
     for record in reader:
         progress(reader.source.offset)
-        field = _CONFIGS.get(type(record))
+        field = CONFIG_FIELDS.get(type(record))
         if field is not None and len(getattr(record, field)):
             return bytes(getattr(record, field)).rstrip(b"\0")
         if reader.layer not in (xl.LAYER, libvirt.LAYER, xend.LAYER, xenopsd.LAYER):
@@ -42,7 +38,7 @@ def find_device_model(reader: AnyReader, progress: Callable[[int], object]) -> b
         if record is None:
             break
         progress(reader.source.offset)
-        blob = _blob(record)
+        blob = device_model_of(record)
         if blob is not None:
             found = in_memory(blob, reader.limits.body_length)
         if reader.checkpoints > checkpoints:
@@ -58,10 +54,11 @@ def not_read(unread: Optional[str]) -> str:
     return "" if unread is None else " (not read: {})".format(unread)
 
 
-def _blob(record: Any) -> Any:
+def device_model_of(record: Any) -> Any:
+    """QEMU's record in a record of any layer but libxc's; None if there is none."""
     if isinstance(record, (libxl.EmulatorContext, legacy.DeviceModel)):
         return record.blob
-    return record.data if isinstance(record, xenopsd.Blob) and record.type in QEMU_TYPES else None
+    return record.data if isinstance(record, xenopsd.Blob) and record.type in xenopsd.QEMU_RECORDS else None
 
 
 def in_memory(data: Union[Buffer, PendingPages], most: int) -> bytes:

@@ -273,6 +273,13 @@ def uint64(count: int) -> memoryview:
     return memoryview(bytearray(8 * count)).cast("Q")
 
 
+def words_of(pfns: Any, types: Any) -> memoryview:
+    """The PFN words for arrays of PFNs (uint64) and page types (uint8)."""
+    words = memoryview(bytearray(8 * len(pfns)))
+    pfn_kernel.pack(pfns, types, words)
+    return words
+
+
 def data_pfns(words: Buffer) -> memoryview:
     """The PFNs of the words that carry data, in order, uint64; a copy."""
     pfns = uint64(pfn_kernel.count_data(words))

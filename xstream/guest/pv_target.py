@@ -53,8 +53,6 @@ class TargetPV:
         # A range that is skipped has to be filled by a later record.
         self._leaves.extend([_NO_PFN] * (first - len(self._leaves)))
         frames = array("Q", bytes(record.frames))
-        if first > len(self._leaves):  # a later record fills the gap
-            self._leaves.extend(array("Q", bytes(8 * (first - len(self._leaves)))))
         self._leaves[first:first + len(frames)] = frames
         self._pfn_end = max(self._pfn_end, record.end_pfn + 1)
 

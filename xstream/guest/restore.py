@@ -28,8 +28,8 @@ from xstream.stream.reader import PageRun, Reader
 from xstream.stream.records import RecordReader
 from xstream.stream.sink import Sink, SinkLike, opened_sink
 from xstream.stream.source import NeedMoreData, PendingPages, SourceLike
-from xstream.stream.state import Kept, StateRecords
-from xstream.wire import console, hvm_context, hvm_params, libvirt, libxc, libxl, xend, xenopsd, xl
+from xstream.stream.state import CONFIG_FIELDS, Kept, StateRecords, owned
+from xstream.wire import console, hvm_context, hvm_params, libvirt, libxc, libxl, xenopsd, xl
 from xstream.wire.frames import FRAME
 from xstream.wire.libxc import (
     Checkpoint,
@@ -111,7 +111,7 @@ class Restored(NamedTuple):
         """The domain's configuration without trailing NULs: xl's, libvirt's XML, or xenopsd's Xenops record; None if
         the stream has none."""
         for _, record in self.records:
-            field = _CONFIGS.get(type(record))
+            field = CONFIG_FIELDS.get(type(record))
             if field is not None:
                 return bytes(getattr(record, field)).rstrip(b"\0") or None
         return None
@@ -122,7 +122,7 @@ class Restored(NamedTuple):
         for _, record in reversed(self.records):
             if isinstance(record, libxl.EmulatorContext):
                 return bytes(record.blob)
-            if isinstance(record, xenopsd.Blob) and record.type in _QEMU:
+            if isinstance(record, xenopsd.Blob) and record.type in xenopsd.QEMU_RECORDS:
                 return bytes(record.data)
         return None
 
@@ -131,11 +131,6 @@ class Restored(NamedTuple):
         """(key, value) of the device model's xenstore entries; keys are relative to the device model's directory."""
         return tuple(pair for _, record in self.records if isinstance(record, libxl.EmulatorXenstoreData)
                      for pair in record.pairs)
-
-
-_CONFIGS: Dict[Any, str] = {xl.SaveHeader: "config", libvirt.SaveHeader: "xml", xend.SaveHeader: "config",
-                            xenopsd.Xenops: "text"}
-_QEMU = (xenopsd.QEMU_TRAD, xenopsd.QEMU_XEN, xenopsd.QEMU_RECORD)
 
 
 class _Place(NamedTuple):
@@ -493,8 +488,7 @@ def _reported(state: StateRecords) -> Iterator[LayerRecord]:
     """What isn't the guest's state. Views become copies: the source may be closed."""
     for record, place in state.items():
         if not isinstance(record, _STATE):
-            yield LayerRecord(place.layer, record._replace(**{
-                name: bytes(value) for name, value in record._asdict().items() if isinstance(value, memoryview)}))
+            yield LayerRecord(place.layer, owned(record))
 
 
 def restore(source: Union[SourceLike, AnyReader], guest: Guest, *, format: Optional[str] = None,

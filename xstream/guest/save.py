@@ -12,7 +12,7 @@ from xstream.errors import CorruptStream, LimitExceeded, StreamError
 from xstream.guest.enclosure import DeviceModel, Enclosure, XenstoreData
 from xstream.guest.guest import GUEST_TYPES, Cancelled, Guest, GuestError, HookError, Pages
 from xstream.guest.hooks import Hooks
-from xstream.guest.memory import data_pfns, uint64
+from xstream.guest.memory import data_pfns, uint64, words_of
 from xstream.guest.policies import Decision, Policy, Round, xen_policy
 from xstream.guest.pv_source import SourceP2M
 from xstream.guest.tables import any_tables, data_types
@@ -289,8 +289,7 @@ class Saver:
         """Send PFNs as one record; returns the number of pages in it."""
         types = memoryview(bytearray(len(pfns)))
         self._hooks.page_types(self._frames_of(pfns), types)
-        words = memoryview(bytearray(8 * len(pfns)))
-        pfn_kernel.pack(pfns, types, words)
+        words = words_of(pfns, types)
         carrying = data_pfns(words)
         if not len(carrying):
             self._writer.write(PageData(words, b""))

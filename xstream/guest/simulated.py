@@ -6,7 +6,7 @@ from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from xstream.guest import simulated_pv, simulated_state
 from xstream.guest.guest import Completed, Guest, Pages
-from xstream.guest.memory import GuestMemory, data_pfns, uint64
+from xstream.guest.memory import GuestMemory, data_pfns, uint64, words_of
 from xstream.kernels import checksum, pagetables
 from xstream.kernels import p2m as p2m_kernel
 from xstream.kernels import pfns as pfn_kernel
@@ -172,7 +172,7 @@ class SimulatedGuest(Guest):
         if self._where:
             for pfn, kind in self._where.levels().items():
                 types[pfn] = kind
-        self.memory.mark(_words(array("Q", range(len(types))), types))
+        self.memory.mark(words_of(array("Q", range(len(types))), types))
 
     def _first_state(self) -> List[Record]:
         tsc = TscInfo(0, 2400000, 0, 3)
@@ -198,11 +198,11 @@ class SimulatedGuest(Guest):
             types = bytearray(len(pfns))
             p2m_kernel.types_at(self.memory.state, pfns, types)
             there = [at for at, kind in enumerate(types) if kind < _BROKEN]
-            words = _words(array("Q", [pfns[at] for at in there]), bytes(types[at] for at in there))
+            present, kinds = [pfns[at] for at in there], bytes(types[at] for at in there)
+            words = words_of(array("Q", present), kinds)
             pages = self.memory.read(data_pfns(words))
-            present = [pfns[at] for at in there]
             if self.kind == "pv":
-                self._make_comparable(present, bytes(types[at] for at in there), pages)
+                self._make_comparable(present, kinds, pages)
             if console_pfn in present:
                 pages[present.index(console_pfn) * PAGE_SIZE + console.CONNECTION] = 0
             yield words, bytes(pages)
@@ -294,7 +294,7 @@ class SimulatedGuest(Guest):
         self._note(self._kernel.map(pfn) if self._where else [pfn])
 
     def _set_type(self, pfn: int, kind: int) -> None:
-        self.memory.mark(_words(array("Q", [pfn]), bytes([kind])))
+        self.memory.mark(words_of(array("Q", [pfn]), bytes([kind])))
 
     def _enter(self, hook: str) -> None:
         """Fail if ``fail`` says so."""
@@ -438,7 +438,7 @@ class SimulatedGuest(Guest):
     def populate(self, pfns: Any, frames: Any) -> None:
         self._enter("populate")
         # Allocated, without contents; the stream's types follow.
-        self.memory.mark(_words(pfns, bytes([_XALLOC]) * len(pfns)))
+        self.memory.mark(words_of(pfns, bytes([_XALLOC]) * len(pfns)))
         frames[:] = memoryview(self._frames.take(list(pfns))) if self.kind == "pv" else memoryview(pfns)
 
     def set_types(self, words: Any) -> None:
@@ -464,7 +464,3 @@ class SimulatedGuest(Guest):
         self.abandoned = True
 
 
-def _words(pfns: Any, types: Any) -> memoryview:
-    words = memoryview(bytearray(8 * len(pfns)))
-    pfn_kernel.pack(pfns, types, words)
-    return words

@@ -308,11 +308,12 @@ XS_AVX512 static uint32_t xs_crc_avx512(uint32_t crc, const uint8_t *data, size_
 
 static void xs_crc_setup_x86(void) {
     int parts, k, byte;
-    for (parts = 1; parts <= 2; parts++)
+    for (parts = 1; parts <= 2; parts++) {
+        uint32_t over = xs_crc_x_to((uint64_t)parts * 8 * XS_PART);
         for (k = 0; k < 4; k++)
             for (byte = 0; byte < 256; byte++)
-                xs_crc_over[parts - 1][k][byte] =
-                    xs_crc_shift((uint32_t)byte << (8 * k), (uint64_t)parts * XS_PART);
+                xs_crc_over[parts - 1][k][byte] = xs_crc_multiply((uint32_t)byte << (8 * k), over);
+    }
     xs_fold_128 = xs_fold_over(128);
     xs_fold_256 = xs_fold_over(256);
     xs_fold_384 = xs_fold_over(384);

@@ -4,7 +4,7 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 from xstream.errors import CorruptStream, LimitExceeded, OrderError, StreamError, StrictViolation, TruncatedStream
 from xstream.kernels import pfns as pfn_kernel
 from xstream.limits import Limits
-from xstream.stream.reader import Identity, Layer, PageRun, check_end, incomplete, only_layer
+from xstream.stream.reader import Identity, Layer, PageRun, check_end, only_layer
 from xstream.stream.records import RecordReader
 from xstream.stream.source import PendingPages, Source, SourceLike, open_source
 from xstream.wire import legacy, libxc, vcpu
@@ -109,11 +109,6 @@ class LegacyReader(RecordReader[Record]):
     def missing(self) -> Tuple[str, ...]:
         """What a guest can't run without and that hasn't come, or was empty in the last complete tail."""
         return self._missing
-
-    def check_whole(self) -> None:
-        """Raise IncompleteStream if the stream, read to its end, lacks what a guest can't run without."""
-        if self.missing:
-            raise incomplete(self)
 
     @property
     def layers(self) -> Tuple[Layer, ...]:
@@ -438,7 +433,7 @@ class LegacyReader(RecordReader[Record]):
         self._where = "HVM_TAIL"
         pfns = legacy.parse_magic_pfns(self.source.need(legacy.MAGIC_PFNS_SIZE))
         context = self._read_blob(legacy.MAGIC_PFNS_SIZE, "length of the HVM context")
-        self._missing = () if len(context) and any(context) else ("HVM_CONTEXT",)
+        self._missing = () if any(context) else ("HVM_CONTEXT",)
         if self._device_model:
             self._step = LegacyReader._read_device_model
         else:

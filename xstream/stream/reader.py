@@ -1,7 +1,7 @@
 """The reader of libxc streams."""
 from typing import Any, Dict, NamedTuple, Optional, Tuple
 
-from xstream.errors import CorruptStream, IncompleteStream, LimitExceeded, StreamError, StrictViolation, TruncatedStream
+from xstream.errors import CorruptStream, LimitExceeded, StreamError, StrictViolation, TruncatedStream
 from xstream.kernels import batches as batch_kernel
 from xstream.limits import Limits
 from xstream.stream.ordering import CHECKPOINT, END, Ordering
@@ -72,7 +72,7 @@ if TYPE_CHECKING:
     _AnyReader = TypeVar("_AnyReader", bound="AnyReader")
 
     class AnyReader(Protocol):
-        """What every reader of records has: Reader, LegacyReader, NestedReader and the reader of a squashed stream.
+        """What every reader of records has: Reader, LegacyReader and NestedReader.
 
         After a record or a run, ``layer``, ``index`` and ``offset`` say which layer it belongs to, its number there
         from 0, and its absolute offset.
@@ -162,14 +162,6 @@ def check_end(source: Source, layer: str, strict: bool, last: str = "the end") -
     if strict and not source.at_end():
         raise StrictViolation("bytes after " + last, layer=layer, offset=source.offset, field="trailing bytes",
                               expected="the end of the input", got="more")
-
-
-def incomplete(reader: Any) -> IncompleteStream:
-    """The error for a stream that ends without what ``reader.missing`` names."""
-    return IncompleteStream(
-        "not whole: the stream ends without records that a guest can't run without, as after an interrupted save",
-        missing=reader.missing, layer=reader.layer, offset=reader.offset, record=reader.index, field="records",
-        expected=", ".join(reader.missing), got="the end of the stream")
 
 
 def without_cut_record(reader: Any) -> Tuple[Layer, ...]:
@@ -265,11 +257,6 @@ class Reader(RecordReader[Record]):
         """Records that a guest can't run without and that haven't come (in a checkpointed stream: by the last
         CHECKPOINT): of an HVM guest HVM_CONTEXT with its own END entry and HVM_PARAMS, of a PV guest SHARED_INFO."""
         return self.ordering.missing
-
-    def check_whole(self) -> None:
-        """Raise IncompleteStream if the stream, read to its end, lacks what a guest can't run without."""
-        if self.missing:
-            raise incomplete(self)
 
     @property
     def verifying(self) -> bool:

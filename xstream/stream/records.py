@@ -1,6 +1,7 @@
 """The base class of all readers of records: iteration, and closing by ``with``."""
-from typing import Any, Generic, Iterator, Optional, TypeVar
+from typing import Any, Generic, Iterator, Optional, Tuple, TypeVar
 
+from xstream.errors import IncompleteStream
 from xstream.stream.source import Source
 
 R = TypeVar("R")
@@ -28,6 +29,16 @@ class RecordReader(Generic[R]):
         """Close what the reader opened: a path's file, not a caller's descriptor."""
         self.source.close()
 
+    @property
+    def missing(self) -> Tuple[str, ...]:
+        """Records that a guest can't run without and that haven't come."""
+        raise NotImplementedError
+
+    def check_whole(self) -> None:
+        """Raise IncompleteStream if the stream, read to its end, lacks what a guest can't run without."""
+        if self.missing:
+            raise _incomplete(self)
+
     def next_record(self) -> Optional[R]:
         """The next record, or None after the last one."""
         raise NotImplementedError
@@ -38,3 +49,11 @@ class RecordReader(Generic[R]):
             if record is None:
                 return
             yield record
+
+
+def _incomplete(reader: Any) -> IncompleteStream:
+    """The error for a stream that ends without what ``reader.missing`` names."""
+    return IncompleteStream(
+        "not whole: the stream ends without records that a guest can't run without, as after an interrupted save",
+        missing=reader.missing, layer=reader.layer, offset=reader.offset, record=reader.index, field="records",
+        expected=", ".join(reader.missing), got="the end of the stream")

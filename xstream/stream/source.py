@@ -489,12 +489,8 @@ class FedSource(StreamSource):
         self._finished = True
 
     def peek(self, size: int) -> memoryview:
-        if self._end - self._start < size and not self._finished:
-            raise NeedMoreData  # before room is made: that would copy what is held, once for every piece fed
+        self.await_record(size)  # before room is made: that would copy what is held, once for every piece fed
         return self._buffer[self._start:min(self._start + size, self._end)]
-
-    def _receive(self, into: memoryview) -> int:
-        return 0
 
     def await_record(self, size: int) -> None:
         if self._end - self._start < size and not self._finished:

@@ -16,14 +16,12 @@ Xen 4.6 to 4.8 sent empty HVM_PARAMS and vcpu records; a restore skips them, so 
 Source: handle_hvm_params(), handle_hvm_context() and x86_pv's handle_x86_pv_vcpu_blob(), handle_x86_pv_p2m_frames() in
 tools/libs/guest/xg_sr_restore_x86_{hvm,pv}.c; libxl__restore_emulator_xenstore_data() in tools/libs/light/libxl_dom.c.
 """
-import struct
 from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Tuple, Type, Union
 
 from xstream.errors import LimitExceeded
 from xstream.limits import Limits
 from xstream.wire import legacy, libvirt, libxc, libxl, xend, xenopsd, xl
 
-_PARAM = struct.Struct("<QQ")
 #: Charged against the limit for each record, parameter or key, beside its bytes: about what Python needs to hold it.
 OVERHEAD = 1024
 
@@ -138,6 +136,16 @@ class StateRecords:
 #: The field of a merged record that holds its entries.
 _ENTRIES: Dict[Type[Any], str] = {libxc.HvmParams: "entries", libxl.EmulatorXenstoreData: "data"}
 
+#: The field of a save file's header, or of a record, that holds the domain's configuration.
+CONFIG_FIELDS: Dict[Type[Any], str] = {xl.SaveHeader: "config", libvirt.SaveHeader: "xml", xend.SaveHeader: "config",
+                                       xenopsd.Xenops: "text"}
+
+
+def owned(record: Any) -> Any:
+    """The record with copies of what it only has views of."""
+    return record._replace(**{name: bytes(value) for name, value in record._asdict().items()
+                              if isinstance(value, memoryview)})
+
 
 def _key(record: Any, fields: Iterable[str]) -> Tuple[Any, ...]:
     return (type(record),) + tuple(getattr(record, field) for field in fields)
@@ -145,7 +153,7 @@ def _key(record: Any, fields: Iterable[str]) -> Tuple[Any, ...]:
 
 def _entries(record: Union[libxc.HvmParams, libxl.EmulatorXenstoreData]) -> Iterable[Tuple[Any, Any]]:
     if isinstance(record, libxc.HvmParams):
-        return _PARAM.iter_unpack(record.entries)
+        return libxc.HVM_PARAM.iter_unpack(record.entries)
     return record.pairs
 
 

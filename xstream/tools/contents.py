@@ -37,7 +37,6 @@ _SHOWN = 64
 _MOST_TEXT, _MOST_ITEMS = 1 << 16, 1 << 16
 #: Numbers of a list in brief.
 _MOST_NUMBERS = 32
-_GUEST_WIDTH = {3: 4, 4: 8}
 _BYTES = (bytes, bytearray, memoryview)
 
 
@@ -87,7 +86,7 @@ def contents(source: SourceLike, wanted: Optional[Wanted] = None, *, format: Opt
                 return
             progress(reader.source.offset)
             if _is_wanted(reader, record, wanted):
-                shown, error = _read(record, _GUEST_WIDTH.get(reader.pt_levels, 8))
+                shown, error = _read(record, libxc.GUEST_WIDTHS.get(reader.pt_levels, 8))
                 # Legacy bodies aren't judged, as in verify: Xen's own converter passes them on unread.
                 fault = None if error is None or reader.layer == legacy.LAYER else type(error).__name__
                 yield RecordContents(reader.layer, reader.index, reader.offset, record_name(reader.layer, record),

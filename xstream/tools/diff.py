@@ -1,14 +1,16 @@
 """What differs between two saved guests: memory by PFN, page types, registers and parameters."""
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from functools import partial
+from typing import Any, Callable, Dict, Iterator, NamedTuple, Optional, Tuple
 
 import numpy
 
 from xstream.guest.memory_view import MemoryView
+from xstream.guest.parallel import Workers
 from xstream.kernels import pages as page_kernel
 from xstream.limits import Limits
 from xstream.stream.source import SourceLike
 from xstream.tools.contents import contents_of
-from xstream.wire import libxl
+from xstream.wire import libxc, libxl
 
 #: Pages compared in one task.
 _AT_ONCE = 1024
@@ -87,19 +89,9 @@ def _differing(one: MemoryView, other: MemoryView, both: Any, jobs: int) -> Any:
                                     other.pages(some).reshape(-1), differing)
         found[some[differing[:count].astype(numpy.int64)]] = True
 
-    _each(compare, [pfns[start:start + _AT_ONCE] for start in range(0, len(pfns), _AT_ONCE)], jobs)
+    with Workers(jobs) as workers:
+        workers.run([partial(compare, pfns[start:start + _AT_ONCE]) for start in range(0, len(pfns), _AT_ONCE)])
     return found
-
-
-def _each(work: Callable[[Any], None], items: List[Any], jobs: int) -> None:
-    if jobs == 1:
-        for item in items:
-            work(item)
-        return
-    from concurrent.futures import ThreadPoolExecutor
-    with ThreadPoolExecutor(jobs) as pool:
-        for _ in pool.map(work, items):
-            pass
 
 
 def _runs(flags: Any) -> Runs:
@@ -119,7 +111,7 @@ def _state(view: MemoryView) -> Dict[str, Any]:
     values: Dict[str, Any] = {}
     for record in view.records.records():
         if not isinstance(record, libxl.EmulatorXenstoreData):
-            shown = contents_of(record, {3: 4, 4: 8}.get(view.pt_levels, 8))
+            shown = contents_of(record, libxc.GUEST_WIDTHS.get(view.pt_levels, 8))
             number = shown.pop("vcpu_id", None)
             name = type(record).__name__ + ("" if number is None else ".{}".format(number))
             values.update(_flat(name, shown))

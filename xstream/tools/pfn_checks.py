@@ -18,7 +18,6 @@ from xstream.wire.libxc import PAGE_SIZE
 _NOTAB = 0
 _NEVER_SENT = 0xF
 _PINNED = 8
-_BODY = 8  # of a libxc record, after its header
 
 
 class _Shapes:
@@ -79,7 +78,7 @@ class PfnChecks:
 
     @property
     def _width(self) -> int:
-        return {3: 4, 4: 8}[self._reader.pt_levels]
+        return libxc.GUEST_WIDTHS[self._reader.pt_levels]
 
     @property
     def _deltas(self) -> DeltaDecoder:

@@ -6,14 +6,13 @@ from xstream.errors import StreamError, TruncatedStream
 from xstream.limits import Limits
 from xstream.stream.reader import Layer, without_cut_record
 from xstream.stream.source import PendingPages, SourceLike
-from xstream.wire.libxc import PAGE_SIZE, PageData
+from xstream.wire.libxc import GUEST_WIDTHS, PAGE_SIZE, PageData
 
 # What type checkers need; the module itself is only loaded for streams that need it.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from xstream.tools.pfn_checks import PfnChecks
 
-_GUEST_WIDTH = {3: 4, 4: 8}
 #: Where a record's body lies in it, by layer.
 _BODY_OFFSET: Dict[str, int] = {"libxc": 8, "libxl": 8}
 
@@ -99,7 +98,7 @@ class _Verifier:
         from xstream.tools.bodies import check_body  # loads what only some records need
         reader = self._reader
         try:
-            check_body(record, _GUEST_WIDTH.get(reader.pt_levels, 0))
+            check_body(record, GUEST_WIDTHS.get(reader.pt_levels, 0))
             checks = self._need_pfn_checks()
             if checks is not None:
                 checks.note(record)

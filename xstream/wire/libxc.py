@@ -43,6 +43,8 @@ _MOST_CONTEXT_ENTRIES = 65536
 
 #: Sizes of vcpu_guest_context by guest width (xen/include/public/arch-x86/xen.h).
 VCPU_BASIC_SIZES = {4: 0xAF0, 8: 0x1430}
+#: Guest width by page-table levels.
+GUEST_WIDTHS = {3: 4, 4: 8}
 VCPU_EXTENDED_MAX = 128
 VCPU_XSAVE_MIN = 16
 VCPU_MSR_SIZE = 16
