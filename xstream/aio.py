@@ -163,7 +163,7 @@ class RestoreProtocol(_Protocol):  # type: ignore[misc]
 
     def buffer_updated(self, nbytes: int) -> None:
         """Called by the transport: ``nbytes`` bytes have been received into the buffer."""
-        if self._busy or self._spare:
+        if self._spare:
             self._waiting.append(bytes(self._spare[:nbytes]))
             self._spare = bytearray()
         else:

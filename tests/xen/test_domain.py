@@ -7,13 +7,12 @@ import pytest
 from fake_xen import PAGE, FakeXen
 
 import xstream
-from xstream.wire import hvm_params
+from xstream.wire.hvm_params import NUMBERS
 from xstream.xen import interface
 from xstream.xen.domain import MISSING_CPUID_POLICY, MISSING_MSR_POLICY, Toolstack, XenGuest
 from xstream.xen.errors import XenError
 from xstream.xen.privcmd import Privcmd
 
-NUMBERS = {name: index for index, name in hvm_params.NAMES.items()}
 PARAMS = {NUMBERS["STORE_PFN"]: 5, NUMBERS["CONSOLE_PFN"]: 6, NUMBERS["CALLBACK_IRQ"]: 9}
 LEAVES, MSRS = bytes(range(48)), bytes(range(16))
 

@@ -63,12 +63,11 @@ _MARKS = (libxc.Verify, libxc.End, Checkpoint, libxl.LibxcContext, libxl.Checkpo
 
 _BODY = FRAME.size  # offset of a record's body
 
-_PARAMS = {name: index for index, name in hvm_params.NAMES.items()}
 #: Pages that are cleared: their contents were meant for the old host.
-_CLEARED_PAGES = [_PARAMS[name] for name in ("STORE_PFN", "IOREQ_PFN", "BUFIOREQ_PFN", "CONSOLE_PFN")]
-_CONSOLE_PFN = _PARAMS["CONSOLE_PFN"]
+_CLEARED_PAGES = [hvm_params.NUMBERS[name] for name in ("STORE_PFN", "IOREQ_PFN", "BUFIOREQ_PFN", "CONSOLE_PFN")]
+_CONSOLE_PFN = hvm_params.NUMBERS["CONSOLE_PFN"]
 #: Only ever meant for the toolstack.
-_DROPPED_PARAM = _PARAMS["PAE_ENABLED"]
+_DROPPED_PARAM = hvm_params.NUMBERS["PAE_ENABLED"]
 
 #: A record of a layer around the memory stream, or an optional record of the memory stream itself.
 OtherRecord = Union[xl.SaveHeader, libvirt.SaveHeader, xenopsd.Record, libxl.Record, libxc.Unknown]
@@ -423,7 +422,7 @@ class Restorer:
                 page = console.cleared() if index == _CONSOLE_PFN else bytes(libxc.PAGE_SIZE)
                 self._memory.write(memoryview(array("Q", [params[index]])), page)
         self._hooks.load_state([*records, self._hvm_context()])
-        return Completed(params.get(_PARAMS["STORE_PFN"]), params.get(_CONSOLE_PFN))
+        return Completed(params.get(hvm_params.NUMBERS["STORE_PFN"]), params.get(_CONSOLE_PFN))
 
     def _hvm_context(self) -> HvmContext:
         """The context, without which no HVM guest runs: Xen refuses a missing or broken one."""
@@ -443,9 +442,9 @@ class Restorer:
             params.update(record.params)
         params.pop(_DROPPED_PARAM, None)
         for name, port in (("STORE_EVTCHN", self._guest.store_evtchn), ("CONSOLE_EVTCHN", self._guest.console_evtchn)):
-            params.pop(_PARAMS[name], None)
+            params.pop(hvm_params.NUMBERS[name], None)
             if port:
-                params[_PARAMS[name]] = port
+                params[hvm_params.NUMBERS[name]] = port
         return params
 
     def _finish_pv(self, pv: TargetPV) -> Completed:

@@ -7,7 +7,17 @@ import random
 import struct
 from typing import List, NamedTuple, Sequence, Tuple
 
-from xstream.wire.libxc import CpuidPolicy, HvmContext, HvmParams, MsrPolicy, Record, VcpuExtended, VcpuMsrs, VcpuXsave
+from xstream.wire.libxc import (
+    VCPU_BASIC_SIZES,
+    CpuidPolicy,
+    HvmContext,
+    HvmParams,
+    MsrPolicy,
+    Record,
+    VcpuExtended,
+    VcpuMsrs,
+    VcpuXsave,
+)
 
 _NO_SUBLEAF = 0xFFFFFFFF
 _LEAVES: Sequence[Tuple[int, int]] = [
@@ -60,7 +70,7 @@ def _entry(kind: int, instance: int, data: bytes) -> bytes:
 
 def vcpu_context(rng: random.Random, width: int, registers: Registers) -> bytes:
     """struct vcpu_guest_context as Xen returns it, with these frame numbers."""
-    blob = bytearray(noise(rng, 0x1430 if width == 8 else 0xAF0))
+    blob = bytearray(noise(rng, VCPU_BASIC_SIZES[width]))
     word, flags, user_regs, ldt, ctrlreg, tail = ("Q", 512, 520, 4816, 4984, 5136) if width == 8 else \
         ("I", 512, 516, 2632, 2716, 2796)
     cr3 = registers.cr3 << 12 if width == 8 else (registers.cr3 << 12 | registers.cr3 >> 20) & 0xFFFFFFFF

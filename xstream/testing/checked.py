@@ -7,7 +7,7 @@ from xstream.errors import StreamError
 from xstream.guest.guest import Completed, Guest, Pages
 from xstream.kernels import checksum
 from xstream.stream.writer import BATCH_PFNS
-from xstream.wire import hvm_context, libxc
+from xstream.wire import hvm_context, hvm_params, libxc
 from xstream.wire.frames import Buffer
 from xstream.wire.libxc import PAGE_SIZE, Record
 
@@ -18,7 +18,7 @@ _WITHOUT_DATA = (_BROKEN, _XALLOC, _XTAB)
 _UNWRITTEN = 2 ** 64 - 2
 _UNWRITTEN_TYPE = 0x55
 #: HVM parameters that are never sent: the event channels of the host.
-_HOST_PARAMS = (2, 18)
+_HOST_PARAMS = (hvm_params.NUMBERS["STORE_EVTCHN"], hvm_params.NUMBERS["CONSOLE_EVTCHN"])
 #: State records in the order in which they have to come.
 _HVM_STATE = (libxc.TscInfo, libxc.HvmContext, libxc.HvmParams)
 _PV_STATE = (libxc.TscInfo, libxc.SharedInfo)
@@ -248,7 +248,8 @@ class CheckedGuest(Guest):
                 raise Violation("read_dirty", "bits past the last PFN have to be zero", _bits(result >> self._pfns))
             if before & ~result:
                 raise Violation("read_dirty", "a PFN stays dirty until it is cleaned", _bits(before & ~result))
-            if clean and not self._running and self._stable(self._peek(False, 0x00)):
+            if clean and not self._running and any(
+                    pfn not in self._volatile for pfn in _numbers(self._peek(False, 0x00))):
                 raise Violation("read_dirty", "with clean, no PFN is dirty afterwards")
 
     def _peek_thrice(self, final: bool) -> int:
@@ -265,10 +266,6 @@ class CheckedGuest(Guest):
         bitmap = bytearray([fill]) * -(-self._pfns // 8)
         self.guest.read_dirty(memoryview(bitmap), False, final)
         return int.from_bytes(bitmap, "little") & ((1 << self._pfns) - 1)
-
-    def _stable(self, bits: int) -> int:
-        """The bits of PFNs that mustn't change by themselves."""
-        return sum(1 << pfn for pfn in _numbers(bits) if pfn not in self._volatile)
 
     def count_dirty(self) -> Optional[int]:
         with self._hook("count_dirty"):

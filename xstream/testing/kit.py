@@ -108,9 +108,13 @@ class GuestTests:
     def _save(self, guest: Guest, **options: Any) -> Tuple[CheckedGuest, bytes]:
         """Save a guest and compare the stream with its memory."""
         checked = CheckedGuest(guest, volatile=self.volatile)
-        changes = _Changes(self, guest)
         out = io.BytesIO()
-        _run(checked, lambda: save(checked, out, policy=_policy, on_round=changes.on_round, **options))
+
+        def change(last: Round) -> None:
+            if last.phase == "live":
+                list(self.change(guest))
+
+        _run(checked, lambda: save(checked, out, policy=_policy, on_round=change, **options))
         data = out.getvalue()
         memory = GuestMemory()
         loaded = load(data, memory, checkpointed="checkpoint" in options)
@@ -131,11 +135,7 @@ class GuestTests:
     def _fail_while_saving(self, hook: str, number: int, **options: Any) -> None:
         guest = self.source()
         checked = CheckedGuest(guest, fail=(hook, number), volatile=self.volatile)
-        try:
-            _run(checked, lambda: save(checked, io.BytesIO(), policy=_policy, **options))
-        except HookError as error:
-            if not isinstance(error.__cause__, InjectedFailure):
-                raise
+        _run_failing(checked, lambda: save(checked, io.BytesIO(), policy=_policy, **options))
         if hook != "end":
             self._check_usable(guest, hook, "after this hook has failed")
 
@@ -165,11 +165,7 @@ class GuestTests:
         for _, data in self._streams():
             for hook, number in _calls(self._restore(self.target(), data)):
                 checked = CheckedGuest(self.target(), fail=(hook, number), volatile=self.volatile)
-                try:
-                    _run(checked, lambda: restore(data, checked))  # noqa: B023
-                except HookError as error:
-                    if not isinstance(error.__cause__, InjectedFailure):
-                        raise
+                _run_failing(checked, lambda: restore(data, checked))  # noqa: B023
 
     def test_broken_streams(self) -> None:
         """The stream breaks off, early and late; the guest is abandoned."""
@@ -231,18 +227,6 @@ def _send(primary: Guest, stream: int, back_channel: int) -> None:
         os.close(stream)
 
 
-class _Changes:
-    """Has the source change after each live round but the last."""
-
-    def __init__(self, tests: GuestTests, guest: Guest) -> None:
-        self._tests = tests
-        self._guest = guest
-
-    def on_round(self, last: Round) -> None:
-        if last.phase == "live":
-            list(self._tests.change(self._guest))
-
-
 def _policy(last: Round) -> Decision:
     return Decision.STOP if last.number + 1 >= _ROUNDS else Decision.CONTINUE
 
@@ -259,6 +243,15 @@ def _run(checked: CheckedGuest, action: Callable[[], Any]) -> None:
         raise
     if checked.violation is not None:
         raise checked.violation
+
+
+def _run_failing(checked: CheckedGuest, action: Callable[[], Any]) -> None:
+    """Run an engine while a hook is made to fail."""
+    try:
+        _run(checked, action)
+    except HookError as error:
+        if not isinstance(error.__cause__, InjectedFailure):
+            raise
 
 
 def _calls(checked: CheckedGuest) -> Iterator[Tuple[str, int]]:
@@ -279,9 +272,9 @@ def check_guest(source: Optional[Callable[[], Guest]] = None, target: Optional[C
     the first :class:`Violation`.
     """
     tests = GuestTests()
-    methods = {"source": source, "target": target, "change": change}
-    for name, value in [*methods.items(), ("live", live), ("checkpoints", checkpoints), ("colo", colo),
-                        ("pages", pages), ("widths", widths), ("volatile", volatile)]:
+    settings = {"source": source, "target": target, "change": change, "live": live, "checkpoints": checkpoints,
+                "colo": colo, "pages": pages, "widths": widths, "volatile": volatile}
+    for name, value in settings.items():
         if value is not None:
             setattr(tests, name, value)
     results: Dict[str, str] = {}

@@ -47,6 +47,10 @@ NAMES: Dict[int, str] = {
 }
 
 
+#: The numbers by name.
+NUMBERS: Dict[str, int] = {name: index for index, name in NAMES.items()}
+
+
 def name(index: int) -> str:
     """The parameter's name without its HVM_PARAM prefix, or its number if it has none."""
     return NAMES.get(index) or str(index)

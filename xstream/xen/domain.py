@@ -78,7 +78,7 @@ class XenGuest(Guest):
         self._m2p: Optional[ForeignMapping] = None
         if not info.hvm:
             self.shared_info_frame = info.shared_info_frame
-            self.guest_width = self.xen.domctl(interface.GET_ADDRESS_SIZE, domid)[0] // 8
+            self.guest_width = self.xen.guest_width(domid)
             if self.guest_width == 4:
                 self.compat_m2p_mfn = self._mfn_list(interface.MACHPHYS_COMPAT_MFN_LIST, 1)[0]
 

@@ -103,6 +103,5 @@ GRANT_CONSOLE, GRANT_XENSTORE = 0, 1
 #: XENMEM_resource_grant_table, in privcmd's terms.
 RESOURCE_GRANT_TABLE = 1
 
-# Struct vcpu_guest_context by the guest's word size: its size, and rax (eax) in it, as format and offset.
-VCPU_CONTEXT_SIZE = {8: 0x1430, 4: 0xAF0}
+#: rax (eax) in struct vcpu_guest_context, as format and offset, by the guest's word size.
 VCPU_CONTEXT_RAX = {8: (struct.Struct("<Q"), 600), 4: (struct.Struct("<I"), 540)}

@@ -10,7 +10,7 @@ import mmap
 import os
 import struct
 from array import array
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
 
 from xstream.kernels import mapping
 from xstream.xen.errors import XenError
@@ -22,6 +22,7 @@ from xstream.xen.interface import (
     DOMCTL_HEAD,
     DOMCTL_UNION,
     DOMCTL_VERSIONS,
+    GET_ADDRESS_SIZE,
     GET_DOMAIN_INFO,
     GET_HVM_PARAM,
     HVM_OP,
@@ -212,6 +213,11 @@ class Privcmd:
         result = self.call(MEMORY_OP, command, self._argument.address, what="memory_op " + what, domid=domid)
         return result, bytes(view[:len(argument)])
 
+    def guest_width(self, domid: int) -> int:
+        """The word size of a PV guest in bytes, 4 or 8."""
+        width: int = self.domctl(GET_ADDRESS_SIZE, domid)[0] // 8
+        return width
+
     def hvm_param(self, domid: int, index: int) -> int:
         """The value of an HVM parameter."""
         HVM_PARAM.pack_into(self._argument.view, 0, domid, index, 0)
@@ -248,12 +254,11 @@ class Privcmd:
     def map_whole(self, domid: int, frames: Any, writable: bool = False) -> ForeignMapping:
         """``map_frames`` where every frame must be there. Raises XenError naming those that aren't."""
         mapped = self.map_frames(domid, frames, writable)
-        bad = bad_frames(frames, mapped.errors)
-        if bad:
-            number = -mapped.errors[next(iter(bad))]
+        if any(mapped.errors):
+            bad = [index for index, error in enumerate(mapped.errors) if error]
+            number = -mapped.errors[bad[0]]
             mapped.close()
-            raise _error(number, "mapping frames {}".format(", ".join(hex(frame) for frame in list(bad.values())[:8])),
-                         domid)
+            raise _error(number, "mapping frames {}".format(", ".join(hex(frames[index]) for index in bad[:8])), domid)
         return mapped
 
     def map_resource(self, domid: int, kind: int, number: int, frame: int, count: int) -> ForeignMapping:
@@ -266,13 +271,6 @@ class Privcmd:
             room.close()
             raise _error(error.errno, "mapping resource {}".format(kind), domid) from None
         return ForeignMapping(room, array("i", bytes(4 * count)))
-
-
-def bad_frames(frames: Any, errors: "array[int]") -> Dict[int, int]:
-    """The frames that weren't mapped, by their index; usually none, which costs no pass in Python."""
-    if not any(errors):
-        return {}
-    return {index: frames[index] for index, error in enumerate(errors) if error}
 
 
 def _open_device() -> int:

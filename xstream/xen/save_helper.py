@@ -12,7 +12,7 @@ import os
 import signal
 import struct
 import sys
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Union
+from typing import Any, Callable, List, NamedTuple, Optional, Union
 
 from xstream.guest.policies import Round
 from xstream.version import __version__
@@ -141,7 +141,7 @@ def _save(parent: Libxl, request: SaveRequest) -> None:
                      verify=bool(request.flags & _DEBUG) and not remus,
                      checkpoint=(lambda number: parent.ask(libxl.CHECKPOINT) == _GO_ON) if remus else None,
                      on_round=lambda last: parent.log(libxl.INFO, round_line(last)),
-                     progress=_reported(parent, "memory"))
+                     progress=_reported(parent))
     except Exception:
         if terminated():
             raise InterruptedError(errno.EINTR, "terminated: the save was abandoned")
@@ -180,15 +180,16 @@ def round_line(last: Round) -> str:
     return line
 
 
-def _reported(parent: Libxl, what: str) -> Callable[[int, int], None]:
+def _reported(parent: Libxl) -> Callable[[int, int], None]:
     """A progress function that reports each percent once."""
-    last: Dict[str, int] = {"step": -1}
+    last = -1
 
     def report(done: int, total: int) -> None:
+        nonlocal last
         step = _PROGRESS_STEPS * done // total if total else _PROGRESS_STEPS
-        if step != last["step"]:
-            last["step"] = step
-            parent.progress(what, done, total)
+        if step != last:
+            last = step
+            parent.progress("memory", done, total)
 
     return report
 

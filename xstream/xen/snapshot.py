@@ -1,14 +1,14 @@
 """A snapshot of a running domain without its toolstack."""
 import contextlib
 import errno
-from typing import Any, Callable, Iterator, Optional
+from typing import Any, Callable, Optional
 
 from xstream.guest.policies import Policy
 from xstream.guest.save import Saved, save
 from xstream.xen.domain import XenGuest
 from xstream.xen.errors import XenError
 from xstream.xen.privcmd import Privcmd
-from xstream.xen.qmp import Qmp, connect
+from xstream.xen.qmp import connect
 from xstream.xen.standalone import Standalone
 from xstream.xen.xenstore import Xenstore
 
@@ -32,22 +32,14 @@ def snapshot(domain: str, sink: Any, *, container: Optional[str] = "libxl", live
         xen = Privcmd()
         opened.callback(xen.close)
         domid = _domid(store, domain)
-        qmp = opened.enter_context(_qemu(domid))
+        qmp = connect(domid)
+        if qmp is not None:
+            opened.callback(qmp.close)
         toolstack = Standalone(domid, xen, store, qmp)
         guest = XenGuest(domid, toolstack, xen=xen)
         opened.callback(toolstack.resume)
         return save(guest, sink, container=container, live=live, policy=policy, progress=progress,
                     device_model=(lambda: toolstack.device_model) if qmp is not None and container else None)
-
-
-@contextlib.contextmanager
-def _qemu(domid: int) -> Iterator[Optional[Qmp]]:
-    qmp = connect(domid)
-    try:
-        yield qmp
-    finally:
-        if qmp is not None:
-            qmp.close()
 
 
 def _domid(store: Xenstore, domain: str) -> int:

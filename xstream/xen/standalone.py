@@ -36,17 +36,20 @@ class Standalone(Toolstack):
 
     def suspend(self) -> None:
         """Ask the guest to suspend itself. An HVM guest without PV drivers can't: Xen suspends it."""
-        hvm = self._xen.domain_info(self._domid).hvm
-        if hvm and not self._xen.hvm_param(self._domid, state.CALLBACK_IRQ):
+        if self._suspends_itself(self._xen.domain_info(self._domid).hvm):
+            self._ask_guest()
+        else:
             buffer = self._xen.buffer(_SHUTDOWN_ARGUMENT.size)
             _SHUTDOWN_ARGUMENT.pack_into(buffer.view, 0, self._domid, interface.SHUTDOWN_SUSPEND)
             self._xen.call(_SCHED_OP, _REMOTE_SHUTDOWN, buffer.address, what="sched_op remote_shutdown",
                            domid=self._domid)
-        else:
-            self._ask_guest()
         if self._qmp is not None:
             self._qmp.command("stop")
             self.device_model = self._qmp.device_model_record()
+
+    def _suspends_itself(self, hvm: bool) -> bool:
+        """PV guests do, and HVM guests with PV drivers, which set the callback."""
+        return not hvm or bool(self._xen.hvm_param(self._domid, state.CALLBACK_IRQ))
 
     def _ask_guest(self) -> None:
         path = "/local/domain/{}/control/shutdown".format(self._domid)
@@ -64,8 +67,8 @@ class Standalone(Toolstack):
         info = self._xen.domain_info(self._domid)
         if info.shutdown is None:
             return
-        if not info.hvm or self._xen.hvm_param(self._domid, state.CALLBACK_IRQ):
-            width = 8 if info.hvm else self._xen.domctl(interface.GET_ADDRESS_SIZE, self._domid)[0] // 8
+        if self._suspends_itself(info.hvm):
+            width = 8 if info.hvm else self._xen.guest_width(self._domid)
             context = bytearray(state.read_vcpu_context(self._xen, self._domid, 0))
             register, offset = interface.VCPU_CONTEXT_RAX[width]
             register.pack_into(context, offset, 1)

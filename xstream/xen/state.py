@@ -6,7 +6,12 @@ import struct
 from typing import Any, Callable, Dict, List, Type
 
 from xstream.wire import hvm_params
+from xstream.wire.frames import Buffer
 from xstream.wire.libxc import (
+    CPUID_LEAF_SIZE,
+    MSR_ENTRY_SIZE,
+    VCPU_BASIC_SIZES,
+    VCPU_MSR_SIZE,
     CpuidPolicy,
     HvmContext,
     HvmParams,
@@ -20,37 +25,40 @@ from xstream.wire.libxc import (
     VcpuXsave,
 )
 from xstream.xen import interface
-from xstream.xen.privcmd import Privcmd
+from xstream.xen.privcmd import HypercallBuffer, Privcmd
 
-_LEAF_SIZE, _MSR_SIZE = 24, 16
-_PARAM_NUMBERS = {name: index for index, name in hvm_params.NAMES.items()}
-_SAVED_PARAMS = [_PARAM_NUMBERS[name] for name in interface.SAVED_PARAMS]
-CALLBACK_IRQ = _PARAM_NUMBERS["CALLBACK_IRQ"]
+_SAVED_PARAMS = [hvm_params.NUMBERS[name] for name in interface.SAVED_PARAMS]
+CALLBACK_IRQ = hvm_params.NUMBERS["CALLBACK_IRQ"]
 _EXTENDED_HEAD = struct.Struct("<2I")  # vcpu, size: the start of VCPU_EXTENDED's body
 _ALL_ONES = 2 ** 32 - 1
+
+
+def _filled(xen: Privcmd, data: Buffer) -> HypercallBuffer:
+    """A hypercall buffer of the size of ``data``, with a copy of it."""
+    buffer = xen.buffer(len(data))
+    buffer.view[:len(data)] = data
+    return buffer
 
 
 def read_policies(xen: Privcmd, domid: int) -> List[Record]:
     """The CPU policy records, in the order of a stream; one that would be empty is left out."""
     leaf_count, msr_count = xen.domctl(interface.GET_CPU_POLICY, domid)[:2]
-    leaves, msrs = xen.buffer(_LEAF_SIZE * leaf_count), xen.buffer(_MSR_SIZE * msr_count)
+    leaves, msrs = xen.buffer(CPUID_LEAF_SIZE * leaf_count), xen.buffer(MSR_ENTRY_SIZE * msr_count)
     leaf_count, msr_count = xen.domctl(interface.GET_CPU_POLICY, domid, leaf_count, msr_count, leaves.address,
                                        msrs.address)[:2]
     records: List[Record] = []
     if leaf_count:
-        records.append(CpuidPolicy(bytes(leaves.view[:_LEAF_SIZE * leaf_count])))
+        records.append(CpuidPolicy(bytes(leaves.view[:CPUID_LEAF_SIZE * leaf_count])))
     if msr_count:
-        records.append(MsrPolicy(bytes(msrs.view[:_MSR_SIZE * msr_count])))
+        records.append(MsrPolicy(bytes(msrs.view[:MSR_ENTRY_SIZE * msr_count])))
     return records
 
 
 def load_policies(xen: Privcmd, domid: int, leaves: bytes, msrs: bytes) -> None:
     """Set the CPU policy; either part may be empty."""
-    leaf_buffer, msr_buffer = xen.buffer(len(leaves)), xen.buffer(len(msrs))
-    leaf_buffer.view[:len(leaves)] = leaves
-    msr_buffer.view[:len(msrs)] = msrs
-    xen.domctl(interface.SET_CPU_POLICY, domid, len(leaves) // _LEAF_SIZE, len(msrs) // _MSR_SIZE, leaf_buffer.address,
-               msr_buffer.address, _ALL_ONES, _ALL_ONES, _ALL_ONES)
+    leaf_buffer, msr_buffer = _filled(xen, leaves), _filled(xen, msrs)
+    xen.domctl(interface.SET_CPU_POLICY, domid, len(leaves) // CPUID_LEAF_SIZE, len(msrs) // MSR_ENTRY_SIZE,
+               leaf_buffer.address, msr_buffer.address, _ALL_ONES, _ALL_ONES, _ALL_ONES)
 
 
 def read_tsc_info(xen: Privcmd, domid: int) -> TscInfo:
@@ -82,7 +90,7 @@ def read_pv_state(xen: Privcmd, domid: int, width: int, shared_info: bytes) -> L
 
 def _read_vcpu(xen: Privcmd, domid: int, vcpu: int, width: int) -> List[Record]:
     """The records of one online vcpu; those that would be empty are left out."""
-    records: List[Record] = [VcpuBasic(vcpu, read_vcpu_context(xen, domid, vcpu)[:interface.VCPU_CONTEXT_SIZE[width]])]
+    records: List[Record] = [VcpuBasic(vcpu, read_vcpu_context(xen, domid, vcpu)[:VCPU_BASIC_SIZES[width]])]
     extended = xen.domctl(interface.GET_EXT_VCPU_CONTEXT, domid, struct.pack("<I", vcpu))[0]
     size = _EXTENDED_HEAD.unpack_from(extended)[1]
     if size:
@@ -95,18 +103,18 @@ def _read_vcpu(xen: Privcmd, domid: int, vcpu: int, width: int) -> List[Record]:
             records.append(VcpuXsave(vcpu, bytes(area.view[:size])))
     count = xen.domctl(interface.GET_VCPU_MSRS, domid, vcpu)[1]
     if count:
-        msrs = xen.buffer(_MSR_SIZE * count)
+        msrs = xen.buffer(VCPU_MSR_SIZE * count)
         count = xen.domctl(interface.GET_VCPU_MSRS, domid, vcpu, count, msrs.address)[1]
         if count:
-            records.append(VcpuMsrs(vcpu, bytes(msrs.view[:_MSR_SIZE * count])))
+            records.append(VcpuMsrs(vcpu, bytes(msrs.view[:VCPU_MSR_SIZE * count])))
     return records
 
 
 def read_vcpu_context(xen: Privcmd, domid: int, vcpu: int) -> bytes:
     """struct vcpu_guest_context of the guest's own width, at the start of bytes of the larger width's size."""
-    context = xen.buffer(interface.VCPU_CONTEXT_SIZE[8])
+    context = xen.buffer(VCPU_BASIC_SIZES[8])
     xen.domctl(interface.GET_VCPU_CONTEXT, domid, vcpu, context.address)
-    return bytes(context.view[:interface.VCPU_CONTEXT_SIZE[8]])
+    return bytes(context.view[:VCPU_BASIC_SIZES[8]])
 
 
 def load(xen: Privcmd, domid: int, record: Record) -> None:
@@ -116,7 +124,7 @@ def load(xen: Privcmd, domid: int, record: Record) -> None:
 
 def write_vcpu_context(xen: Privcmd, domid: int, vcpu: int, context: bytes) -> None:
     """Set a vcpu's registers."""
-    buffer = xen.buffer(interface.VCPU_CONTEXT_SIZE[8])
+    buffer = xen.buffer(VCPU_BASIC_SIZES[8])
     buffer.view[:len(context)] = context
     xen.domctl(interface.SET_VCPU_CONTEXT, domid, vcpu, buffer.address)
 
@@ -131,8 +139,7 @@ def _load_hvm_params(xen: Privcmd, domid: int, record: HvmParams) -> None:
 
 
 def _load_hvm_context(xen: Privcmd, domid: int, record: HvmContext) -> None:
-    buffer = xen.buffer(len(record.blob))
-    buffer.view[:len(record.blob)] = record.blob
+    buffer = _filled(xen, record.blob)
     xen.domctl(interface.SET_HVM_CONTEXT, domid, len(record.blob), buffer.address)
 
 
@@ -145,15 +152,13 @@ def _load_vcpu_extended(xen: Privcmd, domid: int, record: VcpuExtended) -> None:
 
 
 def _load_vcpu_xsave(xen: Privcmd, domid: int, record: VcpuXsave) -> None:
-    buffer = xen.buffer(len(record.blob))
-    buffer.view[:len(record.blob)] = record.blob
+    buffer = _filled(xen, record.blob)
     xen.domctl(interface.SET_VCPU_XSAVE, domid, record.vcpu_id, 0, len(record.blob), buffer.address)
 
 
 def _load_vcpu_msrs(xen: Privcmd, domid: int, record: VcpuMsrs) -> None:
-    buffer = xen.buffer(len(record.blob))
-    buffer.view[:len(record.blob)] = record.blob
-    xen.domctl(interface.SET_VCPU_MSRS, domid, record.vcpu_id, len(record.blob) // _MSR_SIZE, buffer.address)
+    buffer = _filled(xen, record.blob)
+    xen.domctl(interface.SET_VCPU_MSRS, domid, record.vcpu_id, len(record.blob) // VCPU_MSR_SIZE, buffer.address)
 
 
 _Loader = Callable[[Privcmd, int, Any], None]

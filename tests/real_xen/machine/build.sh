@@ -17,7 +17,7 @@ made_from=$(cat "$HERE"/build.sh "$HERE"/dom0-init "$HERE"/domu-init | sha256sum
 site() { apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' | grep "$1" | head -n 1; }
 MIRROR=${MIRROR:-$(site 'debian/*$')}
 SECMIRROR=${SECMIRROR:-$(site 'security/*$')}
-# Which Xen: SUITE=bullseye XENVER=4.14 · bookworm 4.17 · trixie 4.20. Kernels are always this machine's own suite's.
+# Kernels are always this machine's own suite's.
 SUITE=${SUITE:-bookworm}
 XENVER=${XENVER:-4.17}
 TOOLS="qemu-system-x86 qemu-utils debootstrap e2fsprogs cpio xz-utils zstd kmod busybox-static"

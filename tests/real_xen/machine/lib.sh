@@ -27,7 +27,7 @@ wait_tick() {
 # TYPE hvm-bios a guest of nothing but its BIOS
 mkcfg() {
     _n=$1 _ty=$2 _mem=$3 _cpus=$4; shift 4
-    # SVM guests without AVX (feature 156): see README, XSETBV
+    # SVM guests without AVX (feature 156): see run.sh, XSETBV
     case $_ty in pv) _avx=;; *) _avx=clearcpuid=156;; esac
     {
         echo "name='$_n'"; echo "memory=$_mem"; echo "maxmem=${MAXMEM:-$_mem}"; echo "vcpus=$_cpus"; echo "cpus='${CPUS:-1}'"

@@ -6,9 +6,9 @@ import sys
 from array import array
 
 import xstream
-from xstream.wire import hvm_params, legacy, libxl, xl
+from xstream.wire import legacy, libxl, xl
+from xstream.wire.hvm_params import NUMBERS
 
-NUMBERS = {name: index for index, name in hvm_params.NAMES.items()}
 XTAB = 15
 
 
