@@ -7,7 +7,7 @@ from superpages import rebuilt
 import xstream
 from xstream import GuestError, PageData, Reader, SimulatedGuest
 from xstream.guest.save import _batches
-from xstream.wire import vcpu
+from xstream.wire import vcpu, xenopsd
 
 
 def stream_of(guest, **options):
@@ -146,6 +146,15 @@ def test_saving_into_a_container(container, kind, live):
     assert report.device_model == (b"QEMU's record" if kind == "hvm" else None)
     assert report.xenstore_data == tuple(parts.get("xenstore_data", ()))
     assert asked == (["device model"] if kind == "hvm" else [])
+
+
+def test_qemus_record_in_a_suspend_image():
+    """xenopsd restores Qemu_trad, whichever QEMU it is, and fails at Qemu_xen: process_header() in xen-api's
+    ocaml/xenopsd/xc/domain.ml."""
+    data = stream_of(SimulatedGuest(), container="xenopsd", config=CONFIGS["xenopsd"], device_model=b"QEMU's record")
+    with xstream.open(data) as reader:
+        types = [record.type for record in reader if isinstance(record, xenopsd.Blob)]
+    assert types == [xenopsd.QEMU_TRAD]
 
 
 @pytest.mark.parametrize("container", ["libxl", "xl", "libvirt"])

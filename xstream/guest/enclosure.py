@@ -97,7 +97,7 @@ class Enclosure:
         if self._xenopsd is not None:
             from xstream.wire import xenopsd
             if self._device_model is not None:
-                self._xenopsd.write(xenopsd.Blob(xenopsd.QEMU_XEN, _value(self._device_model)))
+                self._xenopsd.write(xenopsd.Blob(xenopsd.QEMU_TRAD, _value(self._device_model)))
             self._xenopsd.write(xenopsd.EndOfImage())
 
     def _write_device_model(self, writer: "LibxlWriter") -> None:

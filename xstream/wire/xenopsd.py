@@ -26,6 +26,7 @@ HEADER_SIZE = _HEADER.size
 _QEMU_HEADER = struct.Struct(">22si")
 QEMU_HEADER_SIZE = _QEMU_HEADER.size
 
+#: Record types. xenopsd writes and restores the record of any QEMU as QEMU_TRAD, and refuses QEMU_XEN.
 XENOPS, LIBXC, LIBXL, LIBXC_LEGACY, QEMU_TRAD, QEMU_XEN = 0x000F, 0x00F0, 0x00F1, 0x00F2, 0x0F00, 0x0F01
 DEMU, VARSTORED, SWTPM0, SWTPM, END_OF_IMAGE = 0x0F10, 0x0F11, 0x0F12, 0x0F13, 0xFFFF
 #: A made-up type for the QEMU record of an unstructured image, which has none.
