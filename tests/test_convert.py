@@ -441,7 +441,8 @@ def open_files(pid):
 def test_a_terminated_process_leaves_nothing(number, tmp_path):
     reading, writing = os.pipe()
     process = subprocess.Popen([sys.executable, "-m", "xstream", "convert", "-", str(tmp_path / "out")],
-                               stdin=reading, stderr=subprocess.DEVNULL)
+                               stdin=reading, stderr=subprocess.DEVNULL,
+                               preexec_fn=lambda: signal.signal(number, signal.SIG_DFL))  # nohup ignores SIGHUP
     os.close(reading)
     os.write(writing, samples.hvm()[:6000])
     while not any(str(tmp_path) in name for name in open_files(process.pid)):

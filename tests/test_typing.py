@@ -31,6 +31,7 @@ def test_it_runs(tmp_path):
 
 def test_mypy_accepts_it():
     pytest.importorskip("mypy")
-    ran = subprocess.run([sys.executable, "-m", "mypy", "--strict", str(PROGRAM)], cwd=str(ROOT),
-                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    # The package has a comment that only older Pythons need, so it is unused on this one.
+    command = [sys.executable, "-m", "mypy", "--strict", "--no-warn-unused-ignores", str(PROGRAM)]
+    ran = subprocess.run(command, cwd=str(ROOT), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     assert ran.returncode == 0, ran.stdout.decode()
