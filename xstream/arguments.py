@@ -1,12 +1,18 @@
 """The command line's arguments: one parser for each command, with examples."""
 import argparse
 import sys
-from typing import Any, Callable, Dict, List, NoReturn, Optional, Tuple
+from typing import Callable, Dict, List, NoReturn, Optional, Tuple
 
 from xstream.errors import StreamError
 from xstream.limits import Limits
 from xstream.printing import print_json, terminal_width
 from xstream.version import __version__
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from xstream.tools.contents import Wanted
+
+    Commands = argparse._SubParsersAction["Parser"]
 
 EXIT_STATUS = ("0: good. 1: the stream is bad (policy: incompatible; diff: they differ). 2: usage error or "
                "operating-system error (policy: also a file that can't be read, or that has no policy). 3: a bug in "
@@ -100,7 +106,7 @@ def argument_parser(only: Optional[str] = None) -> Parser:
     return parser
 
 
-def _add_info(commands: Any) -> None:
+def _add_info(commands: "Commands") -> None:
     info = _add(commands, "info", "show what a stream is and what it contains", several=True)
     shown = info.add_mutually_exclusive_group()
     shown.add_argument("--records", action="store_true",
@@ -109,7 +115,7 @@ def _add_info(commands: Any) -> None:
                        help="show all of record N of a layer (default: of the memory stream)")
 
 
-def _add_verify(commands: Any) -> None:
+def _add_verify(commands: "Commands") -> None:
     verify = _add(commands, "verify", "check whole streams: print ok, or the first error and where it is", several=True)
     verify.add_argument("--strict", action="store_true", help="also report what a restore ignores: reserved bits, "
                         "padding, trailing bytes, usual records that are missing")
@@ -117,7 +123,7 @@ def _add_verify(commands: Any) -> None:
     _add_quiet(verify, "print errors only")
 
 
-def _add_extract(commands: Any) -> None:
+def _add_extract(commands: "Commands") -> None:
     extract = _add(commands, "extract", "write the final guest memory to a file: raw, or for analysis tools", out=True)
     extract.add_argument("--to", choices=("raw", "elf", "lime"), default="raw", help="what to write: the pages alone, "
                          "PFN 0 first; an ELF core file with registers, for crash, drgn, gdb, makedumpfile and "
@@ -142,27 +148,27 @@ def _pfns(text: str) -> Tuple[int, int]:
     return pfns
 
 
-def _add_digest(commands: Any) -> None:
+def _add_digest(commands: "Commands") -> None:
     digest = _add(commands, "digest", "compute checksums of the final guest memory", several=True)
     digest.add_argument("--pages", action="store_true", help="print one CRC32C for each populated PFN")
     _add_checkpointed(digest)
     _add_jobs(digest)
 
 
-def _add_diff(commands: Any) -> None:
+def _add_diff(commands: "Commands") -> None:
     diff = _add(commands, "diff", "show what differs between two saved guests: memory, page types, registers")
     diff.add_argument("other", metavar="OTHER", help="the second guest's stream; exit status 0 if they are the same, 1 "
                       "if they differ or a stream is bad")
     _add_jobs(diff)
 
 
-def _add_policy(commands: Any) -> None:
+def _add_policy(commands: "Commands") -> None:
     policy = _add(commands, "policy", "show a guest's CPU policy, or what OTHER's policy is missing")
     policy.add_argument("other", metavar="OTHER", nargs="?", help="another stream; exit status 0 if FILE's guest "
                         "can run with its policy, 1 if not, 2 if that can't be told")
 
 
-def _add_convert(commands: Any) -> None:
+def _add_convert(commands: "Commands") -> None:
     convert = _add(commands, "convert", "convert a legacy stream to the current format, or move a guest between "
                    "containers", out=True)
     convert.add_argument("--to", choices=("libxc", "libxl", "xl", "libvirt", "xenopsd", "config", "device-model"),
@@ -183,7 +189,7 @@ def _add_convert(commands: Any) -> None:
     _add_quiet(convert, "print errors only, not what was dropped")
 
 
-def _add_save(commands: Any) -> None:
+def _add_save(commands: "Commands") -> None:
     save = _new(commands, "save", "write a snapshot of a running domain of this dom0, for analysis and backup",
                 EXAMPLES["save"])
     save.add_argument("domain", metavar="DOMAIN", help="number or name of the domain; it suspends itself for the "
@@ -202,7 +208,7 @@ def _add_out(command: Parser) -> None:
     command.add_argument("-f", "--force", action="store_true", help="replace OUT if it exists")
 
 
-def _add_simulate(commands: Any) -> None:
+def _add_simulate(commands: "Commands") -> None:
     text = "migrate a simulated guest between two processes"
     ends = commands.add_parser("simulate", help=text, description=_sentence(text)).add_subparsers(
         title="ends", dest="end", metavar="END")
@@ -223,7 +229,7 @@ def _add_simulate(commands: Any) -> None:
         end.add_argument("--guest", choices=["hvm", "pv"], default="hvm", help="kind of guest (default hvm)")
 
 
-def _add_end(ends: Any, name: str, text: str) -> Parser:
+def _add_end(ends: "Commands", name: str, text: str) -> Parser:
     end = _new(ends, name, text, EXAMPLES["simulate " + name])
     end.add_argument("address", metavar="HOST:PORT", help="address of the other end; - for {}".format(
         "stdout" if name == "send" else "stdin"))
@@ -233,14 +239,14 @@ def _add_end(ends: Any, name: str, text: str) -> Parser:
 
 
 #: The commands, and what adds their parsers.
-COMMANDS: Dict[str, Callable[[Any], None]] = {
+COMMANDS: Dict[str, Callable[["Commands"], None]] = {
     "info": _add_info, "verify": _add_verify, "extract": _add_extract, "digest": _add_digest, "diff": _add_diff,
     "policy": _add_policy,
     "convert": _add_convert, "save": _add_save, "simulate": _add_simulate,
 }
 
 
-def _add(commands: Any, name: str, text: str, *, several: bool = False, out: bool = False) -> Parser:
+def _add(commands: "Commands", name: str, text: str, *, several: bool = False, out: bool = False) -> Parser:
     """A parser with the arguments that all commands share; with ``several``, of more than one FILE."""
     command = _new(commands, name, text, EXAMPLES[name])
     if several:
@@ -261,7 +267,7 @@ def _add(commands: Any, name: str, text: str, *, several: bool = False, out: boo
     return command
 
 
-def _new(commands: Any, name: str, text: str, examples: str) -> Parser:
+def _new(commands: "Commands", name: str, text: str, examples: str) -> Parser:
     lines = ["  " + line.strip() for line in examples.strip().splitlines()]
     command: Parser = commands.add_parser(
         name, help=text, description=_sentence(text), epilog="\n".join([_EXAMPLES_HEAD] + lines),
@@ -304,7 +310,7 @@ def parse_size(text: str) -> int:
     return int(number) * _UNITS[unit]
 
 
-def _wanted(text: str) -> Any:
+def _wanted(text: str) -> "Wanted":
     from xstream.tools.contents import parse_wanted
     try:
         return parse_wanted(text)

@@ -4,7 +4,7 @@ import math
 import os
 import sys
 import time
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Tuple, TypeVar, Union
 
 from xstream.arguments import MOST_JOBS, parse_arguments
 from xstream.errors import LimitExceeded, MissingPart, StreamError
@@ -24,6 +24,22 @@ from xstream.printing import (
     printable,
 )
 from xstream.version import __version__
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import Namespace
+    from types import FrameType
+    from typing import TextIO
+
+    from tqdm import tqdm
+
+    from xstream.convert.conversion import Converted
+    from xstream.tools.contents import RecordContents
+    from xstream.tools.digest import DigestReport
+    from xstream.tools.extract import ExtractReport
+    from xstream.tools.policy import Policy
+
+T = TypeVar("T")
 
 GOOD, BAD_STREAM, BAD_USE, OWN_FAULT, LIMIT_REACHED = range(5)
 _PAGE_SIZE = 4096
@@ -63,7 +79,7 @@ class _Signalled(BaseException):
 def _raise_on_signals() -> None:
     import signal
 
-    def end(number: int, frame: Any) -> None:
+    def end(number: int, frame: "Optional[FrameType]") -> None:
         raise _Signalled(number)
 
     for number in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM):
@@ -85,7 +101,7 @@ def _open_closed_descriptors() -> None:
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115
 
 
-def _run(options: Any) -> int:
+def _run(options: "Namespace") -> int:
     """Run a command on each of its files; returns the highest exit status."""
     files = getattr(options, "files", None)
     options.documents = None if files is None or len(files) == 1 else []
@@ -99,7 +115,7 @@ def _run(options: Any) -> int:
     return worst
 
 
-def _run_one(options: Any) -> int:
+def _run_one(options: "Namespace") -> int:
     """Run a command once; report whatever it raises."""
     try:
         name = options.command if options.command != "simulate" else options.command + " " + options.end
@@ -110,12 +126,12 @@ def _run_one(options: Any) -> int:
         return _report(options, error)
 
 
-def _several(options: Any) -> bool:
+def _several(options: "Namespace") -> bool:
     """Whether the command was given more than one file."""
     return options.documents is not None
 
 
-def _emit(options: Any, document: Dict[str, Any], out: Optional[Any] = None) -> None:
+def _emit(options: "Namespace", document: Mapping[str, object], out: "Optional[TextIO]" = None) -> None:
     """Print a JSON document; or keep it for the one that is printed for several files."""
     if _several(options):
         options.documents.append(dict(document, file=_name(options)))
@@ -123,7 +139,7 @@ def _emit(options: Any, document: Dict[str, Any], out: Optional[Any] = None) -> 
         print_json(document, out)
 
 
-def _report(options: Any, error: Exception) -> int:
+def _report(options: "Namespace", error: Exception) -> int:
     """Print an error, by --json as a document; returns the exit status."""
     status, messages = _verdict(options, error)
     if isinstance(error, BrokenPipeError):
@@ -144,14 +160,14 @@ def _report(options: Any, error: Exception) -> int:
     return status
 
 
-def _print_error(options: Any, error: Exception, messages: List[str]) -> None:
+def _print_error(options: "Namespace", error: Exception, messages: List[str]) -> None:
     """The JSON document of an error; on stderr if stdout carries the output."""
     fields = error if isinstance(error, StreamError) else StreamError(messages[0] if messages else str(error))
     document = dict(fields.as_dict(), error=type(error).__name__, file=_name(options), ok=False)
     _emit(options, document, sys.stderr if getattr(options, "out", None) == "-" else None)
 
 
-def _verdict(options: Any, error: Exception) -> Tuple[int, List[str]]:
+def _verdict(options: "Namespace", error: Exception) -> Tuple[int, List[str]]:
     """The exit status that an error means, and what to say about it."""
     if isinstance(error, StreamError):
         messages = ["{}: {}".format(_name(options), error)]
@@ -172,7 +188,7 @@ def _verdict(options: Any, error: Exception) -> Tuple[int, List[str]]:
     return OWN_FAULT, ["this is a bug in xstream {}, not in the stream; please report it".format(__version__)]
 
 
-def _name(options: Any) -> str:
+def _name(options: "Namespace") -> str:
     """The input's name in messages."""
     file = getattr(options, "current", None) or getattr(options, "file", None) or getattr(options, "address", "-")
     return "stdin" if file == "-" else str(file)
@@ -184,8 +200,8 @@ class _Progress:
     #: Seconds before the bar appears. Most work is done by then and never imports tqdm.
     DELAY = 1.0
 
-    def __init__(self, options: Any) -> None:
-        self._bar: Any = None
+    def __init__(self, options: "Namespace") -> None:
+        self._bar: Optional[tqdm] = None
         self._total = _file_size(options.file)
         wanted = sys.stderr.isatty() and not options.json
         self._appears = time.monotonic() + self.DELAY if wanted else math.inf
@@ -193,7 +209,7 @@ class _Progress:
     def __enter__(self) -> Callable[[int], None]:
         return self._update
 
-    def __exit__(self, *exc: Any) -> None:
+    def __exit__(self, *exc: object) -> None:
         if self._bar is not None:
             self._bar.close()
 
@@ -219,12 +235,16 @@ def _file_size(path: str) -> Optional[int]:
         return None
 
 
-def _source(options: Any) -> Any:
+def _source(options: "Namespace") -> Union[str, int]:
     """What the tools read from: a path or stdin's descriptor."""
-    return _STDIN if options.file == "-" else options.file
+    return _input(options.file)
 
 
-def _sink(options: Any) -> Any:
+def _input(file: str) -> Union[str, int]:
+    return _STDIN if file == "-" else file
+
+
+def _sink(options: "Namespace") -> Union[str, int]:
     """What the tools write to: a path, or stdout's descriptor. Raises FileExistsError for a file that exists, unless
     --force is given, and shutil.SameFileError for the input file, in any case."""
     from xstream.stream.sink import check_not_same_file
@@ -235,7 +255,7 @@ def _sink(options: Any) -> Any:
     return _new_file(options)
 
 
-def _new_file(options: Any) -> str:
+def _new_file(options: "Namespace") -> str:
     """The path to write to. Raises FileExistsError for a file that exists, unless --force is given."""
     path: str = options.out
     if not options.force and os.path.isfile(path):
@@ -243,13 +263,13 @@ def _new_file(options: Any) -> str:
     return path
 
 
-def _format(options: Any) -> Dict[str, Any]:
+def _format(options: "Namespace") -> Dict[str, Any]:
     """The reader's arguments that every command has."""
     return {"format": options.format, "width": options.width and options.width // 8, "guest": options.guest,
             "limits": Limits(guest_pfns=-(-options.limit // _PAGE_SIZE))}
 
 
-def _print_name(options: Any) -> None:
+def _print_name(options: "Namespace") -> None:
     """Print the file's name above its report, if there are several files."""
     if _several(options):
         if options.named:
@@ -258,7 +278,7 @@ def _print_name(options: Any) -> None:
         print_text(_name(options) + ":")
 
 
-def _info(options: Any) -> Optional[int]:
+def _info(options: "Namespace") -> Optional[int]:
     if options.records or options.record is not None:
         return _contents(options)
     from xstream.tools.info import info
@@ -266,10 +286,8 @@ def _info(options: Any) -> Optional[int]:
         report = info(_source(options), **_format(options), progress=progress)
     error = report.error
     if options.json:
-        document = dict(report._asdict(), ok=error is None, records=[row._asdict() for row in report.records],
-                        layers=plain_layers(report.layers))
-        del document["error"]
-        _emit(options, document if error is None else dict(error.as_dict(), **document))
+        _emit(options, _with_error(report, error, records=[row._asdict() for row in report.records],
+                                   layers=plain_layers(report.layers)))
     else:
         _print_name(options)
         print_info(report)
@@ -279,7 +297,14 @@ def _info(options: Any) -> Optional[int]:
     return _complain_of(options, error)
 
 
-def _complain_of(options: Any, error: Exception) -> int:
+def _with_error(report: NamedTuple, error: Optional[StreamError], **fields: object) -> Dict[str, object]:
+    """The JSON document of a report whose field ``error`` says what ended the reading; ``fields`` replace others."""
+    document: Dict[str, object] = dict(report._asdict(), ok=error is None, **fields)
+    del document["error"]
+    return document if error is None else dict(error.as_dict(), **document)
+
+
+def _complain_of(options: "Namespace", error: Exception) -> int:
     """Print an error that a report contains; returns the exit status."""
     status, messages = _verdict(options, error)
     for message in messages:
@@ -287,12 +312,12 @@ def _complain_of(options: Any, error: Exception) -> int:
     return status
 
 
-def _contents(options: Any) -> Optional[int]:
+def _contents(options: "Namespace") -> Optional[int]:
     from xstream.tools.contents import contents
     faults: List[str] = []
     shown = 0
 
-    def rows(found: Iterable[Any]) -> Iterator[Any]:
+    def rows(found: "Iterable[RecordContents]") -> "Iterator[RecordContents]":
         nonlocal shown
         for shown, row in enumerate(found, 1):  # noqa: B007
             faults.extend([row.fault] if row.fault and row.fault not in faults else [])
@@ -316,7 +341,7 @@ def _contents(options: Any) -> Optional[int]:
     return None
 
 
-def _verify(options: Any) -> Optional[int]:
+def _verify(options: "Namespace") -> Optional[int]:
     from xstream.tools.verify import verify
     try:
         with _Progress(options) as progress:
@@ -335,7 +360,7 @@ def _verify(options: Any) -> Optional[int]:
     return None
 
 
-def _extract(options: Any) -> Optional[int]:
+def _extract(options: "Namespace") -> Optional[int]:
     if options.to != "raw" or options.pfns is not None:
         return _export(options)
     from xstream.tools.extract import extract
@@ -344,9 +369,7 @@ def _extract(options: Any) -> Optional[int]:
                          checkpointed=options.checkpointed, progress=progress, jobs=_threads(options))
     error = report.error
     if options.json and options.out != "-":
-        document = dict(report._asdict(), ok=error is None)
-        del document["error"]
-        print_json(document if error is None else dict(error.as_dict(), **document))
+        print_json(_with_error(report, error))
     if error is None:
         _complain_of_unread(options, report)
         return None
@@ -356,7 +379,7 @@ def _extract(options: Any) -> Optional[int]:
     return status
 
 
-def _export(options: Any) -> Optional[int]:
+def _export(options: "Namespace") -> Optional[int]:
     if options.salvage:
         _complain("--salvage writes raw images of all memory: not with --to or --pfns")
         return BAD_USE
@@ -371,18 +394,18 @@ def _export(options: Any) -> Optional[int]:
     return None
 
 
-def _complain_of_unread(options: Any, report: Any) -> None:
+def _complain_of_unread(options: "Namespace", report: "Union[Converted, DigestReport, ExtractReport]") -> None:
     """Say what followed the memory and could not be read."""
     if report.unread and not getattr(options, "quiet", False):
         _complain("not read: " + report.unread)
 
 
-def _threads(options: Any) -> int:
+def _threads(options: "Namespace") -> int:
     from xstream.guest.parallel import usable_cpus
     return int(options.jobs) or min(usable_cpus(), MOST_JOBS)
 
 
-def _missing_ranges(report: Any) -> str:
+def _missing_ranges(report: "ExtractReport") -> str:
     if not report.missing:
         return "no PFN below the highest one is missing; higher ones may be"
     ranges = ["{:#x}-{:#x}".format(first, first + count - 1) for first, count in report.missing[:_SHOWN_RANGES]]
@@ -390,7 +413,7 @@ def _missing_ranges(report: Any) -> str:
     return "missing: {} PFNs: {}{}".format(report.missing_pages, ", ".join(ranges), more)
 
 
-def _digest(options: Any) -> None:
+def _digest(options: "Namespace") -> None:
     from xstream.tools.digest import digest, page_digests
     arguments = dict(_format(options), checkpointed=options.checkpointed,
                      jobs=_threads(options))
@@ -418,10 +441,10 @@ def _digest(options: Any) -> None:
     _complain_of_unread(options, report)
 
 
-def _diff(options: Any) -> Optional[int]:
+def _diff(options: "Namespace") -> Optional[int]:
     from xstream.tools.diff import diff
     with _Progress(options) as progress:
-        report = diff(_source(options), _STDIN if options.other == "-" else options.other, progress=progress,
+        report = diff(_source(options), _input(options.other), progress=progress,
                       jobs=_threads(options), **_format(options))
     if options.json:
         print_json(dict(report._asdict(), same=report.same, state=[row._asdict() for row in report.state]))
@@ -430,7 +453,7 @@ def _diff(options: Any) -> Optional[int]:
     return GOOD if report.same else BAD_STREAM
 
 
-def _policy(options: Any) -> Optional[int]:
+def _policy(options: "Namespace") -> Optional[int]:
     from xstream.tools.policy import compare_policies
     first = _read_policy(options, options.file)
     if options.other is None:
@@ -446,18 +469,18 @@ def _policy(options: Any) -> Optional[int]:
     return {True: GOOD, False: BAD_STREAM, None: BAD_USE}[report.compatible]
 
 
-def _read_policy(options: Any, file: str) -> Any:
+def _read_policy(options: "Namespace", file: str) -> "Policy":
     """The policies of one of the files. What ended the reading after them is reported, and doesn't matter."""
     from xstream.tools.policy import policy
     options.current = file
     with _Progress(options) as progress:
-        found = policy(_STDIN if file == "-" else file, **_format(options), progress=progress)
+        found = policy(_input(file), **_format(options), progress=progress)
     if found.error is not None:
         _complain_of(options, found.error)
     return found
 
 
-def _one_policy(options: Any, policy: Any) -> None:
+def _one_policy(options: "Namespace", policy: "Policy") -> None:
     from xstream.tools.contents import cpuid_contents, msrs_contents
     if options.json:
         print_json(dict({} if policy.error is None else policy.error.as_dict(), ok=policy.error is None,
@@ -466,7 +489,7 @@ def _one_policy(options: Any, policy: Any) -> None:
         print_policy(policy)
 
 
-def _convert(options: Any) -> Optional[int]:
+def _convert(options: "Namespace") -> Optional[int]:
     from xstream.convert.conversion import convert
     with _Progress(options) as progress:
         report = convert(_source(options), _sink(options), to=options.to, config=_contents_of(options.config),
@@ -489,7 +512,7 @@ def _contents_of(path: Optional[str]) -> Optional[bytes]:
         return file.read()
 
 
-def _save(options: Any) -> None:
+def _save(options: "Namespace") -> None:
     from xstream.xen.snapshot import snapshot
     saved = snapshot(options.domain, _STDOUT if options.out == "-" else _new_file(options), live=options.live,
                      container=None if options.container == "libxc" else options.container)
@@ -497,7 +520,7 @@ def _save(options: Any) -> None:
         print_json(dict(saved._asdict(), rounds=[last._asdict() for last in saved.rounds]), sys.stderr)
 
 
-def _simulate_send(options: Any) -> None:
+def _simulate_send(options: "Namespace") -> None:
     from xstream.guest.policies import Round, downtime_policy, xen_policy
     from xstream.guest.simulated import SimulatedGuest
     from xstream.tools.simulate import send
@@ -523,7 +546,7 @@ def _simulate_send(options: Any) -> None:
         saved.bytes, saved.downtime * 1000, report.contents), file=out)
 
 
-def _simulate_receive(options: Any) -> None:
+def _simulate_receive(options: "Namespace") -> None:
     from xstream.guest.simulated import SimulatedGuest
     from xstream.tools.simulate import receive
 
@@ -543,7 +566,7 @@ def _simulate_receive(options: Any) -> None:
         print("pages that differ from those sent for comparison: PFNs " + ", ".join(map(hex, restored.differing)))
 
 
-def _with_address(options: Any, run: Callable[[], Any]) -> Any:
+def _with_address(options: "Namespace", run: Callable[[], T]) -> T:
     """Call ``run``; an invalid address, or another kind of guest than asked for, is a usage error."""
     from xstream.guest.guest import GuestError
     try:
@@ -552,7 +575,7 @@ def _with_address(options: Any, run: Callable[[], Any]) -> Any:
         raise OSError(str(error))
 
 
-_COMMANDS: Dict[str, Callable[[Any], Optional[int]]] = {
+_COMMANDS: Dict[str, "Callable[[Namespace], Optional[int]]"] = {
     "info": _info, "verify": _verify, "extract": _extract, "digest": _digest, "diff": _diff, "policy": _policy,
     "convert": _convert, "save": _save, "simulate send": _simulate_send, "simulate receive": _simulate_receive,
 }

@@ -5,9 +5,21 @@ Control characters in text from a stream are escaped.
 import io
 import os
 import sys
-from typing import Any, Dict, Iterable, Iterator, List, Optional, Tuple
+from typing import Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
 
 from xstream.errors import StreamError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import TextIO
+
+    from xstream.stream.reader import Layer
+    from xstream.tools.contents import RecordContents
+    from xstream.tools.diff import DiffReport
+    from xstream.tools.info import InfoReport
+    from xstream.tools.policy import Policy, PolicyReport
+    from xstream.tools.verify import VerifyReport
+    from xstream.wire.policies import Difference, MsrDifference
 
 #: Columns of a grid of numbers where there is no terminal.
 _GRID_WIDTH = 100
@@ -15,7 +27,7 @@ _GRID_WIDTH = 100
 _GRID = 8
 
 
-def printable(text: Any) -> str:
+def printable(text: object) -> str:
     """Text that may come from a stream, with every character that isn't printable escaped."""
     shown = str(text)
     if shown.isprintable():
@@ -69,7 +81,7 @@ def human_size(size: int) -> str:
     return "{} bytes ({:.1f} {})".format(size, value, unit) if unit else "{} bytes".format(size)
 
 
-def print_json(document: Dict[str, Any], out: Optional[Any] = None) -> None:
+def print_json(document: Mapping[str, object], out: "Optional[TextIO]" = None) -> None:
     """Print one JSON document."""
     import json
     json.dump(document, out or sys.stdout, indent=2)
@@ -100,29 +112,26 @@ def print_table(rows: List[List[str]]) -> None:
             print_text("  ".join(cells).rstrip())
 
 
-def print_tree(fields: Dict[str, Any], indent: str = "") -> None:
+def print_tree(fields: Mapping[str, object], indent: str = "") -> None:
     """Print fields by name, nested ones indented below their parent."""
-    for items in _runs(fields):
-        if len(items) >= _GRID:
-            _print_grid(items, indent)
-            continue
-        for name, value in items:
-            _print_field(name, value, indent)
-
-
-def _runs(fields: Dict[str, Any]) -> Iterator[List[Tuple[str, Any]]]:
-    """The items, with neighbouring numbers grouped."""
-    numbers: List[Tuple[str, Any]] = []
+    numbers: List[Tuple[str, int]] = []
     for name, value in fields.items():
-        if _is_number(value):
+        if isinstance(value, int) and not isinstance(value, bool):
             numbers.append((name, value))
             continue
-        if numbers:
-            yield numbers
-            numbers = []
-        yield [(name, value)]
-    if numbers:
-        yield numbers
+        _print_numbers(numbers, indent)
+        numbers = []
+        _print_field(name, value, indent)
+    _print_numbers(numbers, indent)
+
+
+def _print_numbers(items: List[Tuple[str, int]], indent: str) -> None:
+    """Print neighbouring numbers: many in a grid, few in a line each."""
+    if len(items) >= _GRID:
+        _print_grid(items, indent)
+        return
+    for name, value in items:
+        _print_field(name, value, indent)
 
 
 def _print_grid(items: List[Tuple[str, int]], indent: str) -> None:
@@ -133,7 +142,7 @@ def _print_grid(items: List[Tuple[str, int]], indent: str) -> None:
         print_text("".join(cell.ljust(width) for cell in cells[at:at + columns]).rstrip(), indent)
 
 
-def _print_field(name: str, value: Any, indent: str) -> None:
+def _print_field(name: str, value: object, indent: str) -> None:
     if isinstance(value, dict):
         if value:
             print_text(name, indent)
@@ -150,7 +159,7 @@ def _print_field(name: str, value: Any, indent: str) -> None:
         print_text("{}: {}".format(name, _shown(value)), indent)
 
 
-def _print_item(item: Any, indent: str) -> None:
+def _print_item(item: object, indent: str) -> None:
     """Print an item of a list: its plain values in one line, nested values below."""
     if not isinstance(item, dict):
         print_text(_shown(item), indent)
@@ -160,29 +169,29 @@ def _print_item(item: Any, indent: str) -> None:
     print_tree({name: value for name, value in item.items() if name not in plain}, indent + "  ")
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     if isinstance(value, list):
         return " ".join("{:#x}".format(item) if _is_number(item) else _shown(item) for item in value) or "none"
-    if _is_number(value) and abs(value) > 9:
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) > 9:
         return "{0} ({0:#x})".format(value)
     return str(value)
 
 
-def path(layers: Any) -> str:
+def _is_number(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def path(layers: "Sequence[Layer]") -> str:
     """The layers' formats, outermost first."""
     return " > ".join(layer.format for layer in layers)
 
 
-def plain_layers(layers: Any) -> List[Dict[str, Any]]:
+def plain_layers(layers: "Sequence[Layer]") -> List[Dict[str, object]]:
     """The layers for a JSON document."""
     return [layer._asdict() for layer in layers]
 
 
-def print_layers(layers: Any) -> None:
+def print_layers(layers: "Sequence[Layer]") -> None:
     """Print the layers as a tree, unless there is only one."""
     if len(layers) < 2:
         return
@@ -191,7 +200,7 @@ def print_layers(layers: Any) -> None:
          ", ".join("{} {}".format(name, value) for name, value in layer.about.items())] for layer in layers])
 
 
-def print_info(report: Any) -> None:
+def print_info(report: "InfoReport") -> None:
     """Print an InfoReport."""
     if report.version:
         print_text("{} stream, version {}, {} guest, made by {}".format(
@@ -216,13 +225,13 @@ def print_info(report: Any) -> None:
     print_unread(report)
 
 
-def print_unread(report: Any) -> None:
+def print_unread(report: "Union[InfoReport, VerifyReport]") -> None:
     """What the reader could not read, if there is anything."""
     if report.unread:
         print_text("not read: {}".format(report.unread))
 
 
-def _print_pages(report: Any) -> None:
+def _print_pages(report: "InfoReport") -> None:
     print_text("{}, {} populated PFNs, highest PFN {:#x}".format(
         human_size(report.bytes), report.populated, max(report.highest_pfn, 0)))
     print_text("{} pages sent, of them {} sent again, {} all zero{}".format(
@@ -232,7 +241,7 @@ def _print_pages(report: Any) -> None:
         print("{} checkpoints; what follows the last is void".format(report.checkpoints))
 
 
-def print_verified(report: Any, name: str = "") -> None:
+def print_verified(report: "VerifyReport", name: str = "") -> None:
     """Print a VerifyReport, after the file's name if several are verified."""
     if report.version:
         checkpoints = "{} checkpoints, ".format(report.checkpoints) if report.checkpoints else ""
@@ -246,14 +255,14 @@ def print_verified(report: Any, name: str = "") -> None:
     print_unread(report)
 
 
-def print_contents(row: Any, whole: bool) -> None:
+def print_contents(row: "RecordContents", whole: bool) -> None:
     """Print a RecordContents: ``whole``, or without long values."""
     from xstream.tools.contents import brief
     print_text("{} record {} at offset {}: {}".format(row.layer, row.record, row.offset, row.type))
     print_tree(row.contents if whole else brief(row.contents), "  ")
 
 
-def print_contents_json(found: Iterable[Any]) -> Optional[StreamError]:
+def print_contents_json(found: "Iterable[RecordContents]") -> Optional[StreamError]:
     """Print RecordContents as one JSON document, written piece by piece: there may be many. Returns the error that
     ended the iteration, which is part of the document."""
     import json
@@ -271,7 +280,7 @@ def print_contents_json(found: Iterable[Any]) -> Optional[StreamError]:
     return error
 
 
-def print_policy(policy: Any) -> None:
+def print_policy(policy: "Policy") -> None:
     """Print a Policy: what it says about the CPU, the leaves that aren't all zeros, and the MSRs."""
     from xstream.tools.contents import cpuid_contents
     if not policy:
@@ -288,14 +297,14 @@ def print_policy(policy: Any) -> None:
         ["{:#x}".format(msr.number), msr.name, "{:#018x}".format(msr.value)] for msr in policy.msrs])
 
 
-def no_policies(which: str, policy: Any) -> str:
+def no_policies(which: str, policy: "Policy") -> str:
     """Why a stream has no CPU policies."""
     return "{} has no CPU policies: ".format(which) + (
         "it is version {}, and only version 3 has them".format(policy.version) if policy.version < 3 else
         "it is version {}, but was written without them".format(policy.version))
 
 
-def print_differences(report: Any) -> None:
+def print_differences(report: "PolicyReport") -> None:
     """Print a PolicyReport: the differences, then the verdict."""
     if report.compatible is None:
         for which, policy in (("the first stream", report.a), ("the second stream", report.b)):
@@ -303,8 +312,10 @@ def print_differences(report: Any) -> None:
                 print(no_policies(which, policy))
         print("unknown: there are no two CPU policies to compare")
         return
-    rows = [["{:#x}{}.{}".format(row.leaf, "" if row.subleaf is None else ":{:#x}".format(row.subleaf), row.register),
-             row] for row in report.cpuid] + [["msr {:#x}".format(row.number), row] for row in report.msr]
+    rows: List[Tuple[str, Union[Difference, MsrDifference]]] = [
+        ("{:#x}{}.{}".format(row.leaf, "" if row.subleaf is None else ":{:#x}".format(row.subleaf), row.register), row)
+        for row in report.cpuid]
+    rows += [("msr {:#x}".format(row.number), row) for row in report.msr]
     if rows:
         print_table([["register", "first", "second", "lost", "gained"]] + [
             [place, "{:#x}".format(row.value_a), "{:#x}".format(row.value_b), " ".join(row.lost), " ".join(row.gained)]
@@ -324,7 +335,7 @@ def print_differences(report: Any) -> None:
 _MOST_RUNS = 20
 
 
-def print_diff(report: Any) -> None:
+def print_diff(report: "DiffReport") -> None:
     """What differs between two guests; of long lists of PFNs the first runs."""
     print_text("{} pages compared".format(report.compared))
     for name in ("differing", "appeared", "vanished", "retyped"):
@@ -340,7 +351,7 @@ def print_diff(report: Any) -> None:
         print_text("the same")
 
 
-def _value(value: Any) -> str:
+def _value(value: object) -> str:
     if value is None:
         return "absent"
     return hex(value) if isinstance(value, int) and not isinstance(value, bool) else str(value)

@@ -1,5 +1,5 @@
 """The reader of libxc streams."""
-from typing import Any, Dict, NamedTuple, Optional, Tuple
+from typing import Any, Dict, Iterator, NamedTuple, Optional, Tuple, TypeVar
 
 from xstream.errors import CorruptStream, LimitExceeded, StreamError, StrictViolation, TruncatedStream
 from xstream.kernels import batches as batch_kernel
@@ -12,6 +12,12 @@ from xstream.wire.frames import FRAME, padded
 from xstream.wire.libxc import DomainHeader, ImageHeader, PageData, Record
 
 TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol
+else:
+    Protocol = object  # Python 3.6 and 3.7 have none, and nothing but type checkers needs it
+
+_AnyReader = TypeVar("_AnyReader", bound="AnyReader")
 
 #: Most PFN words and records in one PageRun: 64 full batches of Xen's, or thousands of tiny ones.
 _RUN_WORDS = 1 << 16
@@ -66,93 +72,87 @@ class Layer(NamedTuple):
     about: Dict[str, Any]
 
 
-if TYPE_CHECKING:
-    from typing import Iterator, Protocol, TypeVar
+class AnyReader(Protocol):
+    """What every reader of records has: Reader, LegacyReader and NestedReader.
 
-    _AnyReader = TypeVar("_AnyReader", bound="AnyReader")
+    After a record or a run, ``layer``, ``index`` and ``offset`` say which layer it belongs to, its number there
+    from 0, and its absolute offset.
+    """
 
-    class AnyReader(Protocol):
-        """What every reader of records has: Reader, LegacyReader and NestedReader.
+    @property
+    def source(self) -> Source: ...
 
-        After a record or a run, ``layer``, ``index`` and ``offset`` say which layer it belongs to, its number there
-        from 0, and its absolute offset.
-        """
+    @property
+    def limits(self) -> Limits: ...
 
-        @property
-        def source(self) -> Source: ...
+    @property
+    def strict(self) -> bool: ...
 
-        @property
-        def limits(self) -> Limits: ...
+    @property
+    def checkpointed(self) -> bool: ...
 
-        @property
-        def strict(self) -> bool: ...
+    @property
+    def layer(self) -> str: ...
 
-        @property
-        def checkpointed(self) -> bool: ...
+    @property
+    def index(self) -> int: ...
 
-        @property
-        def layer(self) -> str: ...
+    @property
+    def offset(self) -> int: ...
 
-        @property
-        def index(self) -> int: ...
+    @property
+    def identity(self) -> Identity:
+        """The stream's format, version, guest type and origin; reads the headers."""
 
-        @property
-        def offset(self) -> int: ...
+    @property
+    def layers(self) -> Tuple[Layer, ...]:
+        """The layers met so far, outermost first."""
 
-        @property
-        def identity(self) -> Identity:
-            """The stream's format, version, guest type and origin; reads the headers."""
+    @property
+    def memory(self) -> Any:
+        """The reader of the memory stream: a Reader or LegacyReader; raises OrderError if there is none."""
 
-        @property
-        def layers(self) -> Tuple[Layer, ...]:
-            """The layers met so far, outermost first."""
+    @property
+    def verifying(self) -> bool:
+        """Whether pages are to be compared, not written: VERIFY has come."""
 
-        @property
-        def memory(self) -> Any:
-            """The reader of the memory stream: a Reader or LegacyReader; raises OrderError if there is none."""
+    @property
+    def checkpoints(self) -> int:
+        """How many checkpoints are complete."""
 
-        @property
-        def verifying(self) -> bool:
-            """Whether pages are to be compared, not written: VERIFY has come."""
+    @property
+    def pt_levels(self) -> int:
+        """Page-table levels of a PV guest, 3 or 4; 0 for an HVM guest, or if not known yet."""
 
-        @property
-        def checkpoints(self) -> int:
-            """How many checkpoints are complete."""
+    @property
+    def pfn_end(self) -> int:
+        """One more than the highest PFN that may come."""
 
-        @property
-        def pt_levels(self) -> int:
-            """Page-table levels of a PV guest, 3 or 4; 0 for an HVM guest, or if not known yet."""
+    @property
+    def missing(self) -> Tuple[str, ...]:
+        """The records that a guest can't run without and that haven't come."""
 
-        @property
-        def pfn_end(self) -> int:
-            """One more than the highest PFN that may come."""
+    @property
+    def unread(self) -> Optional[str]:
+        """What a container holds after the memory and couldn't be read, in words; or None."""
 
-        @property
-        def missing(self) -> Tuple[str, ...]:
-            """The records that a guest can't run without and that haven't come."""
+    def check_whole(self) -> None:
+        """Raise IncompleteStream if the stream, read to its end, has ``missing`` records."""
 
-        @property
-        def unread(self) -> Optional[str]:
-            """What a container holds after the memory and couldn't be read, in words; or None."""
+    def next_record(self) -> Any:
+        """The next record, or None after the last one. Raises StreamError or a subclass, OSError, NeedMoreData."""
 
-        def check_whole(self) -> None:
-            """Raise IncompleteStream if the stream, read to its end, has ``missing`` records."""
+    def next_run(self) -> Optional[PageRun]:
+        """PAGE_DATA records that are in memory, in one step; None if ``next_record`` has to be called."""
 
-        def next_record(self) -> Any:
-            """The next record, or None after the last one. Raises StreamError or a subclass, OSError, NeedMoreData."""
+    def __iter__(self) -> Iterator[Any]: ...
 
-        def next_run(self) -> Optional[PageRun]:
-            """PAGE_DATA records that are in memory, in one step; None if ``next_record`` has to be called."""
+    def close(self) -> None:
+        """Close what the reader opened: a path's file, not a caller's descriptor."""
 
-        def __iter__(self) -> Iterator[Any]: ...
+    def __enter__(self: "_AnyReader") -> "_AnyReader": ...
 
-        def close(self) -> None: ...
-
-        def __enter__(self: "_AnyReader") -> "_AnyReader": ...
-
-        def __exit__(self, *exc: Any) -> None: ...
-else:
-    AnyReader = RecordReader  # for annotations, which are evaluated; Python 3.6 and 3.7 have no Protocol
+    def __exit__(self, *exc: object) -> None: ...
 
 
 def check_end(source: Source, layer: str, strict: bool, last: str = "the end") -> None:
