@@ -13,6 +13,7 @@ import pytest
 import samples
 
 import xstream
+from xstream.guest.simulated import SimulatedGuest
 from xstream.stream.output import replacing
 from xstream.stream.sink import ObjectSink, open_sink, opened_sink
 
@@ -246,3 +247,89 @@ def test_extract_to_every_sink(tmp_path, kind):
         with open(str(path), "wb") as file:
             xstream.extract(samples.hvm(), file.fileno() if kind == "descriptor" else file)
     assert path.read_bytes() == image
+
+
+def disk_usage(path):
+    return os.stat(str(path)).st_blocks * 512
+
+
+@pytest.mark.parametrize("kind", ["path", "descriptor"])
+def test_files_get_holes(kind, tmp_path):
+    data, pages = samples_with_zeros()
+    sizes = {}
+    for sparse in (True, False):
+        path = tmp_path / str(sparse)
+        if kind == "path":
+            xstream.convert(data, path, sparse=sparse)
+        else:
+            with open(str(path), "wb") as file:
+                xstream.convert(data, file.fileno(), sparse=sparse)
+        assert path.read_bytes() == data
+        sizes[sparse] = disk_usage(path)
+    assert sizes[False] - sizes[True] >= (pages - 2) * 4096
+
+
+def samples_with_zeros():
+    """A stream with many pages of zeros, and their number."""
+    zeros = 600
+    pages = [bytes(4096)] * zeros + [samples.page(pfn) for pfn in range(400)]
+    return samples.hvm(memory=samples.batch([samples.word(pfn) for pfn in range(1000)], pages)), zeros
+
+
+def test_only_the_end_of_a_file_gets_holes(tmp_path):
+    """Anywhere else, a block that is left out would keep its old bytes."""
+    data, _ = samples_with_zeros()
+    path = tmp_path / "file"
+    path.write_bytes(b"x" * (len(data) + 10))
+    with open(str(path), "r+b") as file:
+        xstream.convert(data, file.fileno())
+    assert path.read_bytes() == data + b"x" * 10
+    path.write_bytes(b"x" * 10)
+    with open(str(path), "ab") as file:
+        os.lseek(file.fileno(), 0, os.SEEK_SET)
+        xstream.convert(data, file.fileno())
+    assert path.read_bytes() == b"x" * 10 + data
+
+
+def test_a_file_that_ends_in_a_hole_has_the_right_size(tmp_path):
+    path = tmp_path / "file"
+    with opened_sink(path) as sink:
+        sink.write([b"x" * 5000, bytes(1 << 20)])
+    assert path.read_bytes() == b"x" * 5000 + bytes(1 << 20)
+    with opened_sink(path) as sink:
+        sink.write_zeros(1 << 20)
+        sink.write([b"x"])
+        sink.write_zeros(1 << 20)
+    assert path.read_bytes() == bytes(1 << 20) + b"x" + bytes(1 << 20)
+    assert disk_usage(path) <= 16384
+    with opened_sink(path, sparse=False) as sink:
+        sink.write_zeros(1 << 20)
+    assert path.read_bytes() == bytes(1 << 20) and disk_usage(path) >= 1 << 20
+
+
+@pytest.mark.parametrize("to", ["raw", "elf", "lime"])
+def test_images_get_holes(to, tmp_path):
+    data, pages = samples_with_zeros()
+    for sparse in (True, False):
+        path = tmp_path / str(sparse)
+        if to == "raw":
+            xstream.extract(data, path, sparse=sparse)
+        else:
+            xstream.export(data, path, to=to, sparse=sparse)
+    assert (tmp_path / "True").read_bytes() == (tmp_path / "False").read_bytes()
+    assert disk_usage(tmp_path / "False") - disk_usage(tmp_path / "True") >= (pages - 2) * 4096
+
+
+def test_saves_get_holes(tmp_path):
+    for sparse in (True, False):
+        xstream.save(SimulatedGuest("hvm", 2048, 1), tmp_path / str(sparse), sparse=sparse)
+    assert (tmp_path / "True").read_bytes() == (tmp_path / "False").read_bytes()
+    assert disk_usage(tmp_path / "False") >= disk_usage(tmp_path / "True")
+
+
+def test_zeros_over_an_earlier_copy_are_written(tmp_path):
+    """A page that is sent again as zeros must not keep its earlier contents."""
+    first = samples.batch([samples.word(pfn) for pfn in range(4)], [b"x" * 4096] * 4)
+    data = samples.hvm(memory=first + samples.batch([samples.word(1), samples.word(2)], [bytes(4096)] * 2))
+    xstream.extract(data, tmp_path / "out")
+    assert (tmp_path / "out").read_bytes() == b"x" * 4096 + bytes(2 * 4096) + b"x" * 4096

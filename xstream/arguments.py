@@ -206,6 +206,7 @@ def _add_save(commands: "Commands") -> None:
 def _add_out(command: Parser) -> None:
     command.add_argument("out", metavar="OUT", help="file to write; - for stdout")
     command.add_argument("-f", "--force", action="store_true", help="replace OUT if it exists")
+    command.add_argument("--no-sparse", action="store_true", help="write blocks of zeros to a file, not holes")
 
 
 def _add_simulate(commands: "Commands") -> None:

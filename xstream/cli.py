@@ -366,7 +366,8 @@ def _extract(options: "Namespace") -> Optional[int]:
     from xstream.tools.extract import extract
     with _Progress(options) as progress:
         report = extract(_source(options), _sink(options), salvage=options.salvage, **_format(options),
-                         checkpointed=options.checkpointed, progress=progress, jobs=_threads(options))
+                         checkpointed=options.checkpointed, progress=progress, jobs=_threads(options),
+                         sparse=not options.no_sparse)
     error = report.error
     if options.json and options.out != "-":
         print_json(_with_error(report, error))
@@ -386,7 +387,7 @@ def _export(options: "Namespace") -> Optional[int]:
     from xstream.convert.exports import export
     with _Progress(options) as progress:
         report = export(_source(options), _sink(options), to=options.to, pfns=options.pfns, **_format(options),
-                        checkpointed=options.checkpointed, progress=progress)
+                        checkpointed=options.checkpointed, progress=progress, sparse=not options.no_sparse)
     if options.json and options.out != "-":
         print_json(report._asdict())
     if report.problem is not None:
@@ -496,7 +497,7 @@ def _convert(options: "Namespace") -> Optional[int]:
                          device_model=_contents_of(options.device_model), no_device_model=options.no_device_model,
                          squash=options.squash, last_checkpoint=options.last_checkpoint,
                          checkpointed=options.checkpointed, progress=progress, jobs=_threads(options),
-                         **_format(options))
+                         sparse=not options.no_sparse, **_format(options))
     if options.json and options.out != "-":
         print_json(report._asdict())
     if report.dropped and not options.quiet:
@@ -515,7 +516,8 @@ def _contents_of(path: Optional[str]) -> Optional[bytes]:
 def _save(options: "Namespace") -> None:
     from xstream.xen.snapshot import snapshot
     saved = snapshot(options.domain, _STDOUT if options.out == "-" else _new_file(options), live=options.live,
-                     container=None if options.container == "libxc" else options.container)
+                     container=None if options.container == "libxc" else options.container,
+                     sparse=not options.no_sparse)
     if options.json:
         print_json(dict(saved._asdict(), rounds=[last._asdict() for last in saved.rounds]), sys.stderr)
 

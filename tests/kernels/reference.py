@@ -264,8 +264,10 @@ def pread_pages(fd, pfns, pages):
         pages[4096 * index:4096 * index + 4096] = os.pread(fd, 4096, pfn * 4096).ljust(4096, b"\0")
 
 
-def pwrite_pages(fd, pfns, pages):
+def pwrite_pages(fd, pfns, pages, sparse=False):
     for pfn, page in zip(u64(pfns).tolist(), by_pfn(pages)):
+        if sparse and not page.any():
+            continue
         os.pwrite(fd, page.tobytes(), pfn * 4096)
 
 

@@ -290,6 +290,82 @@ def test_pwrite_pages(kernel):
 
 
 @BOTH
+def test_pwrite_pages_leaves_out_zeros(kernel):
+    pages = filled(6)
+    pages[[0, 3, 4]] = 0
+    with tempfile.TemporaryFile() as file:
+        file.write(b"x" * 4096 * 12)
+        file.flush()
+        kernel.pwrite_pages(file.fileno(), uint64([1, 2, 3, 4, 5, 9]), pages.reshape(-1), True)
+        file.seek(0)
+        data = file.read()
+    for pfn, page in ((2, 1), (3, 2), (9, 5)):
+        assert data[pfn * 4096:(pfn + 1) * 4096] == pages[page].tobytes()
+    for pfn in (0, 1, 4, 5, 6, 7, 8, 10, 11):
+        assert data[pfn * 4096:(pfn + 1) * 4096] == b"x" * 4096
+
+
+def allocated(file):
+    """The blocks of 4096 bytes that are no holes."""
+    size, found, at = os.fstat(file.fileno()).st_size, [], 0
+    while at < size:
+        try:
+            at = os.lseek(file.fileno(), at, os.SEEK_DATA)
+        except OSError:  # only holes follow
+            break
+        end = os.lseek(file.fileno(), at, os.SEEK_HOLE)
+        found.extend(range(at // 4096, -(-end // 4096)))
+        at = end
+    return found
+
+
+def blocks_with_data(data):
+    return [at // 4096 for at in range(0, len(data), 4096) if data[at:at + 4096].strip(b"\0")]
+
+
+@pytest.mark.parametrize("before", [0, 1, 100, 4095, 4096, 5000])
+def test_writev_makes_holes(before):
+    pages = filled(9)
+    pages[[1, 2, 5, 8]] = 0
+    pieces = [b"h" * before, pages[:4].reshape(-1), bytes(5 * 4096), b"", bytes(10), pages[4:].reshape(-1), bytes(9000)]
+    data = b"".join(bytes(piece) for piece in pieces)
+    with tempfile.TemporaryFile(dir=os.getcwd()) as file:
+        assert built.writev(file.fileno(), pieces, True) == len(data)
+        assert os.lseek(file.fileno(), 0, os.SEEK_CUR) == os.fstat(file.fileno()).st_size == len(data)
+        file.seek(0)
+        assert file.read() == data
+        holes = set(range(-(-len(data) // 4096))) - set(allocated(file))
+        # A block of zeros may be written if it begins in one piece of memory and ends in another.
+        assert holes and holes.isdisjoint(blocks_with_data(data))
+        assert len(holes) >= 4 + 1 + 1
+
+
+def test_zeros_alone_are_one_hole():
+    with tempfile.TemporaryFile(dir=os.getcwd()) as file:
+        assert built.writev(file.fileno(), [bytes(1 << 20)], True) == 1 << 20
+        assert built.writev(file.fileno(), [bytes(100)], True) == 100
+        file.seek(0)
+        assert file.read() == bytes((1 << 20) + 100)
+        assert os.fstat(file.fileno()).st_blocks <= 8
+
+
+def test_write_pages_makes_holes():
+    memory = filled(8)
+    memory[[2, 3, 4]] = 0
+    with tempfile.TemporaryFile(dir=os.getcwd()) as file:
+        pfns = uint64([0, 2, 3, 4, 7, 2])
+        assert built.write_pages(file.fileno(), b"head", memory.reshape(-1), pfns, sparse=True) == 4 + 6 * 4096
+        file.seek(0)
+        assert file.read() == b"head" + memory[[0, 2, 3, 4, 7, 2]].tobytes()
+        assert allocated(file) == [0, 1, 4, 5, 6]
+
+
+def test_a_descriptor_without_positions_gets_no_holes():
+    with pytest.raises(OSError):
+        built.writev(os.open("/dev/null", os.O_WRONLY | os.O_PATH), [bytes(4096)], True)
+
+
+@BOTH
 def test_nothing_is_fine(kernel):
     empty = uint64([])
     kernel.scatter(bytearray(4096), empty, b"")

@@ -61,6 +61,7 @@ class Request(NamedTuple):
     strict: bool
     progress: Progress
     jobs: int
+    sparse: bool
 
     def open(self, source: SourceLike) -> AnyReader:
         """A reader for ``source``, which is this request's or stands for it."""
@@ -72,7 +73,7 @@ def convert(source: SourceLike, sink: SinkLike, *, to: Optional[str] = None, con
             device_model: Optional[bytes] = None, no_device_model: bool = False, squash: bool = False,
             last_checkpoint: bool = False, checkpointed: bool = False, format: Optional[str] = None,
             width: Optional[int] = None, guest: Optional[str] = None, limits: Limits = Limits(), strict: bool = False,
-            progress: Progress = lambda offset: None, jobs: int = 1) -> Converted:
+            progress: Progress = lambda offset: None, jobs: int = 1, sparse: bool = True) -> Converted:
     """Write what ``source`` contains to ``sink`` in the format ``to``.
 
     ``to`` is one of:
@@ -100,7 +101,8 @@ def convert(source: SourceLike, sink: SinkLike, *, to: Optional[str] = None, con
       ``last_checkpoint`` or ``squash``, so that a copy of the memory is kept in a temporary file;
     - ``format``, ``width``, ``guest``, ``limits``, ``strict``: as :func:`xstream.open` has them;
     - ``progress``: called with the source's offset, once per batch;
-    - ``jobs``: threads that copy pages with ``squash``. The output is the same with any number.
+    - ``jobs``: threads that copy pages with ``squash``. The output is the same with any number;
+    - ``sparse``: a regular file gets holes instead of blocks of zeros; its bytes are the same.
 
     Page data moves from descriptor to descriptor inside the kernel where possible. Memory use is bounded whatever the
     size of the guest.
@@ -116,7 +118,7 @@ def convert(source: SourceLike, sink: SinkLike, *, to: Optional[str] = None, con
         raise ValueError("unknown target {!r}; known are {}".format(to, ", ".join(WRITERS)))
     check_not_same_file(source, sink)
     request = Request(source, sink, to, Parts(config, device_model, no_device_model), squash, last_checkpoint,
-                      checkpointed, format, width, guest, limits, strict, progress, jobs)
+                      checkpointed, format, width, guest, limits, strict, progress, jobs, sparse)
     return write_container(request) if to is None else WRITERS[to](request)
 
 
@@ -136,7 +138,7 @@ def write_container(request: Request) -> Converted:
                                      keep=request.checkpointed).items()
         else:
             items = _copied(reader)
-        with _sink(request.sink) as sink:
+        with _sink(request) as sink:
             target = TARGETS[to](sink, request.parts, origin)
             _transfer(items, target, request.progress)
             target.finish()
@@ -158,7 +160,7 @@ def write_part(request: Request) -> Converted:
     assert request.to is not None
     with request._replace(checkpointed=True).open(request.source) as reader:
         part = _PARTS[request.to](reader, request.progress)
-        with _sink(request.sink) as sink:
+        with _sink(request) as sink:
             sink.write([part])
         return Converted(tuple(layer.format for layer in reader.layers), request.to, None, 0, reader.checkpoints,
                          reader.source.offset, len(part), (), reader.unread)
@@ -280,8 +282,8 @@ def _descriptor(source: Any) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def _sink(sink: SinkLike) -> Iterator[Sink]:
-    if isinstance(sink, int):
-        transfer.widen_pipe(sink)
-    with opened_sink(sink) as opened:
+def _sink(request: Request) -> Iterator[Sink]:
+    if isinstance(request.sink, int):
+        transfer.widen_pipe(request.sink)
+    with opened_sink(request.sink, sparse=request.sparse) as opened:
         yield opened

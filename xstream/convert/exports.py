@@ -33,16 +33,16 @@ class Exported(NamedTuple):
 def export(source: SourceLike, sink: SinkLike, *, to: str = "elf", pfns: Optional[Tuple[int, int]] = None,
            format: Optional[str] = None, limits: Limits = Limits(), checkpointed: bool = True,
            width: Optional[int] = None, guest: Optional[str] = None,
-           progress: Callable[[int], Any] = lambda offset: None) -> Exported:
+           progress: Callable[[int], Any] = lambda offset: None, sparse: bool = True) -> Exported:
     """Write the guest memory that a stream ends with to ``sink``, in a format that analysis tools read.
 
     - ``to``: "elf", a core file for crash, drgn, gdb, makedumpfile and Volatility; "lime", for Volatility and Rekall;
       "raw", the pages alone, the first PFN's at offset 0;
     - ``pfns``: only the PFNs from the first up to and including the second number.
 
-    ``sink`` is anything that :func:`~xstream.stream.sink.opened_sink` takes. A file at a path has mode 0600 and holes
-    where pages have no contents, and appears when it is complete; anything else is written front to back. ``source``
-    and the other arguments are those of :class:`~xstream.guest.memory_view.MemoryView`.
+    ``sink`` is anything that :func:`~xstream.stream.sink.opened_sink` takes. A file at a path has mode 0600, and with
+    ``sparse`` holes instead of zeros, and appears when it is complete; anything else is written front to back.
+    ``source`` and the other arguments are those of :class:`~xstream.guest.memory_view.MemoryView`.
 
     Raises StreamError or a subclass, shutil.SameFileError if source and sink are the same file, other OSErrors, and
     ValueError for an unknown format or a range that ends before it begins.
@@ -53,7 +53,7 @@ def export(source: SourceLike, sink: SinkLike, *, to: str = "elf", pfns: Optiona
         raise ValueError("not a range of PFNs: {} to {}".format(*pfns))
     check_not_same_file(source, sink)
     with MemoryView(source, format=format, limits=limits, checkpointed=checkpointed, width=width, guest=guest,
-                    progress=progress) as view, opened_sink(sink) as opened:
+                    progress=progress) as view, opened_sink(sink, sparse=sparse) as opened:
         first, stop = (0, len(view)) if pfns is None else (pfns[0], min(pfns[1] + 1, len(view)))
         if to == "elf":
             return Exported(to, *write_elf(view, opened, first, stop))

@@ -39,8 +39,8 @@ class GuestMemory:
     - ``pages``: the initial number; writing to higher PFNs adds more, up to ``limit``;
     - by default, anonymous memory: address space is reserved for up to 1 TiB (a larger guest is moved once it turns out
       to be larger), memory is used only where written;
-    - ``file``: instead, a descriptor of a regular file, open for reading and writing, which stays the caller's. It
-      grows by ftruncate, pages are written by pwritev, and pages that aren't written remain holes;
+    - ``file``: instead, a descriptor of a regular, empty file, open for reading and writing, which stays the caller's.
+      It grows by ftruncate, pages are written by pwrite, and pages that aren't written, or are zeros, remain holes;
     - ``array``: instead, a writable buffer of whole pages (bytearray, mmap, ndarray), used in place; it can't grow.
 
     A PFN becomes populated when a page or type XALLOC arrives for it, and stays so, as in Xen's restorer. A PFN that
@@ -50,6 +50,7 @@ class GuestMemory:
     def __init__(self, pages: int = 0, *, limit: int = Limits().guest_pfns, file: Optional[int] = None,
                  array: Optional[Buffer] = None) -> None:
         self._fd = file
+        self._sparse = True  # whether a page of zeros needn't be written to the file
         self._length = 0
         self._mapping: Any = None
         if array is not None:
@@ -166,6 +167,7 @@ class GuestMemory:
             some = numbers[start:start + _AT_ONCE]
             sent = uint64(len(some))
             sent = sent[:pfn_kernel.forget(some, self.state, sent)]
+            self._sparse = False
             self._store(sent, bytes(len(sent) * PAGE_SIZE))
 
     def mark(self, words: Buffer) -> Applied:
@@ -181,6 +183,7 @@ class GuestMemory:
         TruncatedStream if the source ends within PendingPages.
         """
         applied = self.mark(record.words)
+        self._sparse = not applied.resent
         pfns = data_pfns(record.words)
         self._expect(pfns)
         data = record.data
@@ -195,6 +198,7 @@ class GuestMemory:
     def apply_run(self, run: PageRun, workers: Workers = ONE_THREAD) -> Applied:
         """Apply many small batches at once, in order."""
         applied = self.mark(run.words)
+        self._sparse = not applied.resent
         pfns = data_pfns(run.words)
         self._expect(pfns)
         tasks = []
@@ -215,7 +219,8 @@ class GuestMemory:
         first = 0
         for at in range(0, len(extents), 2):
             offset, pages = extents[at], extents[at + 1]
-            page_kernel.pwrite_pages(self._fd, pfns[first:first + pages], data[offset:offset + pages * PAGE_SIZE])
+            page_kernel.pwrite_pages(self._fd, pfns[first:first + pages], data[offset:offset + pages * PAGE_SIZE],
+                                     self._sparse)
             first += pages
 
     def _expect(self, pfns: memoryview) -> None:
@@ -253,7 +258,7 @@ class GuestMemory:
         done = 0
         for piece in pieces(data):
             pages = len(piece) // PAGE_SIZE
-            page_kernel.pwrite_pages(self._fd, pfns[done:done + pages], piece)
+            page_kernel.pwrite_pages(self._fd, pfns[done:done + pages], piece, self._sparse)
             done += pages
 
 

@@ -74,13 +74,15 @@ class Saver:
                  checkpoint: Optional[Callable[[int], bool]] = None, back_channel: Optional[SourceLike] = None,
                  on_round: Callable[[Round], Any] = lambda last: None,
                  progress: Callable[[int, int], Any] = lambda done, total: None,
-                 cancelled: Callable[[], bool] = lambda: False, limits: Limits = Limits()) -> None:
+                 cancelled: Callable[[], bool] = lambda: False, limits: Limits = Limits(),
+                 sparse: bool = True) -> None:
         if back_channel is not None and (checkpoint is None or guest.kind != "hvm" or container is not None):
             raise ValueError("a back channel is for bare streams with checkpoints of HVM guests")
         if verify and checkpoint is not None:
             raise ValueError("verify and checkpoint exclude each other: a stream with checkpoints can't hold VERIFY")
         self.saved: Optional[Saved] = None
         self._sink_like = sink
+        self._sparse = sparse
         self._sink: Sink
         self._guest = guest
         self._hooks = Hooks(guest)
@@ -112,7 +114,7 @@ class Saver:
         says."""
         try:
             # A file at a path is completed at the end of this block, before the guest is given up.
-            with opened_sink(self._sink_like, splice=self._guest.spliceable) as self._sink:
+            with opened_sink(self._sink_like, splice=self._guest.spliceable, sparse=self._sparse) as self._sink:
                 yield from self._stream()
         except BaseException:
             try:
@@ -394,7 +396,7 @@ def save(guest: Guest, sink: SinkLike, *, live: bool = False, policy: Optional[P
          xenstore_data: Optional[XenstoreData] = None, checkpoint: Optional[Callable[[int], bool]] = None,
          back_channel: Optional[SourceLike] = None, on_round: Callable[[Round], Any] = lambda last: None,
          progress: Callable[[int, int], Any] = lambda done, total: None,
-         cancelled: Callable[[], bool] = lambda: False, limits: Limits = Limits()) -> Saved:
+         cancelled: Callable[[], bool] = lambda: False, limits: Limits = Limits(), sparse: bool = True) -> Saved:
     """Write a guest's stream to ``sink``: a path, a descriptor, a socket, or an object with ``write``.
 
     A file at a path appears when the stream is complete and synced, with mode 0600; a pipe or device at the path is
@@ -417,7 +419,8 @@ def save(guest: Guest, sink: SinkLike, *, live: bool = False, policy: Optional[P
     - ``on_round``: called with each Round once it has been sent; ``progress``: called after each batch with the number
       of PFNs sent and to send in this round; ``cancelled``: called before each batch, True stops. To end a write that
       the other side doesn't accept, close that side;
-    - ``limits``: ``guest_pfns`` is the size of the largest guest.
+    - ``limits``: ``guest_pfns`` is the size of the largest guest;
+    - ``sparse``: a regular file gets holes instead of blocks of zeros; its bytes are the same.
 
     Afterwards the guest is suspended; or running, if ``checkpoint`` ended the save.
 
@@ -430,7 +433,8 @@ def save(guest: Guest, sink: SinkLike, *, live: bool = False, policy: Optional[P
     """
     saver = Saver(guest, sink, live=live, policy=policy, verify=verify, container=container, config=config,
                   device_model=device_model, xenstore_data=xenstore_data, checkpoint=checkpoint,
-                  back_channel=back_channel, on_round=on_round, progress=progress, cancelled=cancelled, limits=limits)
+                  back_channel=back_channel, on_round=on_round, progress=progress, cancelled=cancelled, limits=limits,
+                  sparse=sparse)
     for _ in saver.steps():
         pass
     assert saver.saved is not None

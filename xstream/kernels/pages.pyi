@@ -28,19 +28,24 @@ def zero_pages(pages: Any, indices: Any) -> int:
 def zero_pfns(memory: Any, pfns: Any, out: Any) -> int:
     """Write those of ``pfns`` whose page is all zero to ``out`` (uint64, room for all); returns how many."""
 
-def writev(fd: int, buffers: Iterable[Any]) -> int:
-    """Write all buffers, in order; returns the number of bytes."""
+def writev(fd: int, buffers: Iterable[Any], sparse: bool = False) -> int:
+    """Write all buffers, in order; returns the number of bytes.
+
+    ``sparse``: the descriptor is a regular file's, at its end: seek over blocks of 4096 bytes, aligned in the file,
+    that are zeros within one piece of memory, so that they become holes. The file's size is right even if it ends in
+    one.
+    """
 
 def readv(fd: int, buffers: Iterable[Any]) -> int:
     """Fill the buffers, in order; returns the number of bytes: fewer than there is room for only at the end of
     input."""
 
-def write_pages(fd: int, head: Any, memory: Any, pfns: Any, apart: bool = False) -> int:
+def write_pages(fd: int, head: Any, memory: Any, pfns: Any, apart: bool = False, sparse: bool = False) -> int:
     """Write ``head``, then the pages of ``pfns`` straight from ``memory``; returns the number of bytes.
 
     ``apart``: write the head in a separate call. This is for pipes: if pages begin in the middle of one of the pipe's
     own pages, copying them takes up to half as long again on AMD EPYC, and as long as otherwise on Intel's Sapphire
-    Rapids. Other descriptors gain nothing from the second call.
+    Rapids. Other descriptors gain nothing from the second call. ``sparse``: as in ``writev``.
     """
 
 def read_pages(fd: int, memory: Any, pfns: Any, skip: int = 0, following: Any = None) -> int:
@@ -50,8 +55,10 @@ def read_pages(fd: int, memory: Any, pfns: Any, skip: int = 0, following: Any = 
     Bytes after the pages go to the buffer ``following`` if they come in the same read. Returns the number of bytes
     read, those in ``following`` included: fewer than the pages' only at the end of input."""
 
-def pwrite_pages(fd: int, pfns: Any, pages: Any) -> None:
-    """Write each page to a raw memory image: at offset PFN x 4096. Raises ValueError for a PFN of 2^51 or more."""
+def pwrite_pages(fd: int, pfns: Any, pages: Any, sparse: bool = False) -> None:
+    """Write each page to a raw memory image: at offset PFN x 4096. Raises ValueError for a PFN of 2^51 or more.
+
+    ``sparse``: leave out pages of zeros, where the file has holes already."""
 
 def pread_pages(fd: int, pfns: Any, pages: Any) -> None:
     """Read each page from a raw memory image, at offset PFN x 4096; past the end of the file there are zeros."""

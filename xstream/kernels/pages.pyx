@@ -19,6 +19,11 @@ cdef extern from "<sys/uio.h>" nogil:
 cdef extern from "<unistd.h>" nogil:
     Py_ssize_t c_pread "pread"(int fd, void *data, size_t size, int64_t offset)
     Py_ssize_t c_pwrite "pwrite"(int fd, const void *data, size_t size, int64_t offset)
+    int64_t c_lseek "lseek"(int fd, int64_t offset, int whence)
+    int c_ftruncate "ftruncate"(int fd, int64_t size)
+
+cdef extern from "<stdio.h>" nogil:
+    int SEEK_CUR
 
 cdef extern from "<poll.h>" nogil:
     struct pollfd:
@@ -245,6 +250,14 @@ cdef class _Pieces:
             self.vec[self.count].iov_len = size
             self.count += 1
 
+    cdef void extend(self, void *start, Py_ssize_t size) noexcept nogil:
+        """Add a piece, or lengthen the last one if it follows that in memory."""
+        cdef iovec *last = &self.vec[self.count - 1]
+        if self.count and <uint8_t *>last.iov_base + last.iov_len == start:
+            last.iov_len += size
+        else:
+            self.add(start, size)
+
 
 cdef Py_ssize_t move_some(int fd, iovec *vec, Py_ssize_t count, Direction direction) noexcept nogil:
     cdef int pieces = <int>min(count, PIECES)
@@ -292,6 +305,61 @@ cdef Py_ssize_t move_all(int fd, _Pieces pieces, Direction direction, Py_ssize_t
     return total
 
 
+cdef int64_t seek(int fd, int64_t distance) except -1:
+    """Move a file's position; returns the new one."""
+    cdef int64_t position = c_lseek(fd, distance, SEEK_CUR)
+    if position < 0:
+        PyErr_SetFromErrno(OSError)
+    return position
+
+
+cdef Py_ssize_t run_of_blocks(const uint8_t *data, Py_ssize_t blocks, bint *zero) noexcept nogil:
+    """How many blocks from the first on are all `zero`, or all not; which of the two is the first one's."""
+    cdef Py_ssize_t i = 1
+    zero[0] = is_zero(data)
+    while i < blocks and <bint>is_zero(data + i * PAGE) == zero[0]:
+        i += 1
+    return i
+
+
+cdef Py_ssize_t write_sparse(int fd, _Pieces pieces) except -1:
+    """Write everything, but seek over whole blocks of the file that a piece would fill with zeros."""
+    cdef _Pieces held = _Pieces(pieces.count, 0)  # not written yet
+    cdef int64_t position = seek(fd, 0)           # of the byte after those
+    cdef Py_ssize_t i, left, size, total = 0
+    cdef const uint8_t *data
+    cdef bint zero = False
+    for i in range(pieces.count):
+        data, left = <const uint8_t *>pieces.vec[i].iov_base, pieces.vec[i].iov_len
+        total += left
+        while left:
+            with nogil:
+                size = (-position) % PAGE
+                if size < 0:
+                    size += PAGE
+                if size or left < PAGE:
+                    zero, size = False, min(left, size or PAGE)
+                else:
+                    size = PAGE * run_of_blocks(data, left // PAGE, &zero)
+                if not zero:
+                    held.extend(<void *>data, size)
+                data += size
+                left -= size
+                position += size
+            if zero:
+                move_all(fd, held, WRITING)
+                held.count = 0
+                seek(fd, size)
+    move_all(fd, held, WRITING)
+    if zero and c_ftruncate(fd, position):
+        PyErr_SetFromErrno(OSError)
+    return total
+
+
+cdef Py_ssize_t write_all(int fd, _Pieces pieces, bint sparse) except -1:
+    return write_sparse(fd, pieces) if sparse else move_all(fd, pieces, WRITING)
+
+
 cdef _Pieces hold_all(object buffers, int flags):
     buffers = list(buffers)
     cdef _Pieces pieces = _Pieces(len(buffers), len(buffers))
@@ -300,8 +368,8 @@ cdef _Pieces hold_all(object buffers, int flags):
     return pieces
 
 
-def writev(int fd, buffers not None):
-    return move_all(fd, hold_all(buffers, PyBUF_SIMPLE), WRITING)
+def writev(int fd, buffers not None, bint sparse=False):
+    return write_all(fd, hold_all(buffers, PyBUF_SIMPLE), sparse)
 
 
 def readv(int fd, buffers not None):
@@ -328,7 +396,7 @@ cdef Py_ssize_t add_pages(_Pieces pieces, const uint8_t[::1] memory, const uint6
 
 
 def write_pages(int fd, head not None, const uint8_t[::1] memory not None, const uint64_t[::1] pfns not None,
-                bint apart=False):
+                bint apart=False, bint sparse=False):
     cdef _Pieces pieces = _Pieces(pfns.shape[0] + 1, 1)
     cdef Py_ssize_t bad, done = 0
     check_pfns(pfns, memory.shape[0])
@@ -340,7 +408,7 @@ def write_pages(int fd, head not None, const uint8_t[::1] memory not None, const
     with nogil:
         bad = add_pages(pieces, memory, pfns, 0)
     refuse(pfns, bad, memory.shape[0])
-    return done + move_all(fd, pieces, WRITING)
+    return done + write_all(fd, pieces, sparse)
 
 
 def read_pages(int fd, uint8_t[::1] memory not None, const uint64_t[::1] pfns not None, Py_ssize_t skip=0,
@@ -371,7 +439,7 @@ cdef check_places(const uint64_t[::1] pfns):
         raise ValueError("PFN {:#x} (index {}) past the end of any file".format(load64(&pfns[0], bad), bad))
 
 
-def pwrite_pages(int fd, const uint64_t[::1] pfns not None, const uint8_t[::1] pages not None):
+def pwrite_pages(int fd, const uint64_t[::1] pfns not None, const uint8_t[::1] pages not None, bint sparse=False):
     cdef Py_ssize_t i = 0
     cdef Run run
     check_size(pfns, pages.shape[0])
@@ -380,15 +448,24 @@ def pwrite_pages(int fd, const uint64_t[::1] pfns not None, const uint8_t[::1] p
         run = run_at(&pfns[0], i, pfns.shape[0])
         if not run_fits(run, file_pages()):
             raise ValueError("the PFNs changed while their pages were being moved")
-        pwrite_run(fd, run.first * PAGE, pages[i * PAGE:(i + run.length) * PAGE])
+        pwrite_run(fd, run.first * PAGE, pages[i * PAGE:(i + run.length) * PAGE], sparse)
         i += run.length
 
 
-cdef pwrite_run(int fd, int64_t offset, const uint8_t[::1] pages):
-    cdef Py_ssize_t done = 0, moved
+cdef pwrite_run(int fd, int64_t offset, const uint8_t[::1] pages, bint sparse):
+    cdef Py_ssize_t done = 0, moved, end = 0
+    cdef bint zero = False
     while done < pages.shape[0]:
+        if done == end:
+            end = pages.shape[0]
+            if sparse:
+                with nogil:
+                    end = done + PAGE * run_of_blocks(&pages[done], (end - done) // PAGE, &zero)
+        if zero:
+            done = end
+            continue
         with nogil:
-            moved = c_pwrite(fd, &pages[done], min(pages.shape[0] - done, <Py_ssize_t>MOST), offset + done)
+            moved = c_pwrite(fd, &pages[done], min(end - done, <Py_ssize_t>MOST), offset + done)
         if moved >= 0:
             done += moved
         elif errno == EINTR:

@@ -61,7 +61,7 @@ class Sink:
         self.write([*head, data])
 
     def write_zeros(self, size: int) -> None:
-        """Write ``size`` zero bytes; a new file at a path gets a hole. Raises OSError."""
+        """Write ``size`` zero bytes; a sparse file gets a hole. Raises OSError."""
         for start in range(0, size, len(_ZEROS)):
             self.write([_ZEROS[:size - start]])
 
@@ -73,27 +73,32 @@ class Sink:
 class DescriptorSink(Sink):
     """A descriptor, written with writev; partial writes, EINTR and EAGAIN are handled. It is not closed.
 
-    ``name`` is the path that an OSError names.
+    ``name`` is the path that an OSError names. ``sparse``: it is a regular file's, at its end: blocks of zeros become
+    holes.
     """
 
-    def __init__(self, fd: int, name: Optional[str] = None) -> None:
+    def __init__(self, fd: int, name: Optional[str] = None, *, sparse: bool = False) -> None:
         self._fd = fd
         self._name = name
+        self._sparse = sparse
         # Into a pipe, heads of records and pages go in separate calls: see write_pages in kernels/pages.pyi.
         self._apart = _is_pipe(fd)
 
     def write(self, pieces: Sequence[Buffer]) -> None:
         try:
-            self.offset += page_kernel.writev(self._fd, pieces)
+            self.offset += page_kernel.writev(self._fd, pieces, self._sparse)
         except OSError as error:
             raise self._named(error)
 
     def pass_on(self, data: Any) -> None:
-        self.offset += data.move_to(self._fd)
+        if self._sparse:
+            super().pass_on(data)
+        else:
+            self.offset += data.move_to(self._fd)
 
     def write_pages(self, head: Sequence[Buffer], memory: Buffer, pfns: Buffer) -> None:
         try:
-            self.offset += page_kernel.write_pages(self._fd, b"".join(head), memory, pfns, self._apart)
+            self.offset += page_kernel.write_pages(self._fd, b"".join(head), memory, pfns, self._apart, self._sparse)
         except OSError as error:
             raise self._named(error)
 
@@ -103,6 +108,16 @@ class DescriptorSink(Sink):
             self.write([data])
         else:
             self.write([*head, data])
+
+    def write_zeros(self, size: int) -> None:
+        if not self._sparse:
+            super().write_zeros(size)
+            return
+        try:
+            os.ftruncate(self._fd, os.lseek(self._fd, size, os.SEEK_CUR))
+        except OSError as error:
+            raise self._named(error)
+        self.offset += size
 
     def _named(self, error: OSError) -> OSError:
         if error.filename is None and self._name is not None:
@@ -116,6 +131,15 @@ def _is_pipe(fd: int) -> bool:
     return False
 
 
+def _is_file_at_end(fd: int) -> bool:
+    """Whether a descriptor is a regular file's and the next byte is written to the file's end, but not by O_APPEND."""
+    with contextlib.suppress(OSError):
+        status = os.fstat(fd)
+        return (stat.S_ISREG(status.st_mode) and os.lseek(fd, 0, os.SEEK_CUR) >= status.st_size
+                and not fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_APPEND)
+    return False
+
+
 class SyncedSink(DescriptorSink):
     """A file that is synced when it is complete: writeback of what is moved into it starts at once."""
 
@@ -123,13 +147,6 @@ class SyncedSink(DescriptorSink):
         super().pass_on(data)
         if len(data) >= _MUCH:
             transfer.begin_writing(self._fd, len(data))
-
-    def write_zeros(self, size: int) -> None:
-        try:
-            os.ftruncate(self._fd, os.lseek(self._fd, size, os.SEEK_CUR))
-        except OSError as error:
-            raise self._named(error)
-        self.offset += size
 
 
 class SplicingSink(DescriptorSink):
@@ -217,15 +234,15 @@ class ObjectSink(Sink):
         poller.poll()
 
 
-def open_sink(sink: OpenSinkLike, *, splice: bool = False, name: Optional[str] = None) -> Sink:
+def open_sink(sink: OpenSinkLike, *, splice: bool = False, sparse: bool = True, name: Optional[str] = None) -> Sink:
     """The Sink for a descriptor, a socket, an object with ``write``, or a Sink itself; paths need
-    :func:`opened_sink`. With ``splice``, that of a pipe is a SplicingSink. ``name`` is what an
-    OSError names a descriptor. Raises TypeError for anything else."""
+    :func:`opened_sink`, which describes ``splice`` and ``sparse``. ``name`` is what an OSError names a descriptor.
+    Raises TypeError for anything else."""
     if isinstance(sink, Sink):
         return sink
     if isinstance(sink, int):
         pipe = splice and stat.S_ISFIFO(os.fstat(sink).st_mode)
-        return SplicingSink(sink) if pipe else DescriptorSink(sink, name)
+        return SplicingSink(sink) if pipe else DescriptorSink(sink, name, sparse=sparse and _is_file_at_end(sink))
     if hasattr(sink, "sendmsg") and hasattr(sink, "fileno"):
         return DescriptorSink(sink.fileno())
     if hasattr(sink, "write"):
@@ -234,7 +251,7 @@ def open_sink(sink: OpenSinkLike, *, splice: bool = False, name: Optional[str] =
 
 
 @contextlib.contextmanager
-def opened_sink(sink: SinkLike, *, splice: bool = False) -> Iterator[Sink]:
+def opened_sink(sink: SinkLike, *, splice: bool = False, sparse: bool = True) -> Iterator[Sink]:
     """The Sink for whatever a caller has.
 
     - str or os.PathLike: a file of that name, mode 0600, which appears, or replaces what was there, when the block
@@ -242,15 +259,17 @@ def opened_sink(sink: SinkLike, *, splice: bool = False) -> Iterator[Sink]:
     - int: a descriptor; a socket: its descriptor; any other object with ``write``: through that. They stay open;
     - a Sink: itself.
 
-    With ``splice``, pages are spliced into a pipe by reference (SplicingSink). Raises OSError and TypeError.
+    With ``splice``, pages are spliced into a pipe by reference (SplicingSink). With ``sparse``, a regular file, at a
+    path or written at its end by descriptor, gets holes instead of blocks of zeros; its bytes are the same. Raises
+    OSError and TypeError.
     """
     if not isinstance(sink, (str, os.PathLike)):
-        yield open_sink(sink, splice=splice)
+        yield open_sink(sink, splice=splice, sparse=sparse)
         return
     path = os.fspath(sink)
     if not written_in_place(path):
         with replacing(path) as fd:
-            yield SyncedSink(fd, path)
+            yield SyncedSink(fd, path, sparse=sparse)
         return
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:

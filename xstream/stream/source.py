@@ -32,8 +32,8 @@ SourceLike = Union[str, "os.PathLike[str]", int, "socket.socket", Buffer, "Suppo
 #: Bytes read at once for headers and small records: the capacity of a pipe. Page data beyond it is read straight into
 #: its destination.
 _READ_AHEAD = 64 << 10
-#: Largest piece of page data that is copied through a buffer: the pages of one full batch of Xen's.
-_PIECE = 4 << 20
+#: Largest piece of page data that is copied through a buffer: small enough for a CPU's cache.
+_PIECE = 512 << 10
 _CUT = "the input ends inside page data, {} bytes short"
 
 
@@ -169,7 +169,7 @@ class PendingPages:
         self._check()
 
     def pieces(self) -> Iterator[memoryview]:
-        """Yield the bytes in order, in pieces of whole pages, 4 MiB at most. A piece is valid until the next one."""
+        """Yield the bytes in order, in pieces of whole pages, 512 KiB at most. A piece is valid until the next one."""
         self._claim()
         buffer = memoryview(bytearray(min(_PIECE, self._size)))
         while self.left:

@@ -73,14 +73,14 @@ def zeros(size: int) -> Iterator[memoryview]:
 def extract(source: SourceLike, sink: SinkLike, *, salvage: bool = False, format: Optional[str] = None,
             limits: Limits = Limits(), strict: bool = False, checkpointed: bool = False, width: Optional[int] = None,
             guest: Optional[str] = None, progress: Callable[[int], Any] = lambda offset: None,
-            jobs: int = 1) -> ExtractReport:
+            jobs: int = 1, sparse: bool = True) -> ExtractReport:
     """Write the guest memory that a stream ends with to ``sink``, PFN 0 first.
 
-    ``sink`` is anything that :func:`~xstream.stream.sink.opened_sink` takes. A file at a path has mode 0600 and holes
-    where no PFN is populated; it appears when it is complete. To anything else the bytes are written in order, holes as
-    zeros, once the whole stream has been read into memory. ``limits.guest_pfns`` bounds the size. ``progress`` is
-    called with the offset reached, once per batch; ``jobs`` is the number of threads that copy pages. The other
-    arguments are those of :func:`xstream.open`.
+    ``sink`` is anything that :func:`~xstream.stream.sink.opened_sink` takes. A file at a path has mode 0600, and with
+    ``sparse`` holes where no PFN is populated and where pages are zeros; it appears when it is complete. To anything
+    else the bytes are written in order once the whole stream has been read into memory. ``limits.guest_pfns`` bounds
+    the size. ``progress`` is called with the offset reached, once per batch; ``jobs`` is the number of threads that
+    copy pages. The other arguments are those of :func:`xstream.open`.
 
     With ``salvage``, an error in the stream ends the reading and is in the report: the pages of every record before it
     are written, of a stream with checkpoints those up to its last complete one.
@@ -96,10 +96,12 @@ def extract(source: SourceLike, sink: SinkLike, *, salvage: bool = False, format
             with replacing(path) as fd:
                 memory = GuestMemory(limit=limits.guest_pfns, file=fd)
                 error = _load(reader, memory, salvage, progress, jobs)
+                if not sparse and len(memory):
+                    os.posix_fallocate(fd, 0, len(memory) * PAGE_SIZE)
         else:
             memory = GuestMemory(limit=limits.guest_pfns)
             error = _load(reader, memory, salvage, progress, jobs)
-            _write_in_order(memory, sink)
+            _write_in_order(memory, sink, sparse)
         if error is None:
             return ExtractReport(len(memory) * PAGE_SIZE, memory.populated_count, unread=reader.unread)
         missing, pages = _missing(memory, reader.pfn_end if reader.pfn_end < limits.guest_pfns else len(memory))
@@ -152,7 +154,7 @@ def _add_range(found: List[Tuple[int, int]], begin: int, end: int) -> None:
         found.append((begin, end - begin))
 
 
-def _write_in_order(memory: GuestMemory, sink: SinkLike) -> None:
-    with opened_sink(sink) as opened:
+def _write_in_order(memory: GuestMemory, sink: SinkLike, sparse: bool) -> None:
+    with opened_sink(sink, sparse=sparse) as opened:
         for piece in image_pieces(memory):
             opened.write([piece])

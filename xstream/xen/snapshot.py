@@ -14,12 +14,14 @@ from xstream.xen.xenstore import Xenstore
 
 
 def snapshot(domain: str, sink: Any, *, container: Optional[str] = "libxl", live: bool = False,
-             policy: Optional[Policy] = None, progress: Callable[[int, int], Any] = lambda done, total: None) -> Saved:
+             policy: Optional[Policy] = None, progress: Callable[[int, int], Any] = lambda done, total: None,
+             sparse: bool = True) -> Saved:
     """Write a running domain's memory and state to ``sink`` (as :func:`xstream.save` takes it); then it runs again.
 
     - ``domain``: its number or name;
     - ``container``: "libxl", with QEMU's record of an HVM guest; None: the bare memory stream;
-    - ``live``: send memory while the guest runs, and suspend it for the rest; ``policy`` says when.
+    - ``live``: send memory while the guest runs, and suspend it for the rest; ``policy`` says when;
+    - ``sparse``: a regular file gets holes instead of blocks of zeros.
 
     The guest suspends itself on a request in xenstore and is resumed whatever happens. The result is for analysis and
     backup. Restoring it takes a toolstack, which creates the domain and its devices.
@@ -39,6 +41,7 @@ def snapshot(domain: str, sink: Any, *, container: Optional[str] = "libxl", live
         guest = XenGuest(domid, toolstack, xen=xen)
         opened.callback(toolstack.resume)
         return save(guest, sink, container=container, live=live, policy=policy, progress=progress,
+                    sparse=sparse,
                     device_model=(lambda: toolstack.device_model) if qmp is not None and container else None)
 
 
