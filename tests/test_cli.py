@@ -268,7 +268,8 @@ def test_output_that_cannot_be_written_is_an_error(target, stream):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_process(number):
     process = subprocess.Popen([sys.executable, "-m", "xstream", "verify", "-"], stdin=subprocess.PIPE,
-                               stderr=subprocess.PIPE, env=dict(os.environ, PYTHONPATH=FAR_BACK))
+                               stderr=subprocess.PIPE, env=dict(os.environ, PYTHONPATH=FAR_BACK),
+                               preexec_fn=lambda: signal.signal(number, signal.SIG_DFL))  # a shell's & ignores SIGINT
     process.stdin.write(samples.hvm()[:100])
     process.stdin.flush()
     while struct.unpack("i", fcntl.ioctl(process.stdin, termios.FIONREAD, bytes(4)))[0]:

@@ -222,6 +222,43 @@ def test_no_cut_stream_with_zeros_after_the_cut_is_good(group, name, genuine_str
                 pytest.fail("{} bytes: {}".format(cut, xstream.verify(source)))
 
 
+@pytest.mark.parametrize("group, name", [("few", name) for name in genuine_streams.images("few") if "hvm" in name])
+def test_zeros_in_most_of_a_device_models_record_are_found(group, name, genuine_stream):
+    data = bytearray(genuine_stream(group, name).path.read_bytes())
+    with xstream.open(bytes(data)) as reader:
+        begin = next(reader.offset for record in reader if isinstance(record, EmulatorContext))
+    end = data.index(b"\x05pckbd", begin)
+    for cut in reversed(range(begin + 64, end, (end - begin) // 12)):
+        data[cut:] = bytes(len(data) - cut)
+        with pytest.raises(xstream.IncompleteStream, match="EMULATOR_CONTEXT"):
+            xstream.verify(data)
+
+
+def test_zeros_among_parameters_are_found(genuine_stream):
+    """Zeros read as parameter 0 with value 0, which no Xen sends."""
+    data = genuine_stream("v3", "hvm.xs.xz").path.read_bytes()
+    with xstream.open(data) as reader:
+        begin = next(reader.offset for record in reader if isinstance(record, libxc.HvmParams)) + 16
+    for cut in range(begin + 4, len(data) - 30, 16):
+        with pytest.raises(xstream.IncompleteStream, match="HVM_PARAMS"):
+            xstream.verify(data[:cut] + bytes(len(data) - cut))
+
+
+@pytest.mark.parametrize("kind, name", [(0x05, "X86_PV_VCPU_EXTENDED"), (0x06, "X86_PV_VCPU_XSAVE")])
+def test_a_vcpu_without_what_another_has(kind, name):
+    """Xen sends these for every online vcpu or for none."""
+    def stream(*tail):
+        return samples.pv(tail=b"".join((samples.tsc_info(), samples.shared_info(), *tail, samples.end())))
+
+    basic, second, more = samples.vcpu_basic(), samples.vcpu_basic(vcpu_id=1), [
+        samples.vcpu(kind, vcpu, struct.pack("<II", 0, 32) + bytes(120)) for vcpu in range(2)]
+    assert xstream.verify(stream(basic, second)) and xstream.verify(stream(basic, more[0], second, more[1]))
+    for tail, lacking in (((basic, more[0], second), 1), ((basic, second, more[1]), 0)):
+        with pytest.raises(xstream.IncompleteStream) as caught:
+            xstream.verify(stream(*tail))
+        assert caught.value.missing == ("{} of vcpu {}".format(name, lacking),)
+
+
 def test_zeros_within_a_checkpoint_are_no_end(genuine_stream):
     stream = genuine_stream("v3", "hvm-remus.xs.xz").path.read_bytes()
     whole = xstream.verify(stream, checkpointed=True).checkpoints

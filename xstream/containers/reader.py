@@ -4,7 +4,7 @@ Each layer has its own reader (:mod:`xstream.containers.layers`); a :class:`Nest
 record comes next.
 """
 from collections import deque
-from typing import Any, Deque, List, NamedTuple, Optional, Tuple
+from typing import Any, Deque, List, NamedTuple, Optional, Tuple, Union
 
 from xstream.containers.layers import LAYERS, LayerReader, Settings
 from xstream.containers.nesting import INNER_CHECKPOINT, INNER_END
@@ -13,12 +13,22 @@ from xstream.stream.reader import Identity, Layer, PageRun, check_end
 from xstream.stream.records import RecordReader
 from xstream.stream.source import PendingPages, Source
 from xstream.wire import hvm_params, libxc, libxl, xenopsd
+from xstream.wire.frames import Buffer
 
 #: The parameters that the domain builder sets for a guest with a device model.
 _IOREQ_SERVER = tuple(index for index, name in hvm_params.NAMES.items()
                       if name in ("IOREQ_SERVER_PFN", "NR_IOREQ_SERVER_PAGES"))
 #: Records that ``look_ahead`` keeps at most. A container has one to three before the memory stream.
 _LOOK_AHEAD = 16
+
+
+def _is_whole(device_model: Union[Buffer, PendingPages]) -> bool:
+    """Whether a device model's record has contents, and isn't visibly cut. One that is too large to be held isn't read.
+    """
+    if not len(device_model):
+        return False
+    from xstream.wire import vmstate  # loaded for guests that have one
+    return isinstance(device_model, PendingPages) or not vmstate.is_cut(device_model)
 
 
 class _Given(NamedTuple):
@@ -155,11 +165,11 @@ class NestedReader(RecordReader[Any]):
     def _note_device_model(self, record: Any) -> None:
         """Note whether the guest has a device model, and whether its record has come with contents."""
         if isinstance(record, libxl.EmulatorContext):
-            self._device_model = self._device_model or len(record.blob) > 0
+            self._device_model = self._device_model or _is_whole(record.blob)
         elif isinstance(record, libxl.EmulatorXenstoreData):
             self._needs_device_model = True
         elif isinstance(record, xenopsd.Blob) and record.type in xenopsd.QEMU_RECORDS:
-            self._device_model = self._device_model or len(record.data) > 0
+            self._device_model = self._device_model or _is_whole(record.data)
         elif isinstance(record, libxc.HvmParams):
             self._needs_device_model = self._needs_device_model or any(
                 index in _IOREQ_SERVER and value for index, value in libxc.HVM_PARAM.iter_unpack(record.entries))

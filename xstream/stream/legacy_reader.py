@@ -7,7 +7,7 @@ from xstream.limits import Limits
 from xstream.stream.reader import Identity, Layer, PageRun, check_end, only_layer
 from xstream.stream.records import RecordReader
 from xstream.stream.source import PendingPages, Source, SourceLike, open_source
-from xstream.wire import legacy, libxc, vcpu
+from xstream.wire import legacy, libxc, vcpu, vmstate
 from xstream.wire.legacy import CHUNK, U32, Record
 from xstream.wire.libxc import PAGE_SIZE, PageData
 
@@ -448,6 +448,8 @@ class LegacyReader(RecordReader[Record]):
             self._left, self._step = 0, LegacyReader._read_xend_device_model
             return self._read_xend_device_model()
         record = legacy.DeviceModel(signature, self._read_blob(legacy.SIGNATURE_SIZE, "length"))
+        if vmstate.is_cut(record.blob):
+            self._missing += ("DEVICE_MODEL",)
         self._end_tail()
         return record
 

@@ -69,6 +69,14 @@ NEEDED: Dict[int, Tuple[int, ...]] = {
     GUEST_PV: (VCPU_BASIC, SHARED_INFO),
 }
 
+#: Records that Xen writes for every online vcpu or for none: which ones depends on the host's CPU, not on the vcpu
+#: (write_one_vcpu_extended() and write_one_vcpu_xsave() in tools/libs/guest/xg_sr_save_x86_pv.c).
+ALIKE: Tuple[int, ...] = (VCPU_EXTENDED, VCPU_XSAVE)
+#: vcpus that are looked at for ALIKE; Xen's limit for PV guests.
+_MOST_VCPUS = 8192
+#: Records of vcpus that ``missing`` names.
+_MOST_NAMED = 8
+
 #: Other records in every stream that Xen writes. A guest runs without them; a strict check reports their absence.
 USUAL: Dict[Tuple[int, int], Tuple[int, ...]] = {
     (3, GUEST_HVM): (STATIC_DATA_END, CPUID_POLICY, MSR_POLICY, PAGE_DATA, TSC_INFO),
@@ -101,6 +109,7 @@ class Ordering:
         self._p2m_leaves = bytearray()  # 1 for each p2m frame that has come
         self._seen: Set[int] = set()
         self._have: Set[int] = set()  # of NEEDED, those that have come with contents
+        self._vcpus: Dict[int, Set[int]] = {kind: set() for kind in (VCPU_BASIC,) + ALIKE}
         self._missing_at_checkpoint: Tuple[str, ...] = ()
         self._early_basic = self._optional_since_checkpoint = False
         self._in_checkpoint = False  # a record has come since the last CHECKPOINT
@@ -117,7 +126,11 @@ class Ordering:
         return self._missing_at_checkpoint + ((libxc.type_name(CHECKPOINT),) if unfinished else ())
 
     def _missing_now(self) -> Tuple[str, ...]:
-        return tuple(libxc.type_name(needed) for needed in NEEDED[self._kind[1]] if needed not in self._have)
+        needed = tuple(libxc.type_name(needed) for needed in NEEDED[self._kind[1]] if needed not in self._have)
+        lacking = [(vcpu_id, alike) for alike in ALIKE if self._vcpus[alike]
+                   for vcpu_id in self._vcpus[VCPU_BASIC] - self._vcpus[alike]]
+        return needed + tuple("{} of vcpu {}".format(libxc.type_name(alike), vcpu_id)
+                              for vcpu_id, alike in sorted(lacking)[:_MOST_NAMED])
 
     @property
     def ended(self) -> bool:
@@ -195,6 +208,8 @@ class Ordering:
         self.state = state
         if record_type not in (CHECKPOINT, END):
             self._in_checkpoint = True
+        if record_type in self._vcpus and record.vcpu_id < _MOST_VCPUS:
+            self._vcpus[record_type].add(record.vcpu_id)
         if record_type & OPTIONAL:
             self._optional_since_checkpoint = self.checkpoints > 0
         elif record_type in NEEDED[self._kind[1]]:
@@ -211,8 +226,12 @@ class Ordering:
         elif record_type == VCPU_BASIC:
             if record.vcpu_id == 0 and len(record.blob):
                 self._have.add(record_type)
-        elif record_type != HVM_PARAMS or len(record.entries):
+        elif record_type != HVM_PARAMS:
             self._have.add(record_type)
+        elif len(record.entries):
+            # Xen writes no parameter 0: such an entry is zeros that an interrupted save left.
+            good = all(any(param) for param in record.params)
+            (self._have.add if good else self._have.discard)(record_type)
 
     def _reason(self, record_type: int) -> str:
         if record_type in (PAGE_DATA, P2M_FRAMES) and self._kind[0] == 3 and self.state in ("start", "info"):

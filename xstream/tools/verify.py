@@ -124,8 +124,9 @@ def verify(source: SourceLike, *, format: Optional[str] = None, limits: Limits =
 
     Page data isn't read, so page tables and the start info page are not checked: a restore may still refuse a page
     table entry, or the frames that the start info page names. The same holds for the frames in the registers of a
-    legacy stream's PV guest. Zeros that an interrupted save left within the last opaque state (the device model's
-    record, a PV guest's last XSAVE or MSRs) can't be recognised either.
+    legacy stream's PV guest. Zeros that an interrupted save left only within the
+    last state without a structure can't be recognised either: QEMU's last devices, a PV guest's last XSAVE or MSRs, the
+    last bytes of the last HVM parameter.
 
     ``source`` and the other arguments are those of :func:`xstream.open`. ``progress`` is called with the offset reached
     after each record or run of batches.

@@ -8,7 +8,6 @@ device of the record, or has only an older version of it.
 
 Source: migration/savevm.c and migration/qemu-file-types.h in QEMU: qemu_save_device_state(), save_section_header().
 """
-import re
 from typing import Iterator, List, NamedTuple, Optional
 
 from xstream.wire.frames import Buffer
@@ -19,9 +18,13 @@ _HEADER_SIZE = 8
 #: Highest version of a section, and step between the numbers of neighbouring sections, that are believed.
 _MOST_VERSION, _MOST_STEP = 255, 64
 #: QEMU_VM_SECTION_FULL or _START, number, length of the name; the name can't be matched by its length here.
-_SECTION = re.compile(rb"[\x01\x04](?=\x00\x00(..)([\x01-\xff])([!-~]))", re.DOTALL)
-_PRINTABLE = re.compile(rb"[!-~]+")
+_SECTION = rb"(?s)[\x01\x04](?=\x00\x00(..)([\x01-\xff])([!-~]))"
+_PRINTABLE = rb"[!-~]+"
 _HEAD_SIZE, _TAIL_SIZE = 6, 8  # before and after the name
+#: The section that QEMU's records of PC machines begin with, and two that all of them have, after most of the others,
+#: each as length and name (hw/i386/pc.c: pc_basic_device_init()).
+_FIRST_SECTION = b"\x05timer"
+_NEEDED_SECTIONS = (b"\x0bmc146818rtc", b"\x05pckbd")
 
 
 class Section(NamedTuple):
@@ -46,10 +49,20 @@ def sections(untrusted: Buffer) -> List[Section]:
     return [section._replace(size=end - section.offset) for section, end in zip(found, ends)]
 
 
+def is_cut(untrusted: Buffer) -> bool:
+    """Whether a record lacks sections that all PC machines have: an interrupted save leaves zeros in their place.
+    A record that begins in another way, which only another program can read, is never called cut."""
+    data = bytes(untrusted)
+    return data.startswith(MAGIC) and data.startswith(_FIRST_SECTION, _HEADER_SIZE + _HEAD_SIZE - 1) and \
+        not all(needed in data for needed in _NEEDED_SECTIONS)
+
+
 def _heads(data: bytes) -> Iterator[Section]:
+    import re  # not needed to read a stream, only to look into its records
+    begins = re.compile(_SECTION)
     last, at = -1, _HEADER_SIZE
     while True:
-        match = _SECTION.search(data, at)
+        match = begins.search(data, at)
         if match is None:
             return
         section = _head(data, match.start(), last)
@@ -62,11 +75,12 @@ def _heads(data: bytes) -> Iterator[Section]:
 
 def _head(data: bytes, at: int, last: int) -> Optional[Section]:
     """The section that begins here, if one does."""
+    import re
     number = int.from_bytes(data[at + 1:at + 5], "big")
     end = at + _HEAD_SIZE + data[at + 5]
     name = data[at + _HEAD_SIZE:end]
     instance, version = (int.from_bytes(data[start:start + 4], "big") for start in (end, end + 4))
-    if not last < number <= last + _MOST_STEP or end + _TAIL_SIZE > len(data) or not _PRINTABLE.fullmatch(name) or \
+    if not last < number <= last + _MOST_STEP or end + _TAIL_SIZE > len(data) or not re.fullmatch(_PRINTABLE, name) or \
             not version <= _MOST_VERSION:
         return None
     return Section(number, name.decode("ascii"), instance, version, at, 0)
