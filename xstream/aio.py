@@ -7,7 +7,7 @@ time. All network I/O happens in the event loop.
 import asyncio
 import contextlib
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Callable, List, Optional, Sequence, Type, TypeVar
+from typing import Any, Callable, List, Optional, Sequence, TypeVar
 
 from xstream.guest.enclosure import DeviceModel, XenstoreData
 from xstream.guest.guest import Guest
@@ -81,8 +81,8 @@ async def save(guest: Guest, writer: asyncio.StreamWriter, *, live: bool = False
                verify: bool = False, container: Optional[str] = None, config: Optional[bytes] = None,
                device_model: Optional[DeviceModel] = None, xenstore_data: Optional[XenstoreData] = None,
                checkpoint: Optional[Callable[[int], bool]] = None, back_channel: Optional[SourceLike] = None,
-               on_round: Callable[[Round], Any] = lambda last: None,
-               progress: Callable[[int, int], Any] = lambda done, total: None,
+               on_round: Callable[[Round], object] = lambda last: None,
+               progress: Callable[[int, int], object] = lambda done, total: None,
                cancelled: Callable[[], bool] = lambda: False, limits: Limits = Limits()) -> Saved:
     """As :func:`xstream.save`, to a StreamWriter, which is drained after each batch.
 
@@ -115,7 +115,7 @@ async def _send(sink: _Gathered, writer: asyncio.StreamWriter) -> None:
 
 
 # Python 3.6 has no BufferedProtocol; there bytes are copied once more.
-_Protocol: Type[Any] = getattr(asyncio, "BufferedProtocol", asyncio.Protocol)
+_Protocol: type = getattr(asyncio, "BufferedProtocol", asyncio.Protocol)
 
 
 class RestoreProtocol(_Protocol):  # type: ignore[misc]
@@ -131,7 +131,7 @@ class RestoreProtocol(_Protocol):  # type: ignore[misc]
 
     def __init__(self, guest: Guest, *, format: Optional[str] = None, limits: Limits = Limits(), strict: bool = False,
                  checkpointed: bool = False, checkpoint: Callable[[int], bool] = lambda number: True,
-                 back_channel: Optional[SinkLike] = None, progress: Callable[[int], Any] = lambda offset: None,
+                 back_channel: Optional[SinkLike] = None, progress: Callable[[int], object] = lambda offset: None,
                  cancelled: Callable[[], bool] = lambda: False) -> None:
         self._source = FedSource(stable=False)
         self._loop = asyncio.get_event_loop()

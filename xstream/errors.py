@@ -1,5 +1,8 @@
 """The errors of reading and writing streams. Each says where it is, and what was expected and found there."""
-from typing import Any, Dict, Optional, Sequence
+from typing import Dict, Mapping, Optional, Sequence, Union
+
+#: What JSON can represent, as reports have it.
+JsonValue = Union[None, bool, int, float, str, Sequence["JsonValue"], Mapping[str, "JsonValue"]]  # type: ignore[misc]
 
 
 class StreamError(Exception):
@@ -18,7 +21,7 @@ class StreamError(Exception):
 
     def __init__(self, message: str, *, layer: Optional[str] = None, offset: Optional[int] = None,
                  record: Optional[int] = None, record_type: Optional[str] = None, field: Optional[str] = None,
-                 expected: Any = None, got: Any = None) -> None:
+                 expected: object = None, got: object = None) -> None:
         super().__init__(message)
         self.message = message
         self.layer = layer
@@ -42,7 +45,7 @@ class StreamError(Exception):
         self.record_type = record_type if self.record_type is None else self.record_type
         return self
 
-    def as_dict(self) -> Dict[str, Any]:
+    def as_dict(self) -> Dict[str, JsonValue]:
         """The attributes and the class's name as values that JSON can represent."""
         return {
             "error": type(self).__name__, "message": self.message, "layer": self.layer, "offset": self.offset,
@@ -90,11 +93,14 @@ class IncompleteStream(StreamError):
     names the records.
     """
 
-    def __init__(self, message: str, *, missing: Sequence[str], **where: Any) -> None:
-        super().__init__(message, **where)
+    def __init__(self, message: str, *, missing: Sequence[str], layer: Optional[str] = None,
+                 offset: Optional[int] = None, record: Optional[int] = None, record_type: Optional[str] = None,
+                 field: Optional[str] = None, expected: object = None, got: object = None) -> None:
+        super().__init__(message, layer=layer, offset=offset, record=record, record_type=record_type, field=field,
+                         expected=expected, got=got)
         self.missing = tuple(missing)
 
-    def as_dict(self) -> Dict[str, Any]:
+    def as_dict(self) -> Dict[str, JsonValue]:
         return dict(super().as_dict(), missing=list(self.missing))
 
 
@@ -104,11 +110,14 @@ class TruncatedStream(StreamError):
     ``missing`` is the least number of bytes that are missing; ``offset`` is where the input ended.
     """
 
-    def __init__(self, message: str, *, missing: int, **where: Any) -> None:
-        super().__init__(message, **where)
+    def __init__(self, message: str, *, missing: int, layer: Optional[str] = None, offset: Optional[int] = None,
+                 record: Optional[int] = None, record_type: Optional[str] = None, field: Optional[str] = None,
+                 expected: object = None, got: object = None) -> None:
+        super().__init__(message, layer=layer, offset=offset, record=record, record_type=record_type, field=field,
+                         expected=expected, got=got)
         self.missing = missing
 
-    def as_dict(self) -> Dict[str, Any]:
+    def as_dict(self) -> Dict[str, JsonValue]:
         return dict(super().as_dict(), missing=self.missing)
 
 
@@ -128,12 +137,15 @@ class MissingPart(ValueError):
 class MemoryMismatch(StreamError):
     """Pages sent for comparison (after VERIFY) differ from those restored; ``pfns`` names them."""
 
-    def __init__(self, message: str, *, pfns: Any, **where: Any) -> None:
-        super().__init__(message, **where)
+    def __init__(self, message: str, *, pfns: Sequence[int], layer: Optional[str] = None, offset: Optional[int] = None,
+                 record: Optional[int] = None, record_type: Optional[str] = None, field: Optional[str] = None,
+                 expected: object = None, got: object = None) -> None:
+        super().__init__(message, layer=layer, offset=offset, record=record, record_type=record_type, field=field,
+                         expected=expected, got=got)
         self.pfns = pfns
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> JsonValue:
     """A value for JSON and messages: the start of bytes as escaped text; other types than JSON's as text."""
     if isinstance(value, (bytes, bytearray, memoryview)):
         shown = bytes(value[:32])

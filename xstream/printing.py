@@ -266,7 +266,8 @@ def print_contents_json(found: "Iterable[RecordContents]") -> Optional[StreamErr
     """Print RecordContents as one JSON document, written piece by piece: there may be many. Returns the error that
     ended the iteration, which is part of the document."""
     import json
-    error, before, end = None, "", {"ok": True}
+    error, before = None, ""
+    end: Dict[str, object] = {"ok": True}
     encoder = json.JSONEncoder(indent=1)
     sys.stdout.write('{"contents": [')
     try:

@@ -5,12 +5,22 @@ from typing import Any, NamedTuple, Optional
 import numpy
 
 from xstream.guest.load import load
-from xstream.guest.memory import GuestMemory, words_of
+from xstream.guest.memory import GuestMemory
 from xstream.guest.simulated_state import Registers, hvm_records, vcpu_context
 from xstream.stream.legacy_writer import LegacyWriter
 from xstream.stream.writer import BATCH_PFNS, Writer
 from xstream.wire import legacy, libxc
-from xstream.wire.libxc import PAGE_SIZE, DomainHeader, End, P2MFrames, PVInfo, SharedInfo, StaticDataEnd, VcpuBasic
+from xstream.wire.libxc import (
+    PAGE_SIZE,
+    DomainHeader,
+    End,
+    P2MFrames,
+    PVInfo,
+    SharedInfo,
+    StaticDataEnd,
+    VcpuBasic,
+    words_of,
+)
 
 MIX = "30% zero pages, 30% text-like, 20% a repeated word, 20% random"
 _TEXT = b"The quick brown fox jumps over the lazy dog. 0123456789 <html> {return 0;} \n"
@@ -127,7 +137,7 @@ def write_single(guest: BenchGuest, fd: int) -> None:
         words = words_of(pfns, guest.types[start:start + _PERIOD])
         records["word"] = numpy.frombuffer(words, "<u8")
         records["page"] = pages.view("V4096")[:, 0]
-        writer.sink.write([records.view(numpy.uint8)])
+        writer.sink.write([records.view(numpy.uint8).data])
     end_stream(guest, writer)
 
 

@@ -8,12 +8,12 @@ import numpy
 from xstream.bench import machine
 from xstream.bench.guests import BenchGuest
 from xstream.bench.workloads import Side, Work, Workload, limit, ours, peer
-from xstream.guest.memory import GuestMemory, words_of
+from xstream.guest.memory import GuestMemory
 from xstream.kernels import checksum, deltas, pagetables
 from xstream.kernels import pages as page_kernel
 from xstream.kernels import pfns as pfn_kernel
 from xstream.stream.writer import BATCH_PFNS
-from xstream.wire.libxc import PAGE_SIZE
+from xstream.wire.libxc import PAGE_SIZE, words_of
 
 #: PyPI's packages: module, function, name.
 _CRC_PACKAGES = (("crc32c", "crc32c", "crc32c"), ("google_crc32c", "value", "google-crc32c"))

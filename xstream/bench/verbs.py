@@ -16,12 +16,12 @@ from xstream.bench.partner import PIPE_SIZE, Partner, pipe
 from xstream.bench.workloads import THREADS, Side, Workload, limit, ours, peer, xen_converter, xen_module
 from xstream.convert.conversion import convert
 from xstream.guest.load import load
-from xstream.guest.memory import GuestMemory, words_of
+from xstream.guest.memory import GuestMemory
 from xstream.guest.parallel import usable_cpus
 from xstream.tools.digest import digest_memory, run_digests
 from xstream.tools.extract import extract
 from xstream.tools.verify import verify
-from xstream.wire.libxc import PAGE_SIZE
+from xstream.wire.libxc import PAGE_SIZE, words_of
 
 
 class Files(NamedTuple):

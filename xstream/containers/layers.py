@@ -491,7 +491,7 @@ class XenopsdReader(LayerReader):
             source.await_record(size + length)
             data = source.page_data(size, length)
             if isinstance(data, PendingPages):
-                data.where = {"layer": self.layer, "record": self.index + 1, "record_type": self._name}
+                data.where = self.layer, self.index + 1, self._name
             record = xenopsd.parse(record_type, data)
         return record
 

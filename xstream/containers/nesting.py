@@ -162,10 +162,10 @@ def check_back_channel(record: colo.Record, limits: Limits) -> None:
                             expected="under {:#x}".format(limits.guest_pfns), got=hex(highest))
 
 
-def ignored(module: Any, record: Any, padding_at: int = 0) -> Optional[Tuple[int, str, Any]]:
+def ignored(module: Any, record: Any, padding_at: int = 0) -> Optional[Tuple[int, str, object]]:
     """(offset, field, value) of the first field of a record that a restore ignores and no Xen writes, nonzero padding
     included; None if there is none. ``padding_at`` is the body's length."""
-    found: Optional[Tuple[int, str, Any]] = module.ignored_content(record)
+    found: Optional[Tuple[int, str, object]] = module.ignored_content(record)
     if found is None and len(getattr(record, "padding", b"")):
         return padding_at, "padding", bytes(record.padding)
     return found

@@ -1,5 +1,5 @@
 """Guest memory in the file formats that analysis tools read."""
-from typing import Any, Callable, NamedTuple, Optional, Tuple
+from typing import Callable, NamedTuple, Optional, Tuple
 
 from xstream.convert.elf import write_elf
 from xstream.convert.images import write_pages
@@ -33,7 +33,7 @@ class Exported(NamedTuple):
 def export(source: SourceLike, sink: SinkLike, *, to: str = "elf", pfns: Optional[Tuple[int, int]] = None,
            format: Optional[str] = None, limits: Limits = Limits(), checkpointed: bool = True,
            width: Optional[int] = None, guest: Optional[str] = None,
-           progress: Callable[[int], Any] = lambda offset: None, sparse: bool = True) -> Exported:
+           progress: Callable[[int], object] = lambda offset: None, sparse: bool = True) -> Exported:
     """Write the guest memory that a stream ends with to ``sink``, in a format that analysis tools read.
 
     - ``to``: "elf", a core file for crash, drgn, gdb, makedumpfile and Volatility; "lime", for Volatility and Rekall;

@@ -2,7 +2,7 @@
 
 The order of the records is that of Xen's converter, tools/python/scripts/convert-legacy-stream.
 """
-from typing import Any, Callable, ContextManager, Dict, Generator, Iterator, List, Optional, Tuple, Type, TypeVar
+from typing import Any, Callable, ContextManager, Dict, Generator, Iterator, List, Optional, Tuple, TypeVar
 
 from xstream.containers.opening import AnyReader
 from xstream.convert.memory import LegacyMemory, MemoryCopy, find_unmapped
@@ -84,7 +84,7 @@ class StateTranslator:
         return [libxc.HvmParams.of(list(zip(_TAIL_PARAMS, record[:3]))), libxc.HvmContext(record.context)]
 
 
-_TRANSLATE: Dict[Type[Any], Callable[[StateTranslator, Any], List[libxc.Record]]] = {
+_TRANSLATE: Dict[type, Callable[[StateTranslator, Any], List[libxc.Record]]] = {
     legacy.Start: StateTranslator._start,
     legacy.ExtendedInfo: StateTranslator._extended_info,
     legacy.P2MFrames: StateTranslator._p2m_frames,

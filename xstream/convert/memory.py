@@ -6,7 +6,7 @@ from typing import IO, Any, Iterator, List, Optional, Union
 
 from xstream.guest.deltas import DeltaDecoder
 from xstream.guest.load import Spool
-from xstream.guest.memory import GuestMemory, data_pfns, reserve, words_of
+from xstream.guest.memory import GuestMemory, data_pfns, reserve
 from xstream.kernels import pfns as pfn_kernel
 from xstream.limits import Limits
 from xstream.stream.legacy_reader import LegacyReader
@@ -14,7 +14,7 @@ from xstream.stream.source import PendingPages
 from xstream.stream.writer import BATCH_PFNS, batch_bounds
 from xstream.wire import legacy
 from xstream.wire.frames import Buffer
-from xstream.wire.libxc import PAGE_SIZE, PageData
+from xstream.wire.libxc import PAGE_SIZE, PageData, words_of
 
 #: A legacy record that carries memory.
 MemoryRecord = Union[PageData, legacy.CompressedBatch, legacy.CompressedPages]

@@ -123,7 +123,7 @@ class Loader:
         self._deltas = DeltaDecoder(memory, reader.limits)
         self._unmapped = _Unmapped()
 
-    def run(self, progress: Callable[[int], Any] = lambda offset: None) -> Loaded:
+    def run(self, progress: Callable[[int], object] = lambda offset: None) -> Loaded:
         """Load everything. ``progress`` is called with the absolute offset reached after each batch or run. Raises
         StreamError or a subclass."""
         try:

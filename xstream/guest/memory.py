@@ -8,8 +8,10 @@ from typing import Any, Iterator, NamedTuple, Optional, Tuple, Union
 from xstream.errors import LimitExceeded
 from xstream.guest.parallel import ONE_THREAD, TASK_PAGES, Workers
 from xstream.kernels import batches as batch_kernel
+from xstream.kernels import buffers
 from xstream.kernels import pages as page_kernel
 from xstream.kernels import pfns as pfn_kernel
+from xstream.kernels.buffers import BufferLike
 from xstream.limits import Limits
 from xstream.stream.reader import PageRun
 from xstream.stream.source import PendingPages, pieces
@@ -150,9 +152,9 @@ class GuestMemory:
         found = uint64(min(most, self._length))
         return found[:pfn_kernel.populated_pfns(self.state, start, found)]
 
-    def read(self, pfns: Any) -> bytearray:
+    def read(self, pfns: BufferLike) -> bytearray:
         """The pages of ``pfns`` (uint64), concatenated; a copy. Pages that never arrived are zeros."""
-        out = bytearray(len(pfns) * PAGE_SIZE)
+        out = bytearray(buffers.array("pfns", pfns, "uint64").nbytes // 8 * PAGE_SIZE)
         if self._fd is None:
             page_kernel.gather(self._whole, pfns, out)
         else:
@@ -276,13 +278,6 @@ def _shares(pages: int, jobs: int) -> Iterator[Tuple[int, int]]:
 def uint64(count: int) -> memoryview:
     """A zeroed uint64 array."""
     return memoryview(bytearray(8 * count)).cast("Q")
-
-
-def words_of(pfns: Any, types: Any) -> memoryview:
-    """The PFN words for arrays of PFNs (uint64) and page types (uint8)."""
-    words = memoryview(bytearray(8 * len(pfns)))
-    pfn_kernel.pack(pfns, types, words)
-    return words
 
 
 def data_pfns(words: Buffer) -> memoryview:

@@ -6,7 +6,7 @@ remembers where the last copy of each page lies, and then reads any page straigh
 import contextlib
 import operator
 import tempfile
-from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple, Type
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 import numpy
 
@@ -32,7 +32,7 @@ _MOST_VIEWS = 64
 _ZEROS = memoryview(bytes(_BATCH * PAGE_SIZE))
 
 #: Records that describe the guest; MemoryView keeps these.
-_DESCRIBING: Tuple[Type[Any], ...] = (
+_DESCRIBING: Tuple[type, ...] = (
     libxc.PVInfo, libxc.CpuidPolicy, libxc.MsrPolicy, libxc.TscInfo, libxc.SharedInfo, libxc.HvmContext,
     libxc.HvmParams, libxc.VcpuBasic, libxc.VcpuExtended, libxc.VcpuXsave, libxc.VcpuMsrs,
     libxl.EmulatorXenstoreData, legacy.TscInfo, legacy.HvmParam, legacy.HvmTail, legacy.VcpuContext, legacy.SharedInfo)
@@ -158,7 +158,7 @@ class MemoryView:
 
     def __init__(self, source: SourceLike, *, format: Optional[str] = None, limits: Limits = Limits(),
                  checkpointed: bool = True, width: Optional[int] = None, guest: Optional[str] = None,
-                 progress: Callable[[int], Any] = lambda offset: None) -> None:
+                 progress: Callable[[int], object] = lambda offset: None) -> None:
         self._options: Dict[str, Any] = {"format": format, "limits": limits, "checkpointed": checkpointed,
                                          "width": width, "guest": guest}
         self._limits = limits
@@ -228,7 +228,7 @@ class MemoryView:
     def __enter__(self) -> "MemoryView":
         return self
 
-    def __exit__(self, *exc: Any) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
     def __len__(self) -> int:

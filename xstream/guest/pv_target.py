@@ -21,6 +21,7 @@ from xstream.wire import start_info as start_info_wire
 from xstream.wire import vcpu as vcpu_wire
 from xstream.wire.frames import Buffer
 from xstream.wire.libxc import PAGE_SIZE, P2MFrames, PageData, SharedInfo, VcpuBasic
+from xstream.wire.pending import in_memory
 
 _NOTAB = 0
 _PINNED = range(9, 13)
@@ -63,14 +64,15 @@ class TargetPV:
         types = data_types(record.words)
         if not any_tables(types):
             return record
+        tables = in_memory(record.data)
         wanted = uint64(BATCH_PFNS)
         count = BATCH_PFNS
         state = self._memory.state[:self._pfn_end]
         while count == BATCH_PFNS:
-            count = pagetables.referenced(record.data, types, state, wanted)
+            count = pagetables.referenced(tables, types, state, wanted)
             self._memory.populate(wanted[:count])
-        data = bytearray(len(record.data))
-        page, entry, reason = pagetables.localise(record.data, types, self._p2m[:self._pfn_end], data)
+        data = bytearray(len(tables))
+        page, entry, reason = pagetables.localise(tables, types, self._p2m[:self._pfn_end], data)
         if reason != pagetables.OK:
             raise CorruptStream("page table entry without a frame", field="page table entry",
                                 got="entry {} of page {} of the batch".format(entry, page))

@@ -50,6 +50,7 @@ from xstream.wire.libxc import (
     VcpuMsrs,
     VcpuXsave,
 )
+from xstream.wire.pending import in_memory
 
 #: Most PFNs that a failed comparison names.
 _NAMED_PFNS = 1024
@@ -122,7 +123,7 @@ class Restored(NamedTuple):
             if isinstance(record, libxl.EmulatorContext):
                 return bytes(record.blob)
             if isinstance(record, xenopsd.Blob) and record.type in xenopsd.QEMU_RECORDS:
-                return bytes(record.data)
+                return bytes(in_memory(record.data))
         return None
 
     @property
@@ -150,7 +151,7 @@ class Restorer:
     def __init__(self, source: Union[SourceLike, AnyReader], guest: Guest, *, format: Optional[str] = None,
                  limits: Limits = Limits(), strict: bool = False, checkpointed: bool = False, exact: bool = True,
                  checkpoint: Callable[[int], bool] = lambda number: True, back_channel: Optional[SinkLike] = None,
-                 progress: Callable[[int], Any] = lambda offset: None,
+                 progress: Callable[[int], object] = lambda offset: None,
                  cancelled: Callable[[], bool] = lambda: False) -> None:
         if back_channel is not None and guest.kind != "hvm":
             raise ValueError("a back channel is for HVM guests")
@@ -158,7 +159,8 @@ class Restorer:
         given: Any = source if isinstance(source, RecordReader) else None
         self._given = given
         self._limits: Limits = limits if given is None else given.limits
-        self._source, self._format, self._strict, self._exact = source, format, strict, exact
+        self._source: SourceLike = source  # type: ignore[assignment]  # a reader is used as given
+        self._format, self._strict, self._exact = format, strict, exact
         self._checkpointed = checkpointed or back_channel is not None
         self._opened: Optional[AnyReader] = None
         self._guest = guest
@@ -493,7 +495,7 @@ def _reported(state: StateRecords) -> Iterator[LayerRecord]:
 def restore(source: Union[SourceLike, AnyReader], guest: Guest, *, format: Optional[str] = None,
             limits: Limits = Limits(), strict: bool = False, checkpointed: bool = False, exact: bool = True,
             checkpoint: Callable[[int], bool] = lambda number: True, back_channel: Optional[SinkLike] = None,
-            progress: Callable[[int], Any] = lambda offset: None,
+            progress: Callable[[int], object] = lambda offset: None,
             cancelled: Callable[[], bool] = lambda: False) -> Restored:
     """Restore a guest from a libxc stream, version 2 or 3, or from a container of one (libxl, xl, libvirt, xenopsd).
 

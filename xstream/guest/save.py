@@ -6,13 +6,13 @@ import contextlib
 import itertools
 import time
 from array import array
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Callable, Iterator, List, NamedTuple, Optional, Tuple
 
 from xstream.errors import CorruptStream, LimitExceeded, StreamError
 from xstream.guest.enclosure import DeviceModel, Enclosure, XenstoreData
 from xstream.guest.guest import GUEST_TYPES, Cancelled, Guest, GuestError, HookError, Pages
 from xstream.guest.hooks import Hooks
-from xstream.guest.memory import data_pfns, uint64, words_of
+from xstream.guest.memory import data_pfns, uint64
 from xstream.guest.policies import Decision, Policy, Round, xen_policy
 from xstream.guest.pv_source import SourceP2M
 from xstream.guest.tables import any_tables, data_types
@@ -34,6 +34,7 @@ from xstream.wire.libxc import (
     StaticDataEnd,
     VcpuBasic,
     Verify,
+    words_of,
 )
 
 #: Bytes of a dirty bitmap that are expanded to PFNs in one step.
@@ -72,8 +73,8 @@ class Saver:
                  verify: bool = False, container: Optional[str] = None, config: Optional[bytes] = None,
                  device_model: Optional[DeviceModel] = None, xenstore_data: Optional[XenstoreData] = None,
                  checkpoint: Optional[Callable[[int], bool]] = None, back_channel: Optional[SourceLike] = None,
-                 on_round: Callable[[Round], Any] = lambda last: None,
-                 progress: Callable[[int, int], Any] = lambda done, total: None,
+                 on_round: Callable[[Round], object] = lambda last: None,
+                 progress: Callable[[int, int], object] = lambda done, total: None,
                  cancelled: Callable[[], bool] = lambda: False, limits: Limits = Limits(),
                  sparse: bool = True) -> None:
         if back_channel is not None and (checkpoint is None or guest.kind != "hvm" or container is not None):
@@ -250,20 +251,21 @@ class Saver:
         """COLO: add the PFNs that the secondary has changed since the last checkpoint."""
         start = source.offset
         kind, length = FRAME.unpack_from(source.need(FRAME.size))
-        where: Dict[str, Any] = {"layer": "libxc back channel", "offset": start}
+        layer = "libxc back channel"
         if libxc.RECORDS.get(kind, ("", None))[1] is not CheckpointDirtyPfnList:
             raise CorruptStream("not a list of dirty PFNs", field="type", expected="CHECKPOINT_DIRTY_PFN_LIST",
-                                got=libxc.type_name(kind), **where)
+                                got=libxc.type_name(kind), layer=layer, offset=start)
         if length > self._limits.body_length:
             raise LimitExceeded("list of dirty PFNs longer than the limit", field="length",
-                                expected="at most {}".format(self._limits.body_length), got=length, **where)
+                                expected="at most {}".format(self._limits.body_length), got=length, layer=layer,
+                                offset=start)
         body = bytes(source.need(FRAME.size + length)[FRAME.size:])
         try:
             libxc.parse(kind, body)
             pfn_kernel.pfns_to_bitmap(array("Q", body), dirty)
         except (StreamError, IndexError) as error:
             raise CorruptStream("bad list of dirty PFNs: {}".format(error), field="pfns",
-                                expected="PFNs under {:#x}".format(self._pfn_end), **where)
+                                expected="PFNs under {:#x}".format(self._pfn_end), layer=layer, offset=start)
         source.advance(FRAME.size + length)
 
     def _round(self, dirty: bytearray, phase: str) -> Iterator[None]:
@@ -394,8 +396,8 @@ def _batch_size(pfns: memoryview) -> int:
 def save(guest: Guest, sink: SinkLike, *, live: bool = False, policy: Optional[Policy] = None, verify: bool = False,
          container: Optional[str] = None, config: Optional[bytes] = None, device_model: Optional[DeviceModel] = None,
          xenstore_data: Optional[XenstoreData] = None, checkpoint: Optional[Callable[[int], bool]] = None,
-         back_channel: Optional[SourceLike] = None, on_round: Callable[[Round], Any] = lambda last: None,
-         progress: Callable[[int, int], Any] = lambda done, total: None,
+         back_channel: Optional[SourceLike] = None, on_round: Callable[[Round], object] = lambda last: None,
+         progress: Callable[[int, int], object] = lambda done, total: None,
          cancelled: Callable[[], bool] = lambda: False, limits: Limits = Limits(), sparse: bool = True) -> Saved:
     """Write a guest's stream to ``sink``: a path, a descriptor, a socket, or an object with ``write``.
 

@@ -6,14 +6,14 @@ from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from xstream.guest import simulated_pv, simulated_state
 from xstream.guest.guest import Completed, Guest, Pages
-from xstream.guest.memory import GuestMemory, data_pfns, uint64, words_of
+from xstream.guest.memory import GuestMemory, data_pfns, uint64
 from xstream.kernels import checksum, pagetables
 from xstream.kernels import p2m as p2m_kernel
 from xstream.kernels import pfns as pfn_kernel
 from xstream.limits import Limits
 from xstream.stream.writer import BATCH_PFNS
 from xstream.wire import console, shared_info, start_info
-from xstream.wire.libxc import PAGE_SIZE, HvmParams, Record, SharedInfo, TscInfo, VcpuBasic
+from xstream.wire.libxc import PAGE_SIZE, HvmParams, Record, SharedInfo, TscInfo, VcpuBasic, words_of
 
 _NOTAB, _BROKEN, _XALLOC, _XTAB = 0x0, 0xD, 0xE, 0xF
 _BLOCK_PAGES = 64

@@ -3,9 +3,9 @@ from typing import Any
 
 from xstream.errors import CorruptStream
 from xstream.kernels import pagetables
-from xstream.stream.source import PendingPages
 from xstream.wire.frames import Buffer
 from xstream.wire.libxc import PAGE_SIZE, PageData
+from xstream.wire.pending import in_memory
 
 #: Page-table levels by guest width.
 LEVELS = {8: 4, 4: 3}
@@ -43,9 +43,9 @@ def checked_tables(reader: Any, record: PageData) -> PageData:
     types = data_types(record.words) if reader.pt_levels else b""
     if not any_tables(types):
         return record
-    if isinstance(record.data, PendingPages):
-        record = record._replace(data=record.data.read())
-    page, entry, reason = pagetables.check(record.data, types, reader.pfn_end, levels=reader.pt_levels,
+    data = in_memory(record.data)
+    record = record._replace(data=data)
+    page, entry, reason = pagetables.check(data, types, reader.pfn_end, levels=reader.pt_levels,
                                            strict=reader.strict, superpages=from_legacy(reader))
     if reason != pagetables.OK:
         offset = 8 + len(record.words) + page * PAGE_SIZE + 8 * entry

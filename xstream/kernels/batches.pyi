@@ -3,10 +3,12 @@
 PFN arrays may be misaligned, and may change during a call (a mapped file): then a call raises IndexError or returns
 what it had read, and stays within its buffers.
 """
-from typing import Any, Tuple
+from typing import Tuple
 
-def scan(data: Any, frame_type: int, length_limit: int, pfn_end: int, strict: bool, words: Any,
-         extents: Any) -> Tuple[int, int, int, int]:
+from xstream.kernels.buffers import BufferLike
+
+def scan(data: BufferLike, frame_type: int, length_limit: int, pfn_end: int, strict: bool, words: BufferLike,
+         extents: BufferLike) -> Tuple[int, int, int, int]:
     """Pass over the good page batches at the beginning of ``data``, without reading their pages.
 
     ``data``: bytes-like. A batch is good if its frame has ``frame_type`` and a length of at most ``length_limit`` that
@@ -20,7 +22,7 @@ def scan(data: Any, frame_type: int, length_limit: int, pfn_end: int, strict: bo
     Returns (batches, position after the last of them, PFN words, pages).
     """
 
-def scatter(memory: Any, pfns: Any, data: Any, extents: Any) -> None:
+def scatter(memory: BufferLike, pfns: BufferLike, data: BufferLike, extents: BufferLike) -> None:
     """Copy the pages of ``extents`` in ``data`` to the places of ``pfns`` in ``memory``.
 
     ``memory``: writable bytes, PFN 0 first. ``pfns``: uint64, one for each page, in order. ``extents``: uint64, pairs

@@ -1,10 +1,33 @@
 """Checks of the buffers that callers pass to kernels: errors name the argument, and come before anything is read."""
-from typing import Any, Optional
+from typing import Optional, Union
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    from _typeshed import ReadableBuffer
+
+    class Array(Protocol):
+        """A numpy array. numpy's types say that arrays are buffers from Python 3.12 on only."""
+
+        @property
+        def data(self) -> memoryview: ...
+
+        @property
+        def nbytes(self) -> int: ...
+
+        def tobytes(self) -> bytes: ...
+
+    BufferLike = Union[ReadableBuffer, Array]
+else:
+    #: What kernels and writers take: any object with the buffer protocol, such as bytes, bytearray, memoryview, mmap or
+    #: a numpy array. Python has no type for that before 3.12.
+    BufferLike = Union[bytes, bytearray, memoryview]
 
 _FORMATS = {"uint8": ("B", 1), "uint64": ("LQ", 8)}
 
 
-def octets(name: str, buffer: Any, *, size: Optional[int] = None, writable: bool = False) -> memoryview:
+def octets(name: str, buffer: BufferLike, *, size: Optional[int] = None, writable: bool = False) -> memoryview:
     """Any contiguous buffer as bytes (1-d uint8); a view.
 
     ``size``: the number of bytes that it must have. Raises TypeError for an object that isn't a buffer, and ValueError
@@ -20,7 +43,7 @@ def octets(name: str, buffer: Any, *, size: Optional[int] = None, writable: bool
     return view
 
 
-def pages(name: str, buffer: Any, *, writable: bool = False) -> memoryview:
+def pages(name: str, buffer: BufferLike, *, writable: bool = False) -> memoryview:
     """As ``octets``, for whole pages of 4096 bytes."""
     view = octets(name, buffer, writable=writable)
     if view.nbytes % 4096:
@@ -28,7 +51,8 @@ def pages(name: str, buffer: Any, *, writable: bool = False) -> memoryview:
     return view
 
 
-def array(name: str, buffer: Any, dtype: str, *, length: Optional[int] = None, writable: bool = False) -> memoryview:
+def array(name: str, buffer: BufferLike, dtype: str, *, length: Optional[int] = None,
+          writable: bool = False) -> memoryview:
     """A contiguous 1-d buffer of ``dtype`` ("uint8" or "uint64", native order), of any alignment; a view.
 
     ``length``: the number of elements that it must have. Raises what ``octets`` raises, and TypeError for elements of
@@ -45,9 +69,9 @@ def array(name: str, buffer: Any, dtype: str, *, length: Optional[int] = None, w
     return view
 
 
-def _view(name: str, buffer: Any, writable: bool) -> memoryview:
+def _view(name: str, buffer: BufferLike, writable: bool) -> memoryview:
     try:
-        view = memoryview(buffer)
+        view = memoryview(buffer)  # type: ignore[arg-type]  # an Array is a buffer
     except TypeError:
         raise TypeError("{} must be a buffer, not {}".format(name, type(buffer).__name__))
     if not view.c_contiguous:

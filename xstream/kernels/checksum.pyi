@@ -3,13 +3,15 @@
 Values are as in that RFC, inverted at both ends: the CRC of no bytes is 0, and ``crc32c(b, crc32c(a))`` is the CRC of
 ``a + b``. All functions release the GIL while they compute.
 """
-from typing import Any, Tuple
+from typing import Tuple
 
-def crc32c(data: Any, value: int = 0) -> int:
+from xstream.kernels.buffers import BufferLike
+
+def crc32c(data: BufferLike, value: int = 0) -> int:
     """The CRC of ``data`` (contiguous bytes), continued from ``value``. Raises TypeError or ValueError for another
     kind of buffer, OverflowError for a ``value`` of more than 32 bits."""
 
-def crc32c_pages(pages: Any, out: Any) -> None:
+def crc32c_pages(pages: BufferLike, out: BufferLike) -> None:
     """Write the CRC of each page of 4096 bytes to ``out`` (uint32, one element a page).
 
     ``pages``: contiguous bytes. Raises ValueError unless both have the same number of pages.

@@ -1,6 +1,8 @@
 """Page deltas of legacy checkpoints (Remus). The format: Xen's tools/libxc/xg_save_restore.h and xc_compression.c, up
 to version 4.5."""
-from typing import Any, Tuple, final
+from typing import Optional, Tuple, final
+
+from xstream.kernels.buffers import BufferLike
 
 #: Status of ``decode``: all pages are done.
 OK: int
@@ -18,7 +20,8 @@ LONGEST: int
 #: Bytes of the longest form that ``encode`` writes: a marker and the page.
 WHOLE: int
 
-def decode(data: Any, memory: Any, pfns: Any, held: Any = None) -> Tuple[int, int, int, int]:
+def decode(data: BufferLike, memory: BufferLike, pfns: BufferLike,
+           held: Optional[BufferLike] = None) -> Tuple[int, int, int, int]:
     """Apply the compressed pages of a legacy checkpoint, in order, to the pages ``pfns`` of the receiver's memory.
 
     ``data``: bytes-like, begins with the form of a page. ``memory``: writable, whole pages, PFN 0 first. ``pfns``:
@@ -36,7 +39,7 @@ def decode(data: Any, memory: Any, pfns: Any, held: Any = None) -> Tuple[int, in
 def bound(pages: int) -> int:
     """Bytes of room that ``encode`` needs for a number of pages: ``WHOLE`` for each. Raises ValueError if negative."""
 
-def encode(held: Any, pages: Any, out: Any) -> int:
+def encode(held: BufferLike, pages: BufferLike, out: BufferLike) -> int:
     """Write the forms of ``pages``, relative to the copies ``held``, to ``out``; returns the number of bytes.
 
     ``held``, ``pages``: k x 4096 bytes. ``held`` is what the receiver has; it is updated to what was written. An
@@ -54,7 +57,7 @@ class Cache:
     """
 
     def __new__(cls, pfn_end: int, slots: int = ...) -> Cache: ...
-    def encode(self, pfns: Any, types: Any, pages: Any, out: Any) -> int:
+    def encode(self, pfns: BufferLike, types: BufferLike, pages: BufferLike, out: BufferLike) -> int:
         """Write the forms of ``pages`` (k x 4096 bytes) to ``out``, in order; returns the number of bytes.
 
         ``pfns``: uint64[k]. ``types``: uint8[k], page types 0 to 15: all but 0 (page tables) are written whole and not

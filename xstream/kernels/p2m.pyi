@@ -4,30 +4,30 @@ Arrays are contiguous uint64 buffers of any alignment; state and types are uint8
 buffer of the wrong kind or size raises ValueError or TypeError before anything is written. An array that changes during
 a call (a mapped file) can't make a call reach outside its buffers.
 """
-from typing import Any
+from xstream.kernels.buffers import BufferLike
 
 #: No frame.
 INVALID: int
 
-def lookup(table: Any, numbers: Any, out: Any) -> None:
+def lookup(table: BufferLike, numbers: BufferLike, out: BufferLike) -> None:
     """``out[i] = table[numbers[i]]``, or INVALID for a number past the table. ``out`` may be ``numbers``."""
 
-def types_at(state: Any, numbers: Any, types: Any) -> None:
+def types_at(state: BufferLike, numbers: BufferLike, types: BufferLike) -> None:
     """Write the last type of each of the PFNs ``numbers`` to ``types``: XTAB for a PFN past the state."""
 
-def changed(old: Any, new: Any, bitmap: Any) -> int:
+def changed(old: BufferLike, new: BufferLike, bitmap: BufferLike) -> int:
     """Set the bit of each entry in which two arrays of the same length differ; returns how many do.
 
     ``bitmap``: writable bytes-like with a bit for each entry, bit 0 of byte 0 first; other bits are left as they are.
     """
 
-def widen(entries: Any, out: Any) -> None:
+def widen(entries: BufferLike, out: BufferLike) -> None:
     """Convert the p2m entries of a 32-bit guest (bytes-like, 4n bytes) to uint64[n]; all ones become INVALID."""
 
-def narrow(table: Any, entries: Any) -> None:
+def narrow(table: BufferLike, entries: BufferLike) -> None:
     """The opposite of ``widen``. Raises ValueError, with nothing written, for a frame that needs more than 32 bits."""
 
-def claim(words: Any, state: Any, pfns: Any) -> int:
+def claim(words: BufferLike, state: BufferLike, pfns: BufferLike) -> int:
     """Find the PFNs of a batch that need a frame and have none yet, and mark them populated; returns how many.
 
     ``words``: bytes-like, PFN words of 8 bytes; those whose type carries data, and XALLOC, need a frame. ``state``:
@@ -36,8 +36,8 @@ def claim(words: Any, state: Any, pfns: Any) -> int:
     Raises IndexError for a PFN past the state, with nothing changed.
     """
 
-def assign(table: Any, numbers: Any, values: Any) -> None:
+def assign(table: BufferLike, numbers: BufferLike, values: BufferLike) -> None:
     """``table[numbers[i]] = values[i]``. Raises IndexError for a number past the table, with nothing changed."""
 
-def populated_only(table: Any, state: Any, out: Any) -> None:
+def populated_only(table: BufferLike, state: BufferLike, out: BufferLike) -> None:
     """Copy a p2m, with INVALID for each PFN that isn't populated; all three have one length."""

@@ -9,26 +9,28 @@ buffers; IndexError may then come after some pages have been moved.
 Transfers handle partial reads and writes, EINTR (signal handlers run, and may raise) and more pieces than IOV_MAX, and
 wait for descriptors in non-blocking mode. They raise OSError. All functions release the GIL while they work.
 """
-from typing import Any, Iterable, Tuple
+from typing import Iterable, Optional, Tuple
+
+from xstream.kernels.buffers import BufferLike
 
 PAGE_SIZE: int
 
-def scatter(memory: Any, pfns: Any, pages: Any) -> None:
+def scatter(memory: BufferLike, pfns: BufferLike, pages: BufferLike) -> None:
     """Copy ``pages`` to their places in ``memory``. If a PFN comes twice, its last page stays."""
 
-def gather(memory: Any, pfns: Any, pages: Any) -> None:
+def gather(memory: BufferLike, pfns: BufferLike, pages: BufferLike) -> None:
     """Copy the pages of ``pfns`` from ``memory`` to ``pages``."""
 
-def compare(memory: Any, pfns: Any, pages: Any, differing: Any) -> int:
+def compare(memory: BufferLike, pfns: BufferLike, pages: BufferLike, differing: BufferLike) -> int:
     """Write the PFNs whose page differs from the memory's to ``differing`` (uint64, room for all); returns how many."""
 
-def zero_pages(pages: Any, indices: Any) -> int:
+def zero_pages(pages: BufferLike, indices: BufferLike) -> int:
     """Write the indices of pages that are all zero to ``indices`` (uint64, room for all); returns how many."""
 
-def zero_pfns(memory: Any, pfns: Any, out: Any) -> int:
+def zero_pfns(memory: BufferLike, pfns: BufferLike, out: BufferLike) -> int:
     """Write those of ``pfns`` whose page is all zero to ``out`` (uint64, room for all); returns how many."""
 
-def writev(fd: int, buffers: Iterable[Any], sparse: bool = False) -> int:
+def writev(fd: int, buffers: Iterable[BufferLike], sparse: bool = False) -> int:
     """Write all buffers, in order; returns the number of bytes.
 
     ``sparse``: the descriptor is a regular file's, at its end: seek over blocks of 4096 bytes, aligned in the file,
@@ -36,11 +38,12 @@ def writev(fd: int, buffers: Iterable[Any], sparse: bool = False) -> int:
     one.
     """
 
-def readv(fd: int, buffers: Iterable[Any]) -> int:
+def readv(fd: int, buffers: Iterable[BufferLike]) -> int:
     """Fill the buffers, in order; returns the number of bytes: fewer than there is room for only at the end of
     input."""
 
-def write_pages(fd: int, head: Any, memory: Any, pfns: Any, apart: bool = False, sparse: bool = False) -> int:
+def write_pages(fd: int, head: BufferLike, memory: BufferLike, pfns: BufferLike, apart: bool = False,
+                sparse: bool = False) -> int:
     """Write ``head``, then the pages of ``pfns`` straight from ``memory``; returns the number of bytes.
 
     ``apart``: write the head in a separate call. This is for pipes: if pages begin in the middle of one of the pipe's
@@ -48,19 +51,20 @@ def write_pages(fd: int, head: Any, memory: Any, pfns: Any, apart: bool = False,
     Rapids. Other descriptors gain nothing from the second call. ``sparse``: as in ``writev``.
     """
 
-def read_pages(fd: int, memory: Any, pfns: Any, skip: int = 0, following: Any = None) -> int:
+def read_pages(fd: int, memory: BufferLike, pfns: BufferLike, skip: int = 0,
+               following: Optional[BufferLike] = None) -> int:
     """Read the pages of ``pfns`` into their places in ``memory``, without the first ``skip`` bytes of them, which are
     there already.
 
     Bytes after the pages go to the buffer ``following`` if they come in the same read. Returns the number of bytes
     read, those in ``following`` included: fewer than the pages' only at the end of input."""
 
-def pwrite_pages(fd: int, pfns: Any, pages: Any, sparse: bool = False) -> None:
+def pwrite_pages(fd: int, pfns: BufferLike, pages: BufferLike, sparse: bool = False) -> None:
     """Write each page to a raw memory image: at offset PFN x 4096. Raises ValueError for a PFN of 2^51 or more.
 
     ``sparse``: leave out pages of zeros, where the file has holes already."""
 
-def pread_pages(fd: int, pfns: Any, pages: Any) -> None:
+def pread_pages(fd: int, pfns: BufferLike, pages: BufferLike) -> None:
     """Read each page from a raw memory image, at offset PFN x 4096; past the end of the file there are zeros."""
 
 def implementation() -> str:

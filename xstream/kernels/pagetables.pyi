@@ -3,7 +3,9 @@
 Buffers may be misaligned. Tables and maps that change during a call can't make it reach outside its buffers: each entry
 is loaded once.
 """
-from typing import Any, Tuple
+from typing import Tuple
+
+from xstream.kernels.buffers import BufferLike
 
 #: No error.
 OK: int
@@ -23,8 +25,8 @@ XEN_SLOT: int
 #: No frame: what an unpopulated PFN has in a p2m, and the compat m2p of a 64-bit guest.
 INVALID_MFN: int
 
-def normalise(pages: Any, types: Any, p2m: Any, m2p: Any, out: Any, torn: Any, *, levels: int, paused: bool,
-              compat_m2p_mfn: int = ...) -> Tuple[int, int, int]:
+def normalise(pages: BufferLike, types: BufferLike, p2m: BufferLike, m2p: BufferLike, out: BufferLike,
+              torn: BufferLike, *, levels: int, paused: bool, compat_m2p_mfn: int = ...) -> Tuple[int, int, int]:
     """Write ``pages`` to ``out`` as a stream has them: MFNs become PFNs, and the hypervisor's slots become zero.
 
     ``pages``: k x 4096 bytes. ``types``: uint8[k], page types; pages that aren't tables (types 1 to 4 and 9 to 12) are
@@ -43,7 +45,7 @@ def normalise(pages: Any, types: Any, p2m: Any, m2p: Any, out: Any, torn: Any, *
     As Xen's tools/libs/guest/xg_sr_save_x86_pv.c (normalise_pagetable).
     """
 
-def referenced(pages: Any, types: Any, state: Any, pfns: Any) -> int:
+def referenced(pages: BufferLike, types: BufferLike, state: BufferLike, pfns: BufferLike) -> int:
     """Find the PFNs that present entries of normalised tables refer to and that aren't populated; mark them populated.
 
     ``pages``, ``types``: as in ``normalise``. ``state``: writable uint8, one byte for each PFN, as in
@@ -53,7 +55,7 @@ def referenced(pages: Any, types: Any, state: Any, pfns: Any) -> int:
     As populate in Xen's tools/libs/guest/xg_sr_restore_x86_pv.c (x86_pv_localise_page).
     """
 
-def localise(pages: Any, types: Any, p2m: Any, out: Any) -> Tuple[int, int, int]:
+def localise(pages: BufferLike, types: BufferLike, p2m: BufferLike, out: BufferLike) -> Tuple[int, int, int]:
     """Write normalised ``pages`` to ``out`` as the restored guest has them: PFNs of present entries become MFNs.
 
     ``pages``, ``types``, ``p2m``: as in ``normalise``; pages that aren't tables are copied. ``out``: writable, k x 4096
@@ -66,7 +68,7 @@ def localise(pages: Any, types: Any, p2m: Any, out: Any) -> Tuple[int, int, int]
     As Xen's tools/libs/guest/xg_sr_restore_x86_pv.c (x86_pv_localise_page).
     """
 
-def check(pages: Any, types: Any, pfn_end: int, *, levels: int, strict: bool,
+def check(pages: BufferLike, types: BufferLike, pfn_end: int, *, levels: int, strict: bool,
           superpages: bool = False) -> Tuple[int, int, int]:
     """Check normalised tables. Returns (index, entry, reason) of the first bad entry, or (-1, -1, OK).
 

@@ -10,7 +10,9 @@ alignment. All must be contiguous. A buffer of the wrong kind or size raises Val
 that change during a call (a mapped file) can't make it reach outside its buffers: each is loaded once, and IndexError
 may then come after some words have been entered.
 """
-from typing import Any, List, Tuple
+from typing import List, Tuple
+
+from xstream.kernels.buffers import BufferLike
 
 BAD_TYPE: int
 BAD_PFN: int
@@ -19,20 +21,20 @@ MENTIONED: int
 POPULATED: int
 SENT: int
 
-def unpack(words: Any, pfns: Any, types: Any) -> None:
+def unpack(words: BufferLike, pfns: BufferLike, types: BufferLike) -> None:
     """Split ``words`` into ``pfns`` and ``types`` (uint8), both as long as there are words."""
 
-def pack(pfns: Any, types: Any, words: Any) -> None:
+def pack(pfns: BufferLike, types: BufferLike, words: BufferLike) -> None:
     """Join ``pfns`` and ``types`` into ``words``. Raises ValueError for a PFN over 52 bits or a type over 15."""
 
-def check(words: Any, pfn_end: int, strict: bool) -> Tuple[int, int, int]:
+def check(words: BufferLike, pfn_end: int, strict: bool) -> Tuple[int, int, int]:
     """Check words. Returns (index of the first bad word, BAD_TYPE, BAD_PFN or BAD_RESERVED, words before it that carry
     data), or index -1 and reason 0 if all are good.
 
     Types 5 to 8 are bad, and PFNs of ``pfn_end`` or more; with ``strict``, also a word with any of bits 59-52.
     """
 
-def widen(legacy: Any, width: int, pfn_end: int, strict: bool, words: Any) -> Tuple[int, int, int, int]:
+def widen(legacy: BufferLike, width: int, pfn_end: int, strict: bool, words: BufferLike) -> Tuple[int, int, int, int]:
     """Convert the PFN words of a legacy stream to ``words``. They have ``width`` bytes each, 4 or 8: the type in bits
     31-28, the PFN in bits 27-0.
 
@@ -41,28 +43,29 @@ def widen(legacy: Any, width: int, pfn_end: int, strict: bool, words: Any) -> Tu
     5 to 7 are bad, PFNs of ``pfn_end`` or more, and bits over 31; with ``strict``, also a PFN in a word of type 15.
     """
 
-def narrow(words: Any, width: int, legacy: Any) -> int:
+def narrow(words: BufferLike, width: int, legacy: BufferLike) -> int:
     """Convert ``words`` to legacy words of ``width`` bytes each; words of type 15 lose their PFN. Returns -1, or the
     index of the first word whose PFN has more than 28 bits; that word and those after it aren't written."""
 
-def count_data(words: Any) -> int:
+def count_data(words: BufferLike) -> int:
     """The number of words whose type carries a page: 0 to 4 and 9 to 12."""
 
-def data_pfns(words: Any, pfns: Any) -> int:
+def data_pfns(words: BufferLike, pfns: BufferLike) -> int:
     """Write the PFNs of the words that carry data to ``pfns``, in order; returns how many. Raises ValueError if there
     is no room for all."""
 
-def highest_pfn(words: Any) -> int:
+def highest_pfn(words: BufferLike) -> int:
     """The highest PFN of all words, or -1 if there are none."""
 
-def mark(words: Any, state: Any) -> Tuple[int, int, int]:
+def mark(words: BufferLike, state: BufferLike) -> Tuple[int, int, int]:
     """Enter words into the states of their PFNs. Returns how many words carry data, and of these how many are the first
     of their PFN, and how many send a PFN again.
 
     Raises IndexError for a PFN past the state, with nothing changed.
     """
 
-def select(words: Any, bitmap: Any, wanted: bool, mark: bool, out: Any, pages: Any) -> Tuple[int, int]:
+def select(words: BufferLike, bitmap: BufferLike, wanted: bool, mark: bool, out: BufferLike,
+           pages: BufferLike) -> Tuple[int, int]:
     """Copy to ``out`` the words whose PFN's bit in ``bitmap`` equals ``wanted``, in order, and to ``pages`` (uint64)
     the indices of their pages among all that the words carry. Returns the number of words and of pages.
 
@@ -72,43 +75,43 @@ def select(words: Any, bitmap: Any, wanted: bool, mark: bool, out: Any, pages: A
     Raises IndexError for a PFN past the bitmap, ValueError if there is no room for all.
     """
 
-def populated_of(pfns: Any, state: Any, flags: Any) -> None:
+def populated_of(pfns: BufferLike, state: BufferLike, flags: BufferLike) -> None:
     """Write 1 to ``flags`` (uint8) for each of ``pfns`` that is populated, else 0."""
 
-def forget(pfns: Any, state: Any, sent: Any) -> int:
+def forget(pfns: BufferLike, state: BufferLike, sent: BufferLike) -> int:
     """Reset ``pfns`` to never mentioned. Writes those that had been sent a page to ``sent`` (uint64, room for all), and
     returns how many. Ignores PFNs past the state."""
 
-def types_of(state: Any, types: Any) -> None:
+def types_of(state: BufferLike, types: BufferLike) -> None:
     """Write the last type of each PFN to ``types``."""
 
-def populated(state: Any, flags: Any) -> None:
+def populated(state: BufferLike, flags: BufferLike) -> None:
     """Write 1 to ``flags`` for each populated PFN, else 0."""
 
-def count_populated(state: Any) -> int:
+def count_populated(state: BufferLike) -> int:
     """The number of populated PFNs."""
 
-def populated_pfns(state: Any, start: int, pfns: Any) -> int:
+def populated_pfns(state: BufferLike, start: int, pfns: BufferLike) -> int:
     """Fill ``pfns`` with the populated PFNs from ``start`` on, ascending; returns how many."""
 
-def type_histogram(state: Any) -> List[int]:
+def type_histogram(state: BufferLike) -> List[int]:
     """How many of the PFNs mentioned have each of the 16 types."""
 
-def count_bits(bitmap: Any) -> int:
+def count_bits(bitmap: BufferLike) -> int:
     """The number of bits set."""
 
-def bitmap_to_pfns(bitmap: Any, first: int, pfns: Any) -> int:
+def bitmap_to_pfns(bitmap: BufferLike, first: int, pfns: BufferLike) -> int:
     """Write the set bits of a dirty bitmap to ``pfns``, bit 0 of byte 0 being PFN ``first``; returns how many. Raises
     ValueError if there is no room for all."""
 
-def pfns_to_bitmap(pfns: Any, bitmap: Any) -> None:
+def pfns_to_bitmap(pfns: BufferLike, bitmap: BufferLike) -> None:
     """Set the bits of PFNs. Raises IndexError for a PFN past the bitmap, with nothing set."""
 
-def runs(pfns: Any, starts: Any, lengths: Any) -> int:
+def runs(pfns: BufferLike, starts: BufferLike, lengths: BufferLike) -> int:
     """Find runs of consecutive ascending PFNs: the index in ``pfns`` at which each begins, and its length. Returns how
     many there are."""
 
-def batch_end(pfns: Any, start: int, order: int) -> int:
+def batch_end(pfns: BufferLike, start: int, order: int) -> int:
     """Index after the last of ``pfns`` that belongs to the batch that begins at ``start``.
 
     If the next ``1 << order`` PFNs ascend, the batch ends before the first that isn't in the same aligned block of

@@ -1,7 +1,7 @@
 """Send pages into a pipe by reference."""
-from typing import Any
+from xstream.kernels.buffers import BufferLike
 
-def splice_pages(fd: int, memory: Any, pfns: Any) -> int:
+def splice_pages(fd: int, memory: BufferLike, pfns: BufferLike) -> int:
     """Put the pages ``pfns`` (uint64) of ``memory`` into the pipe ``fd``, in order, uncopied; returns the number of
     bytes.
 

@@ -1,5 +1,5 @@
 """The reader of legacy streams."""
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple, Type, TypeVar
 
 from xstream.errors import CorruptStream, LimitExceeded, OrderError, StreamError, StrictViolation, TruncatedStream
 from xstream.kernels import pfns as pfn_kernel
@@ -20,6 +20,9 @@ _REST_AT_ONCE = 64 << 10
 _UNMAPPED_AT_ONCE = 1 << 15
 #: What is missing until a tail is complete.
 _NO_TAIL = "tail"
+
+
+T = TypeVar("T")
 
 
 class LegacyReader(RecordReader[Record]):
@@ -159,7 +162,7 @@ class LegacyReader(RecordReader[Record]):
             self.index, self.offset = self.index + 1, start
             data = getattr(record, "data", None)
             if isinstance(data, PendingPages):
-                data.where = {"layer": self.layer, "record": self.index, "record_type": legacy.type_name(record)}
+                data.where = self.layer, self.index, legacy.type_name(record)
         return record
 
     # The header
@@ -251,15 +254,18 @@ class LegacyReader(RecordReader[Record]):
     def _bad_word(self, index: int, reason: int) -> StreamError:
         width = self.head.width
         word = legacy.ulong(self.source.need(4 + width * (index + 1)), width, 4 + width * index)
-        where: Dict[str, Any] = {"offset": 4 + width * index, "field": "pfn[{}]".format(index), "got": hex(word)}
+        kind: Type[StreamError]
         if reason == pfn_kernel.BAD_TYPE:
-            return CorruptStream("invalid page type", expected="a type other than 5 to 7", **where)
-        if reason == pfn_kernel.BAD_RESERVED:
+            kind, message, expected = CorruptStream, "invalid page type", "a type other than 5 to 7"
+        elif reason == pfn_kernel.BAD_RESERVED:
             kind = StrictViolation if word >> 32 == 0 else CorruptStream
-            return kind("impossible PFN word", expected="a type of 4 bits and a PFN of 28, none with type 15", **where)
-        if self.pfn_end < self.head.p2m_size:
-            return LimitExceeded("PFN past the limit", expected="under {:#x}".format(self.pfn_end), **where)
-        return CorruptStream("PFN past the end of the p2m", expected="under {:#x}".format(self.pfn_end), **where)
+            message, expected = "impossible PFN word", "a type of 4 bits and a PFN of 28, none with type 15"
+        else:
+            past_limit = self.pfn_end < self.head.p2m_size
+            kind = LimitExceeded if past_limit else CorruptStream
+            message = "PFN past the limit" if past_limit else "PFN past the end of the p2m"
+            expected = "under {:#x}".format(self.pfn_end)
+        return kind(message, offset=4 + width * index, field="pfn[{}]".format(index), expected=expected, got=hex(word))
 
     def _read_param(self, chunk: int) -> Record:
         self._where = "HVM_PARAM"
@@ -500,7 +506,7 @@ class LegacyReader(RecordReader[Record]):
             raise LimitExceeded("longer than the limit", offset=offset, field=field, expected="at most {}".format(most),
                                 got=size)
 
-    def _parsed(self, at: int, parse: Callable[[Any], Any], untrusted: Any) -> Any:
+    def _parsed(self, at: int, parse: Callable[[memoryview], T], untrusted: memoryview) -> T:
         """The result of ``parse`` for bytes that begin ``at`` bytes from here. Offsets of its errors are relative to
         them."""
         try:

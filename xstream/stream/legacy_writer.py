@@ -1,19 +1,25 @@
 """Writes legacy libxc streams (Xen 4.5 and earlier), record by record."""
-from typing import Any, Dict, List, Optional, Tuple, Type
+from typing import Dict, List, Optional, Sequence, Tuple, Union
 
 from xstream.errors import CorruptStream, OrderError, StreamError
 from xstream.kernels import deltas
 from xstream.kernels import pfns as pfn_kernel
+from xstream.kernels.buffers import BufferLike
 from xstream.stream.sink import OpenSinkLike, Sink, open_sink
 from xstream.stream.source import PendingPages
+from xstream.stream.writer import memory_or_pages
 from xstream.wire import legacy, libxc
 from xstream.wire.frames import Buffer
-from xstream.wire.libxc import PAGE_SIZE, PageData
+from xstream.wire.libxc import PAGE_SIZE, PageData, words_of
 
-_CHUNKS: Tuple[Type[Any], ...] = (
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from xstream.stream.writer import MemoryLike
+
+_CHUNKS: Tuple[type, ...] = (
     PageData, legacy.VcpuInfo, legacy.TscInfo, legacy.Toolstack, legacy.VerifyMode, legacy.LastCheckpoint,
     legacy.EnableCompression, legacy.CompressedBatch, legacy.CompressedPages)
-_TAILS: Dict[str, Dict[str, Dict[Type[Any], str]]] = {
+_TAILS: Dict[str, Dict[str, Dict[type, str]]] = {
     legacy.PV: {
         "start": {legacy.Start: "extended info"},
         "extended info": {legacy.ExtendedInfo: "p2m frames"},
@@ -29,10 +35,10 @@ _TAILS: Dict[str, Dict[str, Dict[Type[Any], str]]] = {
         "device model": {legacy.DeviceModel: "end"},
     },
 }
-_BODY: Dict[Type[Any], str] = {
+_BODY: Dict[type, str] = {
     **dict.fromkeys(_CHUNKS, "body"), legacy.Tmem: "tmem", legacy.TmemExtra: "tmem extra", legacy.EndOfBody: "tail"}
 #: For both kinds of guest: by state, the records that may come and the states that they lead to.
-_COMMON: Dict[str, Dict[Type[Any], str]] = {
+_COMMON: Dict[str, Dict[type, str]] = {
     "body": _BODY,
     "tmem": {legacy.TmemPool: "tmem", legacy.TmemPage: "tmem", legacy.TmemPagesEnd: "tmem", legacy.TmemEnd: "body"},
     "tmem extra": {legacy.TmemInvalid: "tmem extra", legacy.TmemEnd: "body"},
@@ -112,12 +118,10 @@ class LegacyWriter:
         elif isinstance(record, libxc.Checkpoint) and self._compress_next and self._cache is None:
             self._cache = deltas.Cache(self._p2m_size)
 
-    def write_pages(self, pfns: Buffer, types: Buffer, pages: Any) -> None:
+    def write_pages(self, pfns: BufferLike, types: BufferLike, pages: "Union[BufferLike, MemoryLike]") -> None:
         """Write PFNs in batches of 1024. The arguments are those of ``Writer.write_pages``."""
-        words = memoryview(bytearray(8 * len(pfns)))
-        pfn_kernel.pack(pfns, types, words)
-        memory = pages.buffer if hasattr(pages, "buffer") else None
-        data = memoryview(b"") if memory is not None else memoryview(pages).cast("B")
+        words = words_of(pfns, types)
+        memory, data = memory_or_pages(pages)
         if memory is None and len(data) != pfn_kernel.count_data(words) * PAGE_SIZE:
             raise ValueError("{} pages for {} PFNs that carry data".format(
                 len(data) / PAGE_SIZE, pfn_kernel.count_data(words)))
@@ -128,9 +132,9 @@ class LegacyWriter:
                 self.write(PageData(batch, data[:size]))
                 data = data[size:]
             elif self._gathered and self._cache is None:
-                self._write_from_memory(batch, memory)
+                self._write_from_memory(batch, memory.buffer)
             else:
-                self.write(PageData(batch, pages.read(_data_pfns(batch))))
+                self.write(PageData(batch, memory.read(_data_pfns(batch))))
 
     def _follow(self, record: legacy.Record) -> str:
         """The state that a record leads to. Raises OrderError if it must not come now."""
@@ -193,7 +197,7 @@ class LegacyWriter:
             self.sink.pass_on(record.data)
         else:
             data = memoryview(record.data).cast("B")
-            self._send(list(head) + ([data] if self._gathered else _old_runs(record.words, data)))
+            self._send([*head, *([data] if self._gathered else _old_runs(record.words, data))])
 
     def _write_compressed(self, head: Tuple[bytes, bytearray], record: PageData) -> None:
         assert self._cache is not None
@@ -224,7 +228,7 @@ class LegacyWriter:
         self._send(pieces)
         self._unmapped_left = record.left or None
 
-    def _send(self, pieces: List[Any]) -> None:
+    def _send(self, pieces: Sequence[Buffer]) -> None:
         if self._gathered:
             self.sink.write(pieces)
         else:

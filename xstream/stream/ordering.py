@@ -179,16 +179,16 @@ class Ordering:
         return pages
 
     def _bad_word(self, index: int, reason: int, word: int) -> StreamError:
-        where: Dict[str, Any] = {"offset": 8 + 8 * index, "field": "pfn[{}]".format(index)}
+        offset, field = 8 + 8 * index, "pfn[{}]".format(index)
         if reason == pfn_kernel.BAD_TYPE:
-            return CorruptStream("invalid page type", expected="a type other than 5 to 8", got=word >> 60, **where)
+            return CorruptStream("invalid page type", offset=offset, field=field, expected="a type other than 5 to 8",
+                                 got=word >> 60)
         if reason == pfn_kernel.BAD_RESERVED:
-            return StrictViolation("reserved bits of a PFN word aren't zero", expected=0, got=hex(word >> 52 & 0xFF),
-                                   **where)
-        where.update(expected="under {:#x}".format(self.pfn_end), got=hex(word & libxc.PFN_MASK))
-        if self.guest_width:
-            return CorruptStream("PFN past the end of the p2m", **where)
-        return LimitExceeded("PFN past the limit", **where)
+            return StrictViolation("reserved bits of a PFN word aren't zero", offset=offset, field=field, expected=0,
+                                   got=hex(word >> 52 & 0xFF))
+        kind = CorruptStream if self.guest_width else LimitExceeded
+        return kind("PFN past the end of the p2m" if self.guest_width else "PFN past the limit", offset=offset,
+                    field=field, expected="under {:#x}".format(self.pfn_end), got=hex(word & libxc.PFN_MASK))
 
     def page_data(self) -> None:
         """Follow one or more PAGE_DATA records that ``check_batch`` accepted."""

@@ -436,7 +436,7 @@ class Reader(RecordReader[Record]):
                                 expected=8 + 8 * count + libxc.PAGE_SIZE * pages, got=length)
         data = self.source.page_data(16 + 8 * count, libxc.PAGE_SIZE * pages)
         if isinstance(data, PendingPages):
-            data.where = {"layer": self.layer, "record": self.index + 1, "record_type": "PAGE_DATA"}
+            data.where = self.layer, self.index + 1, "PAGE_DATA"
         ordering.page_data()
         return record._replace(data=data)
 

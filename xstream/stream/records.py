@@ -22,7 +22,7 @@ class RecordReader(Generic[R]):
     def __enter__(self: Self) -> Self:
         return self
 
-    def __exit__(self, *exc: Any) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
     def close(self) -> None:

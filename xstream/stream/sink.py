@@ -8,12 +8,13 @@ import select
 import stat
 import struct
 import termios
-from typing import Any, Iterator, Optional, Sequence, Union
+from typing import Iterator, Optional, Sequence, Union
 
 from xstream.kernels import pages as page_kernel
 from xstream.kernels import transfer, vmsplice
 from xstream.stream.output import replacing, written_in_place
 from xstream.wire.frames import Buffer
+from xstream.wire.pending import PendingPages
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     class SupportsWrite(Protocol):
         """An object with ``write(bytes-like)``, which returns how many bytes it took."""
 
-        def write(self, data: Any) -> Any: ...
+        def write(self, __data: memoryview) -> Optional[int]: ...
 
 #: What is open for writing already, and stays open; see :func:`open_sink`.
 OpenSinkLike = Union[int, "socket.socket", "SupportsWrite", "Sink"]
@@ -46,7 +47,7 @@ class Sink:
         """Write all of the pieces, in order. No reference to them is kept. Raises OSError."""
         raise NotImplementedError
 
-    def pass_on(self, data: Any) -> None:
+    def pass_on(self, data: PendingPages) -> None:
         """Write the PendingPages of a source: inside the kernel if possible, else piece by piece. Raises OSError."""
         for piece in data.pieces():
             self.write([piece])
@@ -90,7 +91,7 @@ class DescriptorSink(Sink):
         except OSError as error:
             raise self._named(error)
 
-    def pass_on(self, data: Any) -> None:
+    def pass_on(self, data: PendingPages) -> None:
         if self._sparse:
             super().pass_on(data)
         else:
@@ -143,7 +144,7 @@ def _is_file_at_end(fd: int) -> bool:
 class SyncedSink(DescriptorSink):
     """A file that is synced when it is complete: writeback of what is moved into it starts at once."""
 
-    def pass_on(self, data: Any) -> None:
+    def pass_on(self, data: PendingPages) -> None:
         super().pass_on(data)
         if len(data) >= _MUCH:
             transfer.begin_writing(self._fd, len(data))
@@ -279,7 +280,7 @@ def opened_sink(sink: SinkLike, *, splice: bool = False, sparse: bool = True) ->
         os.close(fd)
 
 
-def check_not_same_file(source: Any, sink: Any) -> None:
+def check_not_same_file(source: object, sink: object) -> None:
     """Raise shutil.SameFileError if both are the same regular file or block device, by whatever path or descriptor."""
     ours, theirs = _stat(source), _stat(sink)
     if ours is not None and theirs is not None and os.path.samestat(ours, theirs) and (
@@ -289,7 +290,7 @@ def check_not_same_file(source: Any, sink: Any) -> None:
             ": {}".format(os.fspath(source)) if isinstance(source, (str, os.PathLike)) else ""))
 
 
-def _stat(file: Any) -> Optional[os.stat_result]:
+def _stat(file: object) -> Optional[os.stat_result]:
     """The status of a path, a descriptor or an object with a descriptor; None for anything else."""
     if hasattr(file, "fileno"):
         try:

@@ -8,13 +8,16 @@ import mmap
 import os
 import select
 import stat
-from typing import Any, Dict, Iterable, Iterator, Optional, Union
+from typing import Iterable, Optional, Union
 
 from xstream.errors import TruncatedStream
 from xstream.kernels import pages as page_kernel
 from xstream.kernels import transfer as transfer_kernel
+from xstream.kernels.buffers import BufferLike
 from xstream.wire.frames import Buffer
 from xstream.wire.libxc import PAGE_SIZE
+from xstream.wire.pending import CUT, PIECE, Data
+from xstream.wire.pending import PendingPages as PendingPages
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,17 +27,14 @@ if TYPE_CHECKING:
     class SupportsRead(Protocol):
         """An object with ``read(size)``; its ``readinto(buffer)`` is used if it has one."""
 
-        def read(self, size: int) -> Any: ...
+        def read(self, __size: int) -> Optional[Buffer]: ...
 
 #: Everything that can be read from; see :func:`open_source`.
-SourceLike = Union[str, "os.PathLike[str]", int, "socket.socket", Buffer, "SupportsRead", "Source"]
+SourceLike = Union[str, "os.PathLike[str]", int, "socket.socket", BufferLike, "SupportsRead", "Source"]
 
 #: Bytes read at once for headers and small records: the capacity of a pipe. Page data beyond it is read straight into
 #: its destination.
 _READ_AHEAD = 64 << 10
-#: Largest piece of page data that is copied through a buffer: small enough for a CPU's cache.
-_PIECE = 512 << 10
-_CUT = "the input ends inside page data, {} bytes short"
 
 
 class NeedMoreData(Exception):
@@ -74,7 +74,7 @@ class Source:
         view = self.peek(at + size)
         missing = at + size - len(view)
         if missing:
-            raise TruncatedStream(_CUT.format(missing), missing=missing, offset=self.offset + len(view))
+            raise TruncatedStream(CUT.format(missing), missing=missing, offset=self.offset + len(view))
         self.advance(at + size)
         return view[at:]
 
@@ -110,15 +110,15 @@ class Source:
     def __enter__(self) -> "Source":
         return self
 
-    def __exit__(self, *exc: Any) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
 
 class BufferSource(Source):
     """Bytes in memory, or a mapped file. All results are views; nothing is copied."""
 
-    def __init__(self, data: Buffer, base: int = 0) -> None:
-        self._data = memoryview(data).cast("B")
+    def __init__(self, data: BufferLike, base: int = 0) -> None:
+        self._data = memoryview(data).cast("B")  # type: ignore[arg-type]  # numpy's arrays are buffers
         self._base = base
         self._position = 0
 
@@ -139,75 +139,7 @@ class BufferSource(Source):
         self._data = memoryview(b"")
 
 
-class PendingPages:
-    """Page data that hasn't been read from the source yet. Read it once, by one of the methods, before the next record
-    is asked for; otherwise it is skipped then.
-
-    ``len()`` is the number of bytes, ``offset`` the absolute offset of the first.
-    """
-
-    def __init__(self, source: "StreamSource", size: int) -> None:
-        self._source = source
-        #: Bytes that have been neither read nor skipped.
-        self.left = size
-        self._size = size
-        self.offset = source.offset
-        #: The record's layer, number and type, for errors.
-        self.where: Dict[str, Any] = {}
-
-    def __len__(self) -> int:
-        return self._size
-
-    def read_into(self, memory: Buffer, pfns: memoryview) -> None:
-        """Read the pages of ``pfns`` (uint64, one for each page) straight into ``memory`` (bytes, PFN 0 first).
-
-        Raises TruncatedStream if the input ends within them; the pages before the end have been written then.
-        """
-        self._claim()
-        got = self._source.read_pages(memory, pfns)
-        self.left -= got
-        self._check()
-
-    def pieces(self) -> Iterator[memoryview]:
-        """Yield the bytes in order, in pieces of whole pages, 512 KiB at most. A piece is valid until the next one."""
-        self._claim()
-        buffer = memoryview(bytearray(min(_PIECE, self._size)))
-        while self.left:
-            piece = buffer[:min(len(buffer), self.left)]
-            got = self._source.read_into(piece)
-            self.left -= got
-            if got < len(piece):
-                self._check()
-            yield piece
-
-    def read(self) -> bytes:
-        """All bytes, in one copy."""
-        return b"".join(bytes(piece) for piece in self.pieces())
-
-    def move_to(self, fd: int) -> int:
-        """Write all bytes to a descriptor, inside the kernel if it can; returns their number."""
-        self._claim()
-        self.left -= self._source.move_to(fd, self._size)
-        self._check()
-        return self._size
-
-    def skip(self) -> None:
-        """Skip what hasn't been read. Raises TruncatedStream if the input ends before."""
-        left, self.left = self.left, 0
-        self.left = left - self._source.discard(left)
-        self._check()
-
-    def _claim(self) -> None:
-        if self.left != self._size or (self._size and self._source.pending is not self):
-            raise ValueError("these pages have been read or skipped already")
-
-    def _check(self) -> None:
-        if self.left:
-            missing, self.left = self.left, 0
-            raise TruncatedStream(_CUT.format(missing), missing=missing, offset=self._source.offset, **self.where)
-
-
-def pieces(data: Union[Buffer, PendingPages]) -> Iterable[Buffer]:
+def pieces(data: Data) -> Iterable[Buffer]:
     """Page data in pieces: those of a PendingPages, or a buffer as a single piece."""
     return data.pieces() if isinstance(data, PendingPages) else (data,)
 
@@ -272,7 +204,7 @@ class StreamSource(Source):
     def read_pages(self, memory: Buffer, pfns: memoryview) -> int:
         """For PendingPages: fill the pages of ``pfns`` in ``memory``; returns the number of bytes read."""
         done = 0
-        scratch = memoryview(bytearray(min(_PIECE, len(pfns) * PAGE_SIZE)))
+        scratch = memoryview(bytearray(min(PIECE, len(pfns) * PAGE_SIZE)))
         while done < len(pfns):
             piece = scratch[:min(len(scratch), (len(pfns) - done) * PAGE_SIZE)]
             got = self.read_into(piece)
@@ -299,7 +231,7 @@ class StreamSource(Source):
     def move_to(self, fd: int, size: int) -> int:
         """For PendingPages: write ``size`` bytes to a descriptor; returns their number; fewer only at the end."""
         done = 0
-        scratch = memoryview(bytearray(min(size, _PIECE)))
+        scratch = memoryview(bytearray(min(size, PIECE)))
         while done < size:
             piece = scratch[:size - done]
             got = self.read_into(piece)
@@ -434,7 +366,7 @@ class ObjectSource(StreamSource):
     Raises BlockingIOError if they return None, OSError if they return an impossible size.
     """
 
-    def __init__(self, file: Any, base: int = 0, *, exact: bool = False) -> None:
+    def __init__(self, file: "SupportsRead", base: int = 0, *, exact: bool = False) -> None:
         super().__init__(base, exact=exact)
         self._file = file
         self._readinto = getattr(file, "readinto", None)
@@ -444,7 +376,7 @@ class ObjectSource(StreamSource):
             return self._checked(self._readinto(into), len(into))
         data = self._file.read(len(into))
         got = self._checked(None if data is None else len(data), len(into))
-        into[:got] = data
+        into[:got] = data or b""
         return got
 
     def _checked(self, got: Optional[int], most: int) -> int:
@@ -464,9 +396,9 @@ class FedSource(StreamSource):
         self.stable = stable
         self._finished = False
 
-    def feed(self, data: Buffer) -> None:
+    def feed(self, data: BufferLike) -> None:
         """Append a copy of these bytes."""
-        view = memoryview(data).cast("B")
+        view = memoryview(data).cast("B")  # type: ignore[arg-type]  # numpy's arrays are buffers
         while len(view):
             self._make_room(self._end - self._start + 1)
             fits = min(len(view), len(self._buffer) - self._end)
@@ -523,11 +455,11 @@ def open_source(source: SourceLike, *, exact: bool = False) -> Source:
     if isinstance(source, int):
         return DescriptorSource(source, exact=True) if exact else _open_descriptor(source)
     with contextlib.suppress(TypeError):
-        return BufferSource(source)  # first: a mapping can be read() too
+        return BufferSource(source)  # type: ignore[arg-type]  # first: a mapping can be read() too
     if hasattr(source, "recv_into") and hasattr(source, "fileno"):
         return DescriptorSource(source.fileno(), exact=exact)
     if hasattr(source, "readinto") or hasattr(source, "read"):
-        return ObjectSource(source, exact=exact)
+        return ObjectSource(source, exact=exact)  # type: ignore[arg-type]
     raise TypeError("not a path, descriptor, buffer, socket or object with read(): {!r}".format(type(source).__name__))
 
 
@@ -536,7 +468,7 @@ class _OwnedDescriptorSource(DescriptorSource):
         os.close(self._fd)
 
 
-def _open_path(path: Any) -> Source:
+def _open_path(path: str) -> Source:
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         status = os.fstat(fd)

@@ -16,7 +16,7 @@ Xen 4.6 to 4.8 sent empty HVM_PARAMS and vcpu records; a restore skips them, so 
 Source: handle_hvm_params(), handle_hvm_context() and x86_pv's handle_x86_pv_vcpu_blob(), handle_x86_pv_p2m_frames() in
 tools/libs/guest/xg_sr_restore_x86_{hvm,pv}.c; libxl__restore_emulator_xenstore_data() in tools/libs/light/libxl_dom.c.
 """
-from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Tuple, Type, Union
+from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Tuple, Union
 
 from xstream.errors import LimitExceeded
 from xstream.limits import Limits
@@ -26,7 +26,7 @@ from xstream.wire import legacy, libvirt, libxc, libxl, xend, xenopsd, xl
 OVERHEAD = 1024
 
 #: Records of which the last one counts, and the fields that tell several of the same class apart.
-REPLACES: Dict[Type[Any], Tuple[str, ...]] = {
+REPLACES: Dict[type, Tuple[str, ...]] = {
     libxc.PVInfo: (), libxc.StaticDataEnd: (), libxc.CpuidPolicy: (), libxc.MsrPolicy: (), libxc.TscInfo: (),
     libxc.SharedInfo: (), libxc.HvmContext: (),
     libxc.VcpuBasic: ("vcpu_id",), libxc.VcpuExtended: ("vcpu_id",), libxc.VcpuXsave: ("vcpu_id",),
@@ -36,7 +36,7 @@ REPLACES: Dict[Type[Any], Tuple[str, ...]] = {
     xl.SaveHeader: (), libvirt.SaveHeader: (), xend.SaveHeader: (), xenopsd.Xenops: (), xenopsd.MemoryImage: (),
 }
 #: Records that are merged entry by entry into one, and the fields that tell several of the same class apart.
-MERGES: Dict[Type[Any], Tuple[str, ...]] = {
+MERGES: Dict[type, Tuple[str, ...]] = {
     libxc.HvmParams: (), libxl.EmulatorXenstoreData: ("emulator_id", "emulator_index"),
 }
 
@@ -100,7 +100,7 @@ class StateRecords:
         """The records alone, in the same order."""
         return [kept.record for kept in self.items()]
 
-    def of(self, *kinds: Type[Any]) -> List[Any]:
+    def of(self, *kinds: type) -> List[Any]:
         """The records of these classes, in order."""
         return [kept.record for kept in self.items() if isinstance(kept.record, kinds)]
 
@@ -134,10 +134,10 @@ class StateRecords:
 
 
 #: The field of a merged record that holds its entries.
-_ENTRIES: Dict[Type[Any], str] = {libxc.HvmParams: "entries", libxl.EmulatorXenstoreData: "data"}
+_ENTRIES: Dict[type, str] = {libxc.HvmParams: "entries", libxl.EmulatorXenstoreData: "data"}
 
 #: The field of a save file's header, or of a record, that holds the domain's configuration.
-CONFIG_FIELDS: Dict[Type[Any], str] = {xl.SaveHeader: "config", libvirt.SaveHeader: "xml", xend.SaveHeader: "config",
+CONFIG_FIELDS: Dict[type, str] = {xl.SaveHeader: "config", libvirt.SaveHeader: "xml", xend.SaveHeader: "config",
                                        xenopsd.Xenops: "text"}
 
 

@@ -1,9 +1,11 @@
 """Writes libxc streams, record by record."""
-from typing import Any, Iterator, Optional, Tuple
+from typing import Iterator, Optional, Tuple, Union
 
 from xstream.errors import CorruptStream, LimitExceeded, StreamError
 from xstream.kernels import batches as batch_kernel
+from xstream.kernels import buffers
 from xstream.kernels import pfns as pfn_kernel
+from xstream.kernels.buffers import BufferLike
 from xstream.limits import Limits
 from xstream.stream.ordering import Ordering
 from xstream.stream.reader import PageRun
@@ -11,7 +13,25 @@ from xstream.stream.sink import OpenSinkLike, Sink, open_sink
 from xstream.stream.source import PendingPages
 from xstream.wire import libxc
 from xstream.wire.frames import FRAME, Buffer, padded
-from xstream.wire.libxc import PAGE_SIZE, DomainHeader, ImageHeader, PageData, Record
+from xstream.wire.libxc import PAGE_SIZE, DomainHeader, ImageHeader, PageData, Record, words_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class MemoryLike(Protocol):
+        """The memory of a guest, PFN 0 first: a :class:`~xstream.guest.memory.GuestMemory`."""
+
+        @property
+        def buffer(self) -> memoryview: ...
+
+        def read(self, pfns: BufferLike) -> bytearray: ...
+
+    class Padded(Protocol):
+        """A record that remembers its padding."""
+
+        @property
+        def padding(self) -> Buffer: ...
 
 #: PFNs in a batch: as many as Xen sends (MAX_BATCH_SIZE in tools/libs/guest/xg_sr_common.h).
 BATCH_PFNS = 1024
@@ -78,7 +98,7 @@ class Writer:
                                 record_type=libxc.type_name(record_type))
         self.index += 1
 
-    def write_pages(self, pfns: Buffer, types: Buffer, pages: Any) -> None:
+    def write_pages(self, pfns: BufferLike, types: BufferLike, pages: "Union[BufferLike, MemoryLike]") -> None:
         """Write PFNs in batches of at most 1024, in the order given.
 
         While PFNs ascend, a batch ends where they cross a multiple of 1024: from Xen 4.21 on, a restore rebuilds a
@@ -91,10 +111,8 @@ class Writer:
 
         Pages are not copied on their way to a descriptor. Raises ValueError for arrays that don't fit together.
         """
-        words = memoryview(bytearray(8 * len(pfns)))
-        pfn_kernel.pack(pfns, types, words)
-        memory = getattr(pages, "buffer", None)
-        data = memoryview(b"") if memory is not None else memoryview(pages).cast("B")
+        words = words_of(pfns, types)
+        memory, data = memory_or_pages(pages)
         carrying = pfn_kernel.count_data(words)
         if memory is None and len(data) != carrying * PAGE_SIZE:
             raise ValueError("{} pages for {} PFNs that carry data".format(len(data) / PAGE_SIZE, carrying))
@@ -103,7 +121,7 @@ class Writer:
             if memory is not None:
                 at = memoryview(bytearray(8 * pfn_kernel.count_data(batch))).cast("Q")
                 pfn_kernel.data_pfns(batch, at)
-                self.write_batch(batch, memory, at)
+                self.write_batch(batch, memory.buffer, at)
             else:
                 size = pfn_kernel.count_data(batch) * PAGE_SIZE
                 self.write(PageData(batch, data[:size]))
@@ -130,7 +148,7 @@ class Writer:
         if self._around is not None:
             self._around.check_turn()
 
-    def write_batch(self, words: Buffer, memory: Buffer, at: Any) -> None:
+    def write_batch(self, words: Buffer, memory: Buffer, at: memoryview) -> None:
         """Write one batch, uncopied where the sink can.
 
         - ``words``: the PFN words, 8 bytes each;
@@ -179,10 +197,16 @@ class Writer:
         self.ordering.page_data()
 
 
-def batch_bounds(pfns: Buffer) -> Iterator[Tuple[int, int]]:
+def memory_or_pages(pages: "Union[BufferLike, MemoryLike]") -> "Tuple[Optional[MemoryLike], memoryview]":
+    """The memory to take pages from by PFN, or None and the pages themselves."""
+    memory: Optional[MemoryLike] = pages if hasattr(pages, "buffer") else None  # type: ignore[assignment]
+    return memory, memoryview(b"") if memory is not None else buffers.octets("pages", pages)  # type: ignore[arg-type]
+
+
+def batch_bounds(pfns: BufferLike) -> Iterator[Tuple[int, int]]:
     """(start, end) of the batches in which ``pfns`` (uint64) are written, as ``write_pages`` describes."""
-    start = 0
-    while start < len(pfns):
+    start, count = 0, buffers.array("pfns", pfns, "uint64").nbytes // 8
+    while start < count:
         end = pfn_kernel.batch_end(pfns, start, _BATCH_ORDER)
         yield start, end
         start = end
@@ -192,7 +216,7 @@ def _length(record: PageData, pages: int) -> int:
     return 8 + len(record.words) + pages * PAGE_SIZE
 
 
-def padding_of(record: Any, length: int) -> Buffer:
+def padding_of(record: "Padded", length: int) -> Buffer:
     """The padding to write after a body of ``length`` bytes: what was read there, or zeros. Raises CorruptStream."""
     if len(record.padding) in (0, padded(length) - length):
         return record.padding or bytes(padded(length) - length)

@@ -69,7 +69,7 @@ class Wanted(NamedTuple):
 def contents(source: SourceLike, wanted: Optional[Wanted] = None, *, format: Optional[str] = None,
              limits: Limits = Limits(), strict: bool = False, checkpointed: bool = True, width: Optional[int] = None,
              guest: Optional[str] = None,
-             progress: Callable[[int], Any] = lambda offset: None) -> Iterator[RecordContents]:
+             progress: Callable[[int], object] = lambda offset: None) -> Iterator[RecordContents]:
     """Yield the contents of all records but page data, in order, or of the one ``wanted``, which may be page data.
 
     The parameters are those of xstream.open; ``progress`` is called with the offset reached after each record. A body

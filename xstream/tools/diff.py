@@ -52,7 +52,7 @@ class DiffReport(NamedTuple):
 
 def diff(first: SourceLike, second: SourceLike, *, format: Optional[str] = None, limits: Limits = Limits(),
          width: Optional[int] = None, guest: Optional[str] = None,
-         progress: Callable[[int], Any] = lambda offset: None, jobs: int = 1) -> DiffReport:
+         progress: Callable[[int], object] = lambda offset: None, jobs: int = 1) -> DiffReport:
     """Compare two saved guests: two saves of one, or a source and its restored copy.
 
     Both are anything that :class:`~xstream.guest.memory_view.MemoryView` takes, in any container; ``format``, ``width``

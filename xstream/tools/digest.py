@@ -40,7 +40,7 @@ class DigestReport(NamedTuple):
 
 def digest(source: SourceLike, *, format: Optional[str] = None, limits: Limits = Limits(), strict: bool = False,
            checkpointed: bool = False, width: Optional[int] = None, guest: Optional[str] = None,
-           progress: Callable[[int], Any] = lambda offset: None, jobs: int = 1) -> DigestReport:
+           progress: Callable[[int], object] = lambda offset: None, jobs: int = 1) -> DigestReport:
     """Load a stream's final memory and compute its checksums.
 
     ``progress`` is called with the offset reached, once per batch; ``jobs`` is the number of threads that copy pages
@@ -56,7 +56,7 @@ def digest(source: SourceLike, *, format: Optional[str] = None, limits: Limits =
 
 def page_digests(source: SourceLike, *, format: Optional[str] = None, limits: Limits = Limits(), strict: bool = False,
                  checkpointed: bool = False, width: Optional[int] = None, guest: Optional[str] = None,
-                 progress: Callable[[int], Any] = lambda offset: None, jobs: int = 1) -> Iterator[Tuple[int, int]]:
+                 progress: Callable[[int], object] = lambda offset: None, jobs: int = 1) -> Iterator[Tuple[int, int]]:
     """(PFN, CRC32C of its page) of each populated PFN, ascending. The arguments are those of :func:`digest`. Raises
     StreamError or a subclass before the first pair."""
     with open_stream(source, format=format, limits=limits, strict=strict, checkpointed=checkpointed, width=width,

@@ -1,6 +1,6 @@
 """The guest memory that a stream ends with, as a raw image; or what can be saved of it from a damaged stream."""
 import os
-from typing import Any, Callable, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Callable, Iterator, List, NamedTuple, Optional, Tuple
 
 from xstream.containers.opening import AnyReader, open_stream
 from xstream.errors import LimitExceeded, StreamError
@@ -72,7 +72,7 @@ def zeros(size: int) -> Iterator[memoryview]:
 
 def extract(source: SourceLike, sink: SinkLike, *, salvage: bool = False, format: Optional[str] = None,
             limits: Limits = Limits(), strict: bool = False, checkpointed: bool = False, width: Optional[int] = None,
-            guest: Optional[str] = None, progress: Callable[[int], Any] = lambda offset: None,
+            guest: Optional[str] = None, progress: Callable[[int], object] = lambda offset: None,
             jobs: int = 1, sparse: bool = True) -> ExtractReport:
     """Write the guest memory that a stream ends with to ``sink``, PFN 0 first.
 
@@ -108,7 +108,7 @@ def extract(source: SourceLike, sink: SinkLike, *, salvage: bool = False, format
         return ExtractReport(len(memory) * PAGE_SIZE, memory.populated_count, error, missing, pages)
 
 
-def _load(reader: AnyReader, memory: GuestMemory, salvage: bool, progress: Callable[[int], Any],
+def _load(reader: AnyReader, memory: GuestMemory, salvage: bool, progress: Callable[[int], object],
           jobs: int) -> Optional[StreamError]:
     """Load the memory; returns the error that ended that, if it may be incomplete."""
     try:

@@ -198,7 +198,7 @@ class _Survey:
 
 def info(source: SourceLike, *, format: Optional[str] = None, limits: Limits = Limits(), strict: bool = False,
          checkpointed: bool = True, width: Optional[int] = None, guest: Optional[str] = None,
-         progress: Callable[[int], Any] = lambda offset: None) -> InfoReport:
+         progress: Callable[[int], object] = lambda offset: None) -> InfoReport:
     """Survey a whole stream. The parameters are those of xstream.open; ``progress`` is called with the offset reached.
 
     Page data is read once, to find zero pages. A stream that is cut or damaged is described up to the fault, which is

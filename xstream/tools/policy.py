@@ -71,7 +71,7 @@ class PolicyReport(NamedTuple):
 
 def policy(source: SourceLike, *, format: Optional[str] = None, limits: Limits = Limits(), strict: bool = False,
            checkpointed: bool = True, width: Optional[int] = None, guest: Optional[str] = None,
-           progress: Callable[[int], Any] = lambda offset: None) -> Policy:
+           progress: Callable[[int], object] = lambda offset: None) -> Policy:
     """The CPU policies of a stream; the arguments are those of :func:`xstream.open`. ``progress`` is called with the
     offset reached, once per batch.
 

@@ -34,7 +34,7 @@ def send(guest: SimulatedGuest, address: str, **options: Any) -> Sent:
     return Sent(saved, guest.digest())
 
 
-def receive(guest: SimulatedGuest, address: str, *, listening: Callable[[str], Any] = lambda address: None,
+def receive(guest: SimulatedGuest, address: str, *, listening: Callable[[str], object] = lambda address: None,
             **options: Any) -> Received:
     """Restore a guest from the first sender that connects to ``HOST:PORT`` (port 0: any), or from stdin for ``-``.
     ``options`` are those of restore(). ``listening`` is called with the address once somebody can connect.

@@ -119,7 +119,7 @@ class _Verifier:
 
 def verify(source: SourceLike, *, format: Optional[str] = None, limits: Limits = Limits(), strict: bool = False,
            checkpointed: bool = False, width: Optional[int] = None, guest: Optional[str] = None,
-           progress: Callable[[int], Any] = lambda offset: None) -> VerifyReport:
+           progress: Callable[[int], object] = lambda offset: None) -> VerifyReport:
     """Check a whole stream: structure, order, PFN words, record bodies, and that it has all a guest needs to run.
 
     Page data isn't read, so page tables and the start info page are not checked: a restore may still refuse a page

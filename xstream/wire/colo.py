@@ -62,6 +62,6 @@ def build(record: Record) -> List[Buffer]:
     return pieces
 
 
-def ignored_content(record: Record) -> Optional[Tuple[int, str, Any]]:
+def ignored_content(record: Record) -> Optional[Tuple[int, str, object]]:
     """(offset in the body, field, value) of a field that is ignored and should be zero, or None."""
     return None if isinstance(record, libxc.CheckpointDirtyPfnList) else libxl.ignored_content(record)

@@ -8,11 +8,12 @@ the stream: 4 or 8, regardless of the guest's. Records are immutable tuples of n
 :mod:`xstream.wire.libxc`; a batch of pages is that module's PageData, with 64-bit PFN words.
 """
 import struct
-from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Tuple, Type, Union
+from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Tuple, Union
 
 from xstream.errors import CorruptStream, LimitExceeded, UnsupportedStream
 from xstream.wire import libxc
 from xstream.wire.frames import Buffer
+from xstream.wire.pending import Data
 
 LAYER = "legacy"
 WIDTHS = (4, 8)
@@ -165,7 +166,7 @@ class TmemPage(NamedTuple):
 
     oid: Buffer
     page_index: int
-    data: Any
+    data: Data
 
 
 class TmemPagesEnd(NamedTuple):
@@ -211,7 +212,7 @@ class CompressedPages(NamedTuple):
     """Chunk -12: pages of a compressed checkpoint in the form that :mod:`xstream.kernels.deltas` decodes. All of a
     checkpoint's, joined, have its pages in the order of its batches. ``data`` as in PageData."""
 
-    data: Any
+    data: Data
 
 
 class EnableCompression(NamedTuple):
@@ -274,7 +275,7 @@ Record = Union[Start, ExtendedInfo, P2MFrames, libxc.PageData, VerifyMode, VcpuI
                libxc.Checkpoint]
 
 #: The names of records in reports. A CHECKPOINT has no bytes: it marks the end of a checkpoint's tail.
-NAMES: Dict[Type[Any], str] = {
+NAMES: Dict[type, str] = {
     Start: "START", ExtendedInfo: "EXTENDED_INFO", P2MFrames: "P2M_FRAMES", libxc.PageData: "PAGE_DATA",
     VerifyMode: "VERIFY", VcpuInfo: "VCPU_INFO", HvmParam: "HVM_PARAM", Tmem: "TMEM", TmemPool: "TMEM_POOL",
     TmemPage: "TMEM_PAGE", TmemPagesEnd: "TMEM_PAGES_END", TmemExtra: "TMEM_EXTRA", TmemInvalid: "TMEM_INVALID",
@@ -543,7 +544,7 @@ def _build_device_model(record: DeviceModel, width: int) -> List[Buffer]:
     return [record.signature + length, record.blob]
 
 
-_BUILDERS: Dict[Type[Any], Callable[[Any, int], List[Buffer]]] = {
+_BUILDERS: Dict[type, Callable[[Any, int], List[Buffer]]] = {
     Start: lambda record, width: [_ULONG[width].pack(record.p2m_size)],
     ExtendedInfo: _build_extended_info,
     P2MFrames: lambda record, width: [build_ulongs(record.frames, width)],

@@ -5,7 +5,7 @@ libxlDomainSaveImageOpen() in libxl_domain.c. Fields are in the saving host's by
 """
 import re
 import struct
-from typing import Any, List, NamedTuple, Optional, Tuple
+from typing import List, NamedTuple, Optional, Tuple
 
 from xstream.errors import CorruptStream, UnsupportedStream
 from xstream.wire.frames import Buffer
@@ -89,7 +89,7 @@ def build(record: SaveHeader) -> List[Buffer]:
     return [_HEADER.pack(MAGIC, record.version, len(record.xml), bytes(record.unused)), record.xml]
 
 
-def ignored_content(record: SaveHeader) -> Optional[Tuple[int, str, Any]]:
+def ignored_content(record: SaveHeader) -> Optional[Tuple[int, str, object]]:
     """(offset, field, value) of a field that libvirt ignores and should be zero, or None."""
     if any(record.unused):
         return 24, "unused", bytes(record.unused)

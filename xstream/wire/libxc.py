@@ -7,10 +7,14 @@ memoryview: a view where the source allows it), so that a decoded record encodes
 them as numbers or numpy arrays. ``padding`` holds the bytes after the body if they weren't zeros.
 """
 import struct
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple, Type, Union
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple, Union
 
 from xstream.errors import CorruptStream, UnsupportedStream
+from xstream.kernels import buffers
+from xstream.kernels import pfns as pfn_kernel
+from xstream.kernels.buffers import BufferLike
 from xstream.wire.frames import OPTIONAL, Buffer
+from xstream.wire.pending import Data, in_memory
 
 LAYER = "libxc"
 PAGE_SIZE = 4096
@@ -87,7 +91,7 @@ class PageData(NamedTuple):
     """
 
     words: Buffer
-    data: Any
+    data: Data
     reserved: int = 0
     padding: Buffer = b""
 
@@ -112,8 +116,15 @@ class PageData(NamedTuple):
     def pages(self) -> Any:
         """The pages, ndarray (n, 4096) uint8: a view of ``data`` if that is a buffer, else read from the source."""
         import numpy
-        data = self.data if not hasattr(self.data, "read") else self.data.read()
-        return numpy.frombuffer(data, numpy.uint8).reshape(-1, PAGE_SIZE)
+        return numpy.frombuffer(in_memory(self.data), numpy.uint8).reshape(-1, PAGE_SIZE)
+
+
+def words_of(pfns: BufferLike, types: BufferLike) -> memoryview:
+    """The PFN words for ``pfns`` (uint64) and page ``types`` (uint8); a copy. Raises ValueError if they don't fit
+    together."""
+    words = memoryview(bytearray(buffers.array("pfns", pfns, "uint64").nbytes))
+    pfn_kernel.pack(pfns, types, words)
+    return words
 
 
 class PVInfo(NamedTuple):
@@ -296,7 +307,7 @@ Record = Union[End, PageData, PVInfo, P2MFrames, VcpuBasic, VcpuExtended, VcpuXs
 
 PAGE_DATA = 0x01
 #: Record type to (name in the specification, class).
-RECORDS: Dict[int, Tuple[str, Type[Any]]] = {
+RECORDS: Dict[int, Tuple[str, type]] = {
     0x00: ("END", End),
     0x01: ("PAGE_DATA", PageData),
     0x02: ("X86_PV_INFO", PVInfo),
@@ -396,7 +407,7 @@ def parse(record_type: int, body: Buffer, padding: Buffer = b"") -> Record:
 def build(record: Record) -> List[Buffer]:
     """The pieces of a record's body, in order, without frame and padding; buffers are passed through uncopied."""
     builder = _BUILDERS.get(type(record))
-    return builder(record) if builder else [record[0]]
+    return builder(record) if builder else [record[0]]  # type: ignore[list-item]  # a class with one blob
 
 
 def _need(body: Buffer, size: int, name: str, exact: bool = False) -> None:
@@ -450,7 +461,7 @@ def check_vcpu_basic(record: VcpuBasic, guest_width: int) -> None:
                             got=8 + len(record.blob))
 
 
-def _vcpu_parser(record_class: Type[Any], fits: Callable[[int], bool], expected: str
+def _vcpu_parser(record_class: type, fits: Callable[[int], bool], expected: str
                  ) -> Callable[[Buffer, Buffer], Record]:
     def parse_vcpu(body: Buffer, padding: Buffer) -> Record:
         _need(body, 8, type_name(_TYPES[record_class]))
@@ -483,7 +494,7 @@ def _parse_hvm_params(body: Buffer, padding: Buffer) -> HvmParams:
     return HvmParams(body[8:], reserved, padding)
 
 
-def _array_parser(record_class: Type[Any], item: int, least: int) -> Callable[[Buffer, Buffer], Record]:
+def _array_parser(record_class: type, item: int, least: int) -> Callable[[Buffer, Buffer], Record]:
     def parse_array(body: Buffer, padding: Buffer) -> Record:
         if len(body) % item or len(body) < least:
             raise CorruptStream("{} of a wrong size".format(type_name(_TYPES[record_class])), offset=-4,
@@ -521,7 +532,7 @@ def _build_vcpu(record: Any) -> List[Buffer]:
     return [_TWO_U32.pack(record.vcpu_id, record.reserved), record.blob]
 
 
-_BUILDERS: Dict[Type[Any], Callable[[Any], List[Buffer]]] = {
+_BUILDERS: Dict[type, Callable[[Any], List[Buffer]]] = {
     PageData: lambda record: [_TWO_U32.pack(record.pfn_count, record.reserved), record.words, record.data],
     PVInfo: lambda record: [_PV_INFO.pack(record.guest_width, record.pt_levels, bytes(record.reserved)), record.rest],
     P2MFrames: lambda record: [_TWO_U32.pack(record.start_pfn, record.end_pfn), record.frames],
@@ -535,7 +546,7 @@ _BUILDERS: Dict[Type[Any], Callable[[Any], List[Buffer]]] = {
 }
 
 
-def ignored_content(record: Record) -> Optional[Tuple[int, str, Any]]:
+def ignored_content(record: Record) -> Optional[Tuple[int, str, object]]:
     """(offset in the body, field, value) of the first thing in a record that a restore ignores though it should be
     zero or absent; None if there is none. Padding belongs to the frame and isn't checked here."""
     if isinstance(record, (End, Verify, Checkpoint, StaticDataEnd)) and len(record.body):

@@ -7,7 +7,7 @@ body if they weren't zeros. The libxc stream that follows LIBXC_CONTEXT is no pa
 """
 import re
 import struct
-from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Tuple, Type, Union
+from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Tuple, Union
 
 from xstream.errors import CorruptStream, UnsupportedStream
 from xstream.wire.frames import Buffer
@@ -102,7 +102,7 @@ Record = Union[End, LibxcContext, EmulatorXenstoreData, EmulatorContext, Checkpo
 
 END, LIBXC_CONTEXT, EMULATOR_XENSTORE_DATA, EMULATOR_CONTEXT, CHECKPOINT_END, CHECKPOINT_STATE = range(6)
 #: Record type to (name in the specification, class).
-RECORDS: Dict[int, Tuple[str, Type[Any]]] = {
+RECORDS: Dict[int, Tuple[str, type]] = {
     END: ("END", End),
     LIBXC_CONTEXT: ("LIBXC_CONTEXT", LibxcContext),
     EMULATOR_XENSTORE_DATA: ("EMULATOR_XENSTORE_DATA", EmulatorXenstoreData),
@@ -173,7 +173,7 @@ def build(record: Record) -> List[Buffer]:
     return [record.body]
 
 
-def ignored_content(record: Record) -> Optional[Tuple[int, str, Any]]:
+def ignored_content(record: Record) -> Optional[Tuple[int, str, object]]:
     """(offset in the body, field, value) of what a restore ignores and no Xen writes, or None."""
     if isinstance(record, (End, LibxcContext, CheckpointEnd)) and len(record.body):
         return -4, "length", len(record.body)
@@ -184,7 +184,7 @@ def ignored_content(record: Record) -> Optional[Tuple[int, str, Any]]:
     return None
 
 
-def _parse_emulator(record_class: Type[Any]) -> Callable[[Buffer, Buffer], Any]:
+def _parse_emulator(record_class: type) -> Callable[[Buffer, Buffer], Any]:
     def parse_emulator(body: Buffer, padding: Buffer) -> Any:
         if len(body) < 8:
             raise CorruptStream("emulator record too short for its header", offset=-4, field="length",

@@ -14,6 +14,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Tuple, Union
 from xstream.errors import CorruptStream, UnsupportedStream
 from xstream.wire import sexp
 from xstream.wire.frames import Buffer
+from xstream.wire.pending import Data
 
 LAYER = "xenopsd"
 SIGNATURE = b"XenSavedDomv2-\n"
@@ -75,7 +76,7 @@ class Blob(NamedTuple):
     """
 
     type: int
-    data: Any
+    data: Data
 
 
 class Unread(NamedTuple):
@@ -191,7 +192,7 @@ def build(record: Record) -> List[Any]:
     return [_HEADER.pack(type_of(record), len(data)), data]
 
 
-def ignored_content(record: Record) -> Optional[Tuple[int, str, Any]]:
+def ignored_content(record: Record) -> Optional[Tuple[int, str, object]]:
     """(offset from the body, field, value) of a field that a restore ignores and should be zero, or None."""
     if isinstance(record, EndOfImage) and record.length:
         return -8, "length", record.length

@@ -162,7 +162,7 @@ def build(record: SaveHeader) -> List[Buffer]:
     return [_HEADER.pack(MAGIC, _BYTE_ORDER, record.mandatory_flags, record.optional_flags, length)] + optional
 
 
-def ignored_content(record: SaveHeader) -> Optional[Tuple[int, str, Any]]:
+def ignored_content(record: SaveHeader) -> Optional[Tuple[int, str, object]]:
     """(offset, field, value) of data that xl ignores and doesn't write, or None."""
     if len(record.rest):
         return HEADER_SIZE + 4 + len(record.config), "optional data", bytes(record.rest[:32])

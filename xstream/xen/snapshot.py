@@ -1,10 +1,11 @@
 """A snapshot of a running domain without its toolstack."""
 import contextlib
 import errno
-from typing import Any, Callable, Optional
+from typing import Callable, Optional
 
 from xstream.guest.policies import Policy
 from xstream.guest.save import Saved, save
+from xstream.stream.sink import SinkLike
 from xstream.xen.domain import XenGuest
 from xstream.xen.errors import XenError
 from xstream.xen.privcmd import Privcmd
@@ -13,8 +14,8 @@ from xstream.xen.standalone import Standalone
 from xstream.xen.xenstore import Xenstore
 
 
-def snapshot(domain: str, sink: Any, *, container: Optional[str] = "libxl", live: bool = False,
-             policy: Optional[Policy] = None, progress: Callable[[int, int], Any] = lambda done, total: None,
+def snapshot(domain: str, sink: SinkLike, *, container: Optional[str] = "libxl", live: bool = False,
+             policy: Optional[Policy] = None, progress: Callable[[int, int], object] = lambda done, total: None,
              sparse: bool = True) -> Saved:
     """Write a running domain's memory and state to ``sink`` (as :func:`xstream.save` takes it); then it runs again.
 

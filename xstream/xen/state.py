@@ -3,7 +3,7 @@
 Source: tools/libs/guest/xg_sr_{save,restore,common}_x86*.c for which calls, in which order, and what may be absent.
 """
 import struct
-from typing import Any, Callable, Dict, List, Type
+from typing import Any, Callable, Dict, List
 
 from xstream.wire import hvm_params
 from xstream.wire.frames import Buffer
@@ -162,7 +162,7 @@ def _load_vcpu_msrs(xen: Privcmd, domid: int, record: VcpuMsrs) -> None:
 
 
 _Loader = Callable[[Privcmd, int, Any], None]
-_LOADERS: Dict[Type[Any], _Loader] = {
+_LOADERS: Dict[type, _Loader] = {
     TscInfo: _load_tsc_info, HvmParams: _load_hvm_params, HvmContext: _load_hvm_context, VcpuBasic: _load_vcpu_basic,
     VcpuExtended: _load_vcpu_extended, VcpuXsave: _load_vcpu_xsave, VcpuMsrs: _load_vcpu_msrs,
 }
