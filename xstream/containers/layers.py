@@ -23,6 +23,10 @@ from xstream.stream.source import PendingPages, Source
 from xstream.wire import colo, legacy, libvirt, libxc, libxl, xend, xenopsd, xl
 from xstream.wire.frames import FRAME, padded
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from xstream.wire.formats import AnyRecord
+
 
 class Settings(NamedTuple):
     """The arguments that the readers of all layers share; as :func:`~xstream.containers.opening.open_stream` has them.
@@ -154,7 +158,7 @@ class LayerReader:
             raise LimitExceeded("longer than the limit", offset=offset, field=field,
                                 expected="at most {}".format(most), got=length)
 
-    def _check_ignored(self, record: Any, padding_at: int = 0) -> None:
+    def _check_ignored(self, record: "AnyRecord", padding_at: int = 0) -> None:
         found = ignored(self.wire, record, padding_at) if self.settings.strict else None
         if found is not None:
             raise StrictViolation("a restore ignores this, but no Xen writes it", offset=found[0], field=found[1],

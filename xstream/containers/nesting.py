@@ -5,12 +5,17 @@ Source: what tools/libs/light/libxl_stream_read.c, libxl_colo_save.c and xen-api
 and the order in which their counterparts write. The enclosed libxc stream has its own tables:
 :mod:`xstream.stream.ordering`.
 """
-from typing import Any, Callable, Dict, Optional, Sequence, Set, Tuple, Union
+from types import ModuleType
+from typing import Callable, Dict, Optional, Sequence, Set, Tuple, Union
 
 from xstream.errors import LimitExceeded, OrderError, StrictViolation, UnsupportedStream
 from xstream.limits import Limits
 from xstream.wire import colo, libxl, xenopsd
 from xstream.wire.frames import FRAME
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from xstream.wire.formats import AnyRecord
 
 #: Events in the enclosed stream: its last record has come, or a CHECKPOINT, after which this layer's records follow.
 INNER_END, INNER_CHECKPOINT = "the inner END", "the inner CHECKPOINT"
@@ -162,10 +167,11 @@ def check_back_channel(record: colo.Record, limits: Limits) -> None:
                             expected="under {:#x}".format(limits.guest_pfns), got=hex(highest))
 
 
-def ignored(module: Any, record: Any, padding_at: int = 0) -> Optional[Tuple[int, str, object]]:
+def ignored(module: ModuleType, record: "AnyRecord", padding_at: int = 0) -> Optional[Tuple[int, str, object]]:
     """(offset, field, value) of the first field of a record that a restore ignores and no Xen writes, nonzero padding
     included; None if there is none. ``padding_at`` is the body's length."""
     found: Optional[Tuple[int, str, object]] = module.ignored_content(record)
-    if found is None and len(getattr(record, "padding", b"")):
-        return padding_at, "padding", bytes(record.padding)
+    padding = getattr(record, "padding", b"")
+    if found is None and len(padding):
+        return padding_at, "padding", bytes(padding)
     return found

@@ -15,6 +15,10 @@ from xstream.stream.source import PendingPages, Source
 from xstream.wire import hvm_params, libxc, libxl, xenopsd
 from xstream.wire.frames import Buffer
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from xstream.wire.formats import AnyRecord
+
 #: The parameters that the domain builder sets for a guest with a device model.
 _IOREQ_SERVER = tuple(index for index, name in hvm_params.NAMES.items()
                       if name in ("IOREQ_SERVER_PFN", "NR_IOREQ_SERVER_PAGES"))
@@ -34,7 +38,7 @@ def _is_whole(device_model: Union[Buffer, PendingPages]) -> bool:
 class _Given(NamedTuple):
     """A record, its layer, its index there and its offset."""
 
-    record: Any
+    record: "AnyRecord"
     layer: str
     number: int
     offset: int
@@ -162,7 +166,7 @@ class NestedReader(RecordReader[Any]):
             return (libxl.type_name(libxl.EMULATOR_CONTEXT),)
         return (xenopsd.type_name(xenopsd.QEMU_XEN),) if xenopsd.LAYER in formats else ()
 
-    def _note_device_model(self, record: Any) -> None:
+    def _note_device_model(self, record: "AnyRecord") -> None:
         """Note whether the guest has a device model, and whether its record has come with contents."""
         if isinstance(record, libxl.EmulatorContext):
             self._device_model = self._device_model or _is_whole(record.blob)

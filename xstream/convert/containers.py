@@ -1,6 +1,6 @@
 """What a conversion writes to: a target for each container takes the records of all layers and writes those it has a
 place for."""
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple, Type, Union
+from typing import Dict, List, NamedTuple, Optional, Tuple, Type
 
 from xstream.containers.layers import LibxlReader
 from xstream.containers.opening import AnyReader
@@ -15,6 +15,10 @@ from xstream.stream.writer import Writer
 from xstream.wire import legacy, libvirt, libxc, libxl, xenopsd, xl
 from xstream.wire.formats import record_name
 from xstream.wire.frames import Buffer
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from xstream.wire.formats import AnyRecord
 
 #: xenopsd's types of QEMU's record, and libxl's emulator id for each. All but the second can be of any QEMU.
 _EMULATORS = {xenopsd.QEMU_TRAD: 0, xenopsd.QEMU_XEN: 2, xenopsd.QEMU_RECORD: 0}
@@ -76,7 +80,7 @@ class Target:
         self.dropped: Dict[str, None] = {}
         self._memory: Optional[Writer] = None
 
-    def take(self, layer: str, record: Any) -> None:
+    def take(self, layer: str, record: "AnyRecord") -> None:
         """Take one record, or a PageRun."""
         if layer != libxc.LAYER:
             self.take_outer(layer, record)
@@ -91,9 +95,9 @@ class Target:
             self.pages += len(record.data) // libxc.PAGE_SIZE
         elif isinstance(record, libxc.Checkpoint):
             self._check_checkpoint()
-        self.write_memory(self._memory, record)
+        self.write_memory(self._memory, record)  # type: ignore[arg-type]  # as the layer says
 
-    def take_outer(self, layer: str, record: Any) -> None:
+    def take_outer(self, layer: str, record: "AnyRecord") -> None:
         """Take a record of any layer but libxc's."""
         self.drop(layer, record)
 
@@ -101,14 +105,14 @@ class Target:
         """Write what precedes memory; returns the writer of the libxc stream."""
         raise NotImplementedError
 
-    def write_memory(self, memory: Writer, record: Any) -> None:
+    def write_memory(self, memory: Writer, record: libxc.Record) -> None:
         """Write a record of the libxc stream."""
         memory.write(record)
 
     def finish(self) -> None:
         """Write what follows everything else."""
 
-    def drop(self, layer: str, record: Any) -> None:
+    def drop(self, layer: str, record: "AnyRecord") -> None:
         """Report a record as dropped."""
         if isinstance(record, _MARKS) or isinstance(record, legacy.Toolstack) and _is_empty(record):
             return
@@ -155,7 +159,7 @@ class LibxcTarget(Target):
         return Writer(self.sink, self.origin.domain, self.origin.image, checkpointed=self.origin.checkpointed,
                       limits=self.limits)
 
-    def write_memory(self, memory: Writer, record: Any) -> None:
+    def write_memory(self, memory: Writer, record: libxc.Record) -> None:
         if not isinstance(record, libxc.Checkpoint):
             memory.write(record)
             return
@@ -167,7 +171,7 @@ class LibxcTarget(Target):
             self.drop(legacy.LAYER, self._device_model)
             self._device_model = None
 
-    def take_outer(self, layer: str, record: Any) -> None:
+    def take_outer(self, layer: str, record: "AnyRecord") -> None:
         if isinstance(record, legacy.DeviceModel):
             self._device_model = record
             return
@@ -197,10 +201,10 @@ class LibxlTarget(Target):
         if origin.formats[0] == libxc.LAYER:
             self.check_device_model(self._device_model is not None)
 
-    def take_outer(self, layer: str, record: Any) -> None:
+    def take_outer(self, layer: str, record: "AnyRecord") -> None:
         blob = device_model_of(record)
         if layer == libxl.LAYER:
-            self._take_libxl(record)
+            self._take_libxl(record)  # type: ignore[arg-type]  # as the layer says
         elif isinstance(record, legacy.Toolstack) and self.origin.domain.type == libxc.GUEST_HVM:
             self._physmap = _physmap(record, self.origin)
         elif libxl.LAYER not in self.origin.formats and blob is not None:
@@ -216,7 +220,7 @@ class LibxlTarget(Target):
         assert self._writer is not None
         return self._writer.libxc(self.origin.domain, self.origin.image)
 
-    def write_memory(self, memory: Writer, record: Any) -> None:
+    def write_memory(self, memory: Writer, record: libxc.Record) -> None:
         memory.write(record)
         if isinstance(record, libxc.Checkpoint) and self.origin.from_legacy:
             self._write_emulator()
@@ -263,7 +267,7 @@ class XlTarget(LibxlTarget):
         if xl.LAYER not in origin.formats:
             self._header = xl.SaveHeader.of(self.need_config("domain configuration for xl"))
 
-    def take_outer(self, layer: str, record: Any) -> None:
+    def take_outer(self, layer: str, record: "AnyRecord") -> None:
         if isinstance(record, xl.SaveHeader):
             self._header = record._replace(mandatory_flags=record.mandatory_flags | xl.LIBXL_STREAM)
             if self.parts.config is not None:
@@ -285,7 +289,7 @@ class LibvirtTarget(LibxlTarget):
         if libvirt.LAYER not in origin.formats:
             self._header = libvirt.SaveHeader.of(self.need_config("domain XML for libvirt"))
 
-    def take_outer(self, layer: str, record: Any) -> None:
+    def take_outer(self, layer: str, record: "AnyRecord") -> None:
         if isinstance(record, libvirt.SaveHeader):
             self._header = record._replace(version=libvirt.LIBXL_STREAM)
             if self.parts.config is not None:
@@ -315,12 +319,12 @@ class XenopsdTarget(Target):
         if config is not None:
             self._writer.write(xenopsd.Xenops(config))
 
-    def take_outer(self, layer: str, record: Any) -> None:
+    def take_outer(self, layer: str, record: "AnyRecord") -> None:
         blob = device_model_of(record)
         if layer == libxl.LAYER and self._own:
-            self._take_own_libxl(record)
+            self._take_own_libxl(record)  # type: ignore[arg-type]  # as the layer says
         elif layer == xenopsd.LAYER and self._own:
-            self._take_own(record)
+            self._take_own(record)  # type: ignore[arg-type]  # as the layer says
         elif blob is not None:
             if self.parts.device_model is None:
                 self._device_model = in_memory(blob, self.limits.body_length)
@@ -386,7 +390,7 @@ def _libxl_header(origin: Origin) -> libxl.Header:
     return libxl.Header(libxl.VERSION, libxl.FROM_LEGACY) if origin.from_legacy else libxl.Header()
 
 
-def _emulator_id(record: Union[xenopsd.Blob, legacy.DeviceModel]) -> int:
+def _emulator_id(record: "AnyRecord") -> int:
     """libxl's id of the device model. A legacy stream doesn't say which it is."""
     return _EMULATORS[record.type] if isinstance(record, xenopsd.Blob) else 0
 

@@ -18,6 +18,10 @@ from xstream.stream.sink import Sink, SinkLike, check_not_same_file, opened_sink
 from xstream.stream.source import DescriptorSource, SourceLike
 from xstream.wire import legacy, libxc, libxl, xenopsd
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    pass
+
 Progress = Callable[[int], object]
 
 
@@ -203,8 +207,7 @@ def _transfer(items: Items, target: Target, progress: Progress) -> None:
 def _copied(reader: AnyReader) -> Items:
     """The records of a reader, in runs where it has them."""
     while True:
-        run = reader.next_run()
-        record: Any = reader.next_record() if run is None else run
+        record = reader.next_run() or reader.next_record()
         if record is None:
             return
         yield reader.layer, record

@@ -13,6 +13,10 @@ from xstream.stream.legacy_reader import LegacyReader
 from xstream.stream.state import StateRecords, owned
 from xstream.wire import legacy, libxc
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from xstream.wire.formats import AnyRecord
+
 #: The version that Xen's converter writes to the domain header's xen_minor, with 0 in xen_major. So does this package.
 CONVERTER_VERSION = 1
 _GUEST_TYPES = {legacy.PV: libxc.GUEST_PV, legacy.HVM: libxc.GUEST_HVM}
@@ -41,7 +45,7 @@ class StateTranslator:
         self._reader = reader
         self._params: List[Tuple[int, int]] = []
 
-    def translate(self, record: Any) -> List[Item]:
+    def translate(self, record: "AnyRecord") -> List[Item]:
         """What a legacy record becomes: items of the layer "libxc"; of the layer "legacy" if the record is something
         that only a container has a place for, or nothing has. Blobs are copied, so the items stay valid."""
         if isinstance(record, (legacy.Toolstack, legacy.DeviceModel, legacy.Tmem, legacy.TmemExtra)):
@@ -186,7 +190,7 @@ class LegacyConversion:
                 raise
             return None
 
-    def _convert(self, record: Any) -> Iterator[Item]:
+    def _convert(self, record: "AnyRecord") -> Iterator[Item]:
         if isinstance(record, SPOOLED):
             try:
                 for batch in self._memory.take(record):

@@ -8,6 +8,10 @@ from xstream.stream.state import CONFIG_FIELDS
 from xstream.wire import legacy, libvirt, libxl, xend, xenopsd, xl
 from xstream.wire.frames import Buffer
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from xstream.wire.formats import AnyRecord
+
 CONFIG, DEVICE_MODEL = "config", "device-model"
 
 
@@ -54,7 +58,7 @@ def not_read(unread: Optional[str]) -> str:
     return "" if unread is None else " (not read: {})".format(unread)
 
 
-def device_model_of(record: Any) -> Any:
+def device_model_of(record: "AnyRecord") -> Any:
     """QEMU's record in a record of any layer but libxc's; None if there is none."""
     if isinstance(record, (libxl.EmulatorContext, legacy.DeviceModel)):
         return record.blob

@@ -1,5 +1,5 @@
 """The final state of a stream as a plain stream: each PFN once, and of the other records those that count."""
-from typing import Any, Callable, Iterator, Tuple
+from typing import Callable, Iterator, Tuple
 
 from xstream.containers.opening import AnyReader
 from xstream.convert.legacy import Item, StateTranslator, legacy_reader
@@ -8,6 +8,10 @@ from xstream.convert.parts import in_memory
 from xstream.guest.load import SPOOLED, Loader
 from xstream.stream.state import StateRecords
 from xstream.wire import legacy, libxc, libxl, xenopsd
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from xstream.wire.formats import AnyRecord
 
 #: Records that mark a position in the stream. A plain stream has its own.
 _MARKS = (libxc.Verify, libxc.Checkpoint, libxc.End, libxl.CheckpointEnd, libxl.CheckpointState, libxl.End,
@@ -60,7 +64,7 @@ class Squash:
             if layer in formats or layer == libxc.LAYER:
                 yield layer, end
 
-    def _note(self, record: Any) -> None:
+    def _note(self, record: "AnyRecord") -> None:
         if record is not None and not isinstance(record, _MARKS + SPOOLED):
             if self._legacy and self._reader.layer == legacy.LAYER:
                 for layer, translated in self._translator.translate(record):
@@ -71,7 +75,7 @@ class Squash:
             self._checkpoints = self._reader.checkpoints
             self._complete()
 
-    def _add(self, layer: str, record: Any) -> None:
+    def _add(self, layer: str, record: "AnyRecord") -> None:
         if isinstance(record, xenopsd.Blob):
             record = record._replace(data=in_memory(record.data, self._reader.limits.body_length))
         begun = self._reader.memory.index >= 0

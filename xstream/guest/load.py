@@ -1,7 +1,7 @@
 """A stream's final guest memory: every batch applied in order, up to the end or the last complete checkpoint."""
 import struct
 import tempfile
-from typing import IO, Any, Callable, Iterator, NamedTuple, Optional, Tuple
+from typing import IO, Any, Callable, Iterator, NamedTuple, Optional, Tuple, Union
 
 from xstream.containers.opening import AnyReader, reading
 from xstream.containers.reader import NestedReader
@@ -15,6 +15,10 @@ from xstream.limits import Limits
 from xstream.stream.source import ObjectSource, SourceLike, pieces
 from xstream.wire.legacy import CompressedBatch, CompressedPages, UnmappedPfns
 from xstream.wire.libxc import PAGE_SIZE, PageData
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from xstream.wire.formats import AnyRecord
 
 #: Pages of an unfinished checkpoint kept in memory; beyond it they go to an unnamed temporary file.
 _SPOOL_MEMORY = 16 << 20
@@ -47,7 +51,7 @@ class Spool:
     def close(self) -> None:
         self._file.close()
 
-    def add(self, record: Any) -> None:
+    def add(self, record: "AnyRecord") -> None:
         """Store a record of a class in SPOOLED; reads its data."""
         words, data = getattr(record, "words", b""), getattr(record, "data", b"")
         self._file.write(_HEAD.pack(SPOOLED.index(type(record)), len(words), len(data)))
@@ -170,13 +174,13 @@ class Loader:
         self._on_record(record)
         return record is not None
 
-    def _apply(self, record: Any) -> None:
+    def _apply(self, record: Union[PageData, CompressedBatch, CompressedPages]) -> None:
         if isinstance(record, PageData):
             self._page_data(record)
             return
-        compressed = isinstance(record, CompressedPages)
         try:
-            for batch in self._deltas.pages(record.data) if compressed else self._deltas.batch(record.words):
+            for batch in (self._deltas.pages(record.data) if isinstance(record, CompressedPages)
+                          else self._deltas.batch(record.words)):
                 self._page_data(batch)
         except StreamError as error:
             self._locate(error)

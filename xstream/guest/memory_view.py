@@ -23,6 +23,11 @@ from xstream.wire import legacy, libxc, libxl
 from xstream.wire.frames import Buffer
 from xstream.wire.libxc import PAGE_SIZE
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from xstream.stream.reader import AnyReader
+    from xstream.wire.formats import AnyRecord
+
 #: Pages copied or written at once: one of Xen's batches.
 _BATCH = 1024
 #: PFNs looked at in one step of a scan over all of them.
@@ -111,14 +116,14 @@ class _Index(GuestMemory):
 class _Describing:
     """Collects the records that describe a guest; those of an incomplete checkpoint don't count."""
 
-    def __init__(self, reader: Any, limits: Limits) -> None:
+    def __init__(self, reader: "AnyReader", limits: Limits) -> None:
         self._reader = reader
         self._limits = limits
         self._checkpoints = 0
         self._coming = StateRecords(limits)
         self.complete = StateRecords(limits)
 
-    def add(self, record: Any) -> None:
+    def add(self, record: "AnyRecord") -> None:
         if isinstance(record, _DESCRIBING):
             self._coming.add(record)
         elif self._reader.checkpoints > self._checkpoints:
@@ -209,7 +214,7 @@ class MemoryView:
     def _reader(self, opened: Source) -> Any:
         return open_stream(opened, **self._options)
 
-    def _run(self, reader: Any, memory: GuestMemory) -> None:
+    def _run(self, reader: "AnyReader", memory: GuestMemory) -> None:
         describing = _Describing(reader, self._limits)
         Loader(reader, memory, on_record=describing.add).run(self._progress)
         describing.finish()

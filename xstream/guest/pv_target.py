@@ -4,7 +4,7 @@ Source: tools/libs/guest/xg_sr_restore_x86_pv.c.
 """
 import re
 from array import array
-from typing import Any, Callable, Iterator, Tuple
+from typing import Callable, Iterator, Tuple
 
 from xstream.errors import CorruptStream, StreamError
 from xstream.guest.guest import Completed, Guest
@@ -22,6 +22,10 @@ from xstream.wire import vcpu as vcpu_wire
 from xstream.wire.frames import Buffer
 from xstream.wire.libxc import PAGE_SIZE, P2MFrames, PageData, SharedInfo, VcpuBasic
 from xstream.wire.pending import in_memory
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from xstream.stream.reader import AnyReader
 
 _NOTAB = 0
 _PINNED = range(9, 13)
@@ -57,7 +61,7 @@ class TargetPV:
         self._leaves[first:first + len(frames)] = frames
         self._pfn_end = max(self._pfn_end, record.end_pfn + 1)
 
-    def localised(self, reader: Any, record: PageData) -> PageData:
+    def localised(self, reader: "AnyReader", record: PageData) -> PageData:
         """The batch with MFNs in its page tables. PFNs that they refer to are populated first. ``reader`` is the
         stream's."""
         record = checked_tables(reader, record)

@@ -4,7 +4,8 @@ Source of the order and the rules: tools/libs/guest/xg_sr_restore.c, xg_sr_resto
 """
 import contextlib
 from array import array
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple, Union
+from types import ModuleType
+from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple, TypeVar, Union
 
 from xstream.containers.opening import AnyReader, open_stream
 from xstream.errors import (
@@ -46,18 +47,18 @@ from xstream.wire.libxc import (
     StaticDataEnd,
     TscInfo,
     VcpuBasic,
-    VcpuExtended,
-    VcpuMsrs,
-    VcpuXsave,
 )
 from xstream.wire.pending import in_memory
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from xstream.wire.formats import AnyRecord
 
 #: Most PFNs that a failed comparison names.
 _NAMED_PFNS = 1024
 _STATIC = (CpuidPolicy, MsrPolicy)
-_PER_VCPU = (VcpuBasic, VcpuExtended, VcpuXsave, VcpuMsrs)
 #: The guest's state, which goes to ``load_state``; every other record that is kept goes into the report.
-_STATE = (P2MFrames, TscInfo, SharedInfo, HvmContext, HvmParams) + _PER_VCPU
+_STATE = (P2MFrames, TscInfo, SharedInfo, HvmContext, HvmParams) + libxc.PER_VCPU
 #: Records that only mark a place in the stream.
 _MARKS = (libxc.Verify, libxc.End, Checkpoint, libxl.LibxcContext, libxl.CheckpointEnd, libxl.CheckpointState,
           libxl.End, xenopsd.MemoryImage, xenopsd.EndOfImage)
@@ -133,6 +134,9 @@ class Restored(NamedTuple):
                      for pair in record.pairs)
 
 
+T = TypeVar("T")
+
+
 class _Place(NamedTuple):
     """The position of a record."""
 
@@ -156,7 +160,7 @@ class Restorer:
         if back_channel is not None and guest.kind != "hvm":
             raise ValueError("a back channel is for HVM guests")
         self.restored: Optional[Restored] = None
-        given: Any = source if isinstance(source, RecordReader) else None
+        given: Optional[AnyReader] = source if isinstance(source, RecordReader) else None  # type: ignore[assignment]
         self._given = given
         self._limits: Limits = limits if given is None else given.limits
         self._source: SourceLike = source  # type: ignore[assignment]  # a reader is used as given
@@ -175,7 +179,7 @@ class Restorer:
         self._progress = progress
         self._cancelled = cancelled
         self._begun = self._memory_begun = self._static_ended = False
-        self._static: Dict[Any, Record] = {}
+        self._static: Dict[type, Record] = {}
         self._state = StateRecords(self._limits)     # of the guest, as of the last checkpoint
         self._incoming = StateRecords(self._limits)  # since then
         self._spool: Optional[Spool] = None          # memory since then; from the first checkpoint on
@@ -248,23 +252,23 @@ class Restorer:
         if self._pv is None:
             self._hooks.start_restore(0)
 
-    def _check(self, reader: Any) -> None:
-        memory: Any = reader.memory
+    def _check(self, reader: AnyReader) -> None:
+        memory = reader.memory
         if isinstance(memory, LegacyReader):
             raise UnsupportedStream("a legacy stream (Xen 4.5 or earlier) can't be restored directly: convert it first",
                                     layer=memory.layer, offset=memory.start)
         if self._back_channel is not None and not isinstance(reader, Reader):
             raise UnsupportedStream("COLO within a container isn't supported", layer=reader.layer, offset=0)
-        if reader.domain.type != GUEST_TYPES[self._guest.kind]:
+        if memory.domain.type != GUEST_TYPES[self._guest.kind]:
             raise GuestError("the stream of an {} guest can't be restored into one of kind {!r}".format(
-                libxc.GUEST_NAMES[reader.domain.type], self._guest.kind))
+                libxc.GUEST_NAMES[memory.domain.type], self._guest.kind))
 
     def _next_run(self) -> Optional[PageRun]:
         if self._pv or self._spool is not None or self._reader.verifying:
             return None
         return self._reader.next_run()
 
-    def _next_record(self) -> Any:
+    def _next_record(self) -> "Optional[AnyRecord]":
         """The next record; None at the end, and where the stream breaks off after a checkpoint. After a checkpoint,
         batches are set aside."""
         try:
@@ -281,7 +285,7 @@ class Restorer:
             self._failover = error
         return None
 
-    def _take(self, record: Any) -> bool:
+    def _take(self, record: "AnyRecord") -> bool:
         """Handle a record; whether the restore goes on after it."""
         reader = self._reader
         place = _Place(reader.layer, reader.index, reader.offset)
@@ -298,7 +302,7 @@ class Restorer:
                 if not self._static_ended:
                     self._static[type(record)] = record
             elif isinstance(record, P2MFrames) and self._spool is None:
-                self._add_p2m_frames(Kept(record, place))
+                self._add_p2m_frames(record, place)
             elif not isinstance(record, _MARKS):
                 self._incoming.add(self._in_memory(record), place)
         except StreamError as error:
@@ -307,7 +311,7 @@ class Restorer:
             return self._checkpoint(place)
         return True
 
-    def _in_memory(self, record: Any) -> Any:
+    def _in_memory(self, record: "AnyRecord") -> "AnyRecord":
         """A record whose data no longer depends on the source."""
         if isinstance(record, xenopsd.Blob) and isinstance(record.data, PendingPages):
             if len(record.data) > self._limits.body_length:
@@ -322,11 +326,11 @@ class Restorer:
             self._memory_begun = self._static_ended = True
             self._hooks.load_static([self._static[kind] for kind in _STATIC if kind in self._static])
 
-    def _add_p2m_frames(self, kept: Kept) -> None:
+    def _add_p2m_frames(self, record: P2MFrames, place: object) -> None:
         self._before_memory()
         if self._pv:
-            self._pv.add_frames(kept.record)
-        self._state.add(*kept)
+            self._pv.add_frames(record)
+        self._state.add(record, place)
 
     def _take_run(self, run: PageRun) -> None:
         self._before_memory()
@@ -357,7 +361,7 @@ class Restorer:
         """Everything since the last checkpoint takes effect; whether the restore goes on after it."""
         for kept in self._incoming.items():
             if isinstance(kept.record, P2MFrames):
-                self._add_p2m_frames(kept)
+                self._add_p2m_frames(kept.record, kept.where)
         if self._spool is None:
             self._spool = Spool()
         else:
@@ -415,7 +419,7 @@ class Restorer:
         self._hooks.complete(self._completed)
 
     def _finish_hvm(self) -> Completed:
-        records: List[Any] = self._state.of(TscInfo)
+        records: List[Record] = [*self._state.of(TscInfo)]
         params = self._params()
         if params:
             records.append(HvmParams.of(list(params.items())))
@@ -450,20 +454,23 @@ class Restorer:
         return params
 
     def _finish_pv(self, pv: TargetPV) -> Completed:
-        records: List[Any] = self._state.of(TscInfo)
+        records: List[Record] = [*self._state.of(TscInfo)]
         records += [pv.restored_info(record) for record in self._state.of(SharedInfo)]
-        vcpus = sorted((kept for kept in self._state.items() if isinstance(kept.record, _PER_VCPU)),
-                       key=lambda kept: (kept.record.vcpu_id, _PER_VCPU.index(type(kept.record))))
-        for kept in vcpus:
-            records.append(self._blaming(kept, pv.localised_vcpu, kept.record)
-                           if isinstance(kept.record, VcpuBasic) else kept.record)
-        completed: Completed = self._blaming(vcpus[0], pv.write_start_info, vcpus[0].record)
+        vcpus = [(record.vcpu_id, libxc.PER_VCPU.index(type(record)), kept, record)
+                 for kept, record in ((kept, kept.record) for kept in self._state.items())
+                 if isinstance(record, libxc.PER_VCPU)]
+        vcpus.sort(key=lambda vcpu: vcpu[:2])
+        for _, _, kept, record in vcpus:
+            records.append(self._blaming(kept, pv.localised_vcpu, record)
+                           if isinstance(record, VcpuBasic) else record)
+        _, _, first, record = vcpus[0]
+        completed = self._blaming(first, pv.write_start_info, record)
         self._hooks.load_state(records)
         p2m_frames = [kept for kept in self._state.items() if isinstance(kept.record, P2MFrames)]
         self._blaming(p2m_frames[-1], pv.finish)
         return completed
 
-    def _blaming(self, kept: Kept, do: Callable[..., Any], *arguments: Any, base: int = 0) -> Any:
+    def _blaming(self, kept: Kept, do: Callable[..., T], *arguments: object, base: int = 0) -> T:
         """The result of ``do``; an error it finds is located at the record, ``base`` bytes after its start."""
         try:
             return do(*arguments)
@@ -472,7 +479,7 @@ class Restorer:
             raise _located(error, kept.record, place._replace(offset=place.offset + base))
 
 
-def _located(error: StreamError, record: Any, place: _Place) -> StreamError:
+def _located(error: StreamError, record: "AnyRecord", place: _Place) -> StreamError:
     """The error with the place of the record that it is about."""
     if error.layer is not None:
         return error
@@ -482,14 +489,14 @@ def _located(error: StreamError, record: Any, place: _Place) -> StreamError:
                          base=0 if isinstance(error, TruncatedStream) else place.offset)
 
 
-_WIRE: Dict[str, Any] = {libxc.LAYER: libxc, libxl.LAYER: libxl, xenopsd.LAYER: xenopsd}
+_WIRE: Dict[str, ModuleType] = {libxc.LAYER: libxc, libxl.LAYER: libxl, xenopsd.LAYER: xenopsd}
 
 
 def _reported(state: StateRecords) -> Iterator[LayerRecord]:
     """What isn't the guest's state. Views become copies: the source may be closed."""
     for record, place in state.items():
         if not isinstance(record, _STATE):
-            yield LayerRecord(place.layer, owned(record))
+            yield LayerRecord(place.layer, owned(record))  # type: ignore[arg-type]  # the state is what others are
 
 
 def restore(source: Union[SourceLike, AnyReader], guest: Guest, *, format: Optional[str] = None,

@@ -1,11 +1,14 @@
 """Page tables within batches of a stream: finding and checking them."""
-from typing import Any
 
 from xstream.errors import CorruptStream
 from xstream.kernels import pagetables
 from xstream.wire.frames import Buffer
 from xstream.wire.libxc import PAGE_SIZE, PageData
 from xstream.wire.pending import in_memory
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from xstream.stream.reader import AnyReader
 
 #: Page-table levels by guest width.
 LEVELS = {8: 4, 4: 3}
@@ -30,14 +33,14 @@ def any_tables(types: bytes) -> bool:
     return bool(types.translate(None, b"\0"))
 
 
-def from_legacy(reader: Any) -> bool:
+def from_legacy(reader: "AnyReader") -> bool:
     """Whether this is a legacy stream or was converted from one. In those, some page-table entries and XTAB words have
     another meaning."""
     domain = getattr(reader.memory, "domain", None)
     return domain is None or not domain.xen_major
 
 
-def checked_tables(reader: Any, record: PageData) -> PageData:
+def checked_tables(reader: "AnyReader", record: PageData) -> PageData:
     """The batch, with its page tables checked and, if it has any, its data read into memory. Raises CorruptStream with
     an offset relative to the record."""
     types = data_types(record.words) if reader.pt_levels else b""

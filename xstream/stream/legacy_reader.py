@@ -1,5 +1,5 @@
 """The reader of legacy streams."""
-from typing import Any, Callable, Dict, List, Optional, Tuple, Type, TypeVar
+from typing import Callable, Dict, List, Optional, Tuple, Type, TypeVar
 
 from xstream.errors import CorruptStream, LimitExceeded, OrderError, StreamError, StrictViolation, TruncatedStream
 from xstream.kernels import pfns as pfn_kernel
@@ -102,7 +102,7 @@ class LegacyReader(RecordReader[Record]):
         """One more than the highest PFN that may come: the guest's p2m_size, or the limit."""
         return min(self.head.p2m_size, self.limits.guest_pfns)
 
-    def describe(self) -> Dict[str, Any]:
+    def describe(self) -> Dict[str, object]:
         """The fields of the header by name; empty until it has been read."""
         head = self._start
         return {} if head is None else {

@@ -11,6 +11,10 @@ from xstream.wire import libxc
 from xstream.wire.frames import OPTIONAL
 from xstream.wire.libxc import GUEST_HVM, GUEST_PV
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    pass
+
 END, PAGE_DATA, PV_INFO, P2M_FRAMES, VCPU_BASIC, VCPU_EXTENDED, VCPU_XSAVE = range(7)
 SHARED_INFO, TSC_INFO, HVM_CONTEXT, HVM_PARAMS, _TOOLSTACK, VCPU_MSRS, VERIFY, CHECKPOINT = range(7, 15)
 STATIC_DATA_END, CPUID_POLICY, MSR_POLICY = 0x10, 0x11, 0x12
@@ -196,7 +200,7 @@ class Ordering:
         self._in_checkpoint = True
         self._seen.add(PAGE_DATA)
 
-    def follow(self, record_type: int, record: Any) -> None:
+    def follow(self, record_type: int, record: libxc.Record) -> None:
         """Check a record against the earlier ones and follow it. Raises OrderError, CorruptStream or LimitExceeded,
         without a change of state."""
         state = self.admit(record_type)
@@ -208,7 +212,7 @@ class Ordering:
         self.state = state
         if record_type not in (CHECKPOINT, END):
             self._in_checkpoint = True
-        if record_type in self._vcpus and record.vcpu_id < _MOST_VCPUS:
+        if isinstance(record, libxc.PER_VCPU) and record_type in self._vcpus and record.vcpu_id < _MOST_VCPUS:
             self._vcpus[record_type].add(record.vcpu_id)
         if record_type & OPTIONAL:
             self._optional_since_checkpoint = self.checkpoints > 0
@@ -218,15 +222,15 @@ class Ordering:
         elif record_type in libxc.RECORDS:
             self._seen.add(record_type)
 
-    def _note_needed(self, record_type: int, record: Any) -> None:
+    def _note_needed(self, record_type: int, record: libxc.Record) -> None:
         """Record that a record of NEEDED has come. One with bad contents replaces an earlier good one."""
-        if record_type == HVM_CONTEXT:
+        if isinstance(record, libxc.HvmContext):
             good = libxc.hvm_context_ends(record.blob)
             (self._have.add if good else self._have.discard)(record_type)
-        elif record_type == VCPU_BASIC:
+        elif isinstance(record, libxc.VcpuBasic):
             if record.vcpu_id == 0 and len(record.blob):
                 self._have.add(record_type)
-        elif record_type != HVM_PARAMS:
+        elif not isinstance(record, libxc.HvmParams):
             self._have.add(record_type)
         elif len(record.entries):
             # Xen writes no parameter 0: such an entry is zeros that an interrupted save left.
@@ -268,7 +272,7 @@ class Ordering:
         libxc.check_vcpu_basic(record, self.guest_width or 4)
         self._early_basic = self._early_basic or (not self.guest_width and len(record.blob) > 0)
 
-    def _check_complete(self, record: Any) -> None:
+    def _check_complete(self, record: libxc.Record) -> None:
         if self._kind[1] == GUEST_PV:
             self._check_pv_complete()
         missing = [libxc.type_name(usual) for usual in self._usual if usual not in self._seen]
@@ -286,7 +290,7 @@ class Ordering:
             raise OrderError("X86_PV_P2M_FRAMES leave a gap in the p2m", offset=-8, field="start_pfn",
                              expected="the p2m frame of PFN {:#x}".format(pfn), got="the end")
 
-    def _check_checkpoint(self, record: Any) -> None:
+    def _check_checkpoint(self, record: libxc.Record) -> None:
         self._check_complete(record)
         if self._optional_since_checkpoint:
             # libxenguest buffers what follows a checkpoint, and can't skip a record that it takes from the buffer.
@@ -296,7 +300,7 @@ class Ordering:
         self._in_checkpoint = False
         self.checkpoints += 1
 
-    def _check_verify(self, record: Any) -> None:
+    def _check_verify(self, record: libxc.Record) -> None:
         self.verifying = True
 
 

@@ -1,5 +1,5 @@
 """The reader of libxc streams."""
-from typing import Any, Dict, Iterator, NamedTuple, Optional, Tuple, TypeVar
+from typing import Dict, Iterator, NamedTuple, Optional, Tuple, TypeVar, Union
 
 from xstream.errors import CorruptStream, LimitExceeded, StreamError, StrictViolation, TruncatedStream
 from xstream.kernels import batches as batch_kernel
@@ -14,6 +14,9 @@ from xstream.wire.libxc import DomainHeader, ImageHeader, PageData, Record
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Protocol
+
+    from xstream.stream.legacy_reader import LegacyReader
+    from xstream.wire.formats import AnyRecord
 else:
     Protocol = object  # Python 3.6 and 3.7 have none, and nothing but type checkers needs it
 
@@ -69,7 +72,7 @@ class Layer(NamedTuple):
     depth: int
     offset: int
     records: int
-    about: Dict[str, Any]
+    about: Dict[str, object]
 
 
 class AnyReader(Protocol):
@@ -109,7 +112,7 @@ class AnyReader(Protocol):
         """The layers met so far, outermost first."""
 
     @property
-    def memory(self) -> Any:
+    def memory(self) -> "Union[Reader, LegacyReader]":
         """The reader of the memory stream: a Reader or LegacyReader; raises OrderError if there is none."""
 
     @property
@@ -139,13 +142,13 @@ class AnyReader(Protocol):
     def check_whole(self) -> None:
         """Raise IncompleteStream if the stream, read to its end, has ``missing`` records."""
 
-    def next_record(self) -> Any:
+    def next_record(self) -> "Optional[AnyRecord]":
         """The next record, or None after the last one. Raises StreamError or a subclass, OSError, NeedMoreData."""
 
     def next_run(self) -> Optional[PageRun]:
         """PAGE_DATA records that are in memory, in one step; None if ``next_record`` has to be called."""
 
-    def __iter__(self) -> Iterator[Any]: ...
+    def __iter__(self) -> "Iterator[AnyRecord]": ...
 
     def close(self) -> None:
         """Close what the reader opened: a path's file, not a caller's descriptor."""
@@ -164,13 +167,13 @@ def check_end(source: Source, layer: str, strict: bool, last: str = "the end") -
                               expected="the end of the input", got="more")
 
 
-def without_cut_record(reader: Any) -> Tuple[Layer, ...]:
+def without_cut_record(reader: AnyReader) -> Tuple[Layer, ...]:
     """The reader's layers, if the data of the last record turned out to be cut off: that record doesn't count."""
     return tuple(layer._replace(records=layer.records - 1) if layer.format == reader.layer else layer
                  for layer in reader.layers)
 
 
-def only_layer(reader: Any) -> Tuple[Layer, ...]:
+def only_layer(reader: "Union[Reader, LegacyReader]") -> Tuple[Layer, ...]:
     """The layers of a bare memory stream: itself."""
     return (Layer(reader.layer, 0, reader.start, reader.index + 1, reader.describe()),)
 
@@ -240,7 +243,7 @@ class Reader(RecordReader[Record]):
         """The reader of the memory stream: itself."""
         return self
 
-    def describe(self) -> Dict[str, Any]:
+    def describe(self) -> Dict[str, object]:
         """The fields of the headers by name; empty until they have been read."""
         if self._headers is None:
             return {}

@@ -4,6 +4,10 @@ from typing import Any, Generic, Iterator, Optional, Tuple, TypeVar
 from xstream.errors import IncompleteStream
 from xstream.stream.source import Source
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from xstream.stream.reader import AnyReader
+
 R = TypeVar("R")
 Self = TypeVar("Self", bound="RecordReader[Any]")
 
@@ -37,7 +41,7 @@ class RecordReader(Generic[R]):
     def check_whole(self) -> None:
         """Raise IncompleteStream if the stream, read to its end, lacks what a guest can't run without."""
         if self.missing:
-            raise _incomplete(self)
+            raise _incomplete(self)  # type: ignore[arg-type]  # all subclasses are readers
 
     def next_record(self) -> Optional[R]:
         """The next record, or None after the last one."""
@@ -51,7 +55,7 @@ class RecordReader(Generic[R]):
             yield record
 
 
-def _incomplete(reader: Any) -> IncompleteStream:
+def _incomplete(reader: "AnyReader") -> IncompleteStream:
     """The error for a stream that ends without what ``reader.missing`` names."""
     return IncompleteStream(
         "not whole: the stream ends without records that a guest can't run without, as after an interrupted save",

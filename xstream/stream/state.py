@@ -16,11 +16,15 @@ Xen 4.6 to 4.8 sent empty HVM_PARAMS and vcpu records; a restore skips them, so 
 Source: handle_hvm_params(), handle_hvm_context() and x86_pv's handle_x86_pv_vcpu_blob(), handle_x86_pv_p2m_frames() in
 tools/libs/guest/xg_sr_restore_x86_{hvm,pv}.c; libxl__restore_emulator_xenstore_data() in tools/libs/light/libxl_dom.c.
 """
-from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Tuple, Union
+from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Tuple, Type, TypeVar, Union
 
 from xstream.errors import LimitExceeded
 from xstream.limits import Limits
 from xstream.wire import legacy, libvirt, libxc, libxl, xend, xenopsd, xl
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from xstream.wire.formats import AnyRecord
 
 #: Charged against the limit for each record, parameter or key, beside its bytes: about what Python needs to hold it.
 OVERHEAD = 1024
@@ -41,10 +45,17 @@ MERGES: Dict[type, Tuple[str, ...]] = {
 }
 
 
+#: A record's class, and the values that tell several of the same class apart.
+Key = Tuple[object, ...]
+R = TypeVar("R", bound="NamedTuple")
+#: A record that is merged entry by entry.
+Merged = Union[libxc.HvmParams, libxl.EmulatorXenstoreData]
+
+
 class Kept(NamedTuple):
     """A record, and whatever the caller passed to ``add`` with it. Of a merged record, that of the last one added."""
 
-    record: Any
+    record: "AnyRecord"
     where: Any
 
 
@@ -57,9 +68,9 @@ class StateRecords:
 
     def __init__(self, limits: Limits = Limits()) -> None:
         self._limit = limits.state_length
-        self._kept: Dict[Any, Kept] = {}
-        self._merged: Dict[Any, Dict[Any, Any]] = {}
-        self._sizes: Dict[Any, int] = {}
+        self._kept: Dict[Key, Kept] = {}
+        self._merged: Dict[Key, Dict[Any, Any]] = {}
+        self._sizes: Dict[Key, int] = {}
         self._size = 0
         self._added = 0
         self._p2m_end = 0
@@ -67,7 +78,7 @@ class StateRecords:
     def __len__(self) -> int:
         return len(self._kept)
 
-    def add(self, record: Any, where: Any = None) -> None:
+    def add(self, record: "AnyRecord", where: Any = None) -> None:
         """Add the next record of the stream. ``where`` is returned with it by ``items``.
 
         Raises LimitExceeded, which names no layer or offset.
@@ -77,7 +88,7 @@ class StateRecords:
             return
         if isinstance(record, libxc.P2MFrames):
             self._replace_p2m_frames(record)
-        if kind in MERGES:
+        if isinstance(record, (libxc.HvmParams, libxl.EmulatorXenstoreData)):
             self._merge(_key(record, MERGES[kind]), record, where)
         elif kind in REPLACES:
             self._store(_key(record, REPLACES[kind]), record, where)
@@ -96,24 +107,24 @@ class StateRecords:
             entries = self._merged.get(key)
             yield kept if entries is None else kept._replace(record=_merged(kept.record, entries))
 
-    def records(self) -> List[Any]:
+    def records(self) -> "List[AnyRecord]":
         """The records alone, in the same order."""
         return [kept.record for kept in self.items()]
 
-    def of(self, *kinds: type) -> List[Any]:
+    def of(self, *kinds: Type[R]) -> List[R]:
         """The records of these classes, in order."""
         return [kept.record for kept in self.items() if isinstance(kept.record, kinds)]
 
-    def _store(self, key: Any, record: Any, where: Any) -> None:
+    def _store(self, key: Key, record: "AnyRecord", where: Any) -> None:
         self._charge(key, _size(record))
         self._kept[key] = Kept(record, where)
 
-    def _merge(self, key: Any, record: Any, where: Any) -> None:
+    def _merge(self, key: Key, record: Merged, where: Any) -> None:
         entries = self._merged.setdefault(key, {})
         for name, value in _entries(record):
             self._grow(_entry_size(name, value) - (_entry_size(name, entries[name]) if name in entries else 0))
             entries[name] = value
-        self._kept[key] = Kept(record._replace(**{_ENTRIES[type(record)]: b""}), where)
+        self._kept[key] = Kept(_without_entries(record), where)
 
     def _replace_p2m_frames(self, record: libxc.P2MFrames) -> None:
         if record.start_pfn == 0 and record.end_pfn >= self._p2m_end:
@@ -122,7 +133,7 @@ class StateRecords:
                 self._size -= self._sizes.pop(key)
         self._p2m_end = max(self._p2m_end, record.end_pfn)
 
-    def _charge(self, key: Any, size: int) -> None:
+    def _charge(self, key: Key, size: int) -> None:
         self._grow(size - self._sizes.get(key, 0))
         self._sizes[key] = size
 
@@ -133,38 +144,40 @@ class StateRecords:
                                 expected="at most {} bytes".format(self._limit), got=self._size)
 
 
-#: The field of a merged record that holds its entries.
-_ENTRIES: Dict[type, str] = {libxc.HvmParams: "entries", libxl.EmulatorXenstoreData: "data"}
-
 #: The field of a save file's header, or of a record, that holds the domain's configuration.
 CONFIG_FIELDS: Dict[type, str] = {xl.SaveHeader: "config", libvirt.SaveHeader: "xml", xend.SaveHeader: "config",
                                        xenopsd.Xenops: "text"}
 
 
-def owned(record: Any) -> Any:
+def owned(record: R) -> R:
     """The record with copies of what it only has views of."""
     return record._replace(**{name: bytes(value) for name, value in record._asdict().items()
                               if isinstance(value, memoryview)})
 
 
-def _key(record: Any, fields: Iterable[str]) -> Tuple[Any, ...]:
+def _key(record: "AnyRecord", fields: Iterable[str]) -> Key:
     return (type(record),) + tuple(getattr(record, field) for field in fields)
 
 
-def _entries(record: Union[libxc.HvmParams, libxl.EmulatorXenstoreData]) -> Iterable[Tuple[Any, Any]]:
+def _without_entries(record: Merged) -> Merged:
+    return record._replace(entries=b"") if isinstance(record, libxc.HvmParams) else record._replace(data=b"")
+
+
+def _entries(record: Merged) -> Iterable[Tuple[object, object]]:
     if isinstance(record, libxc.HvmParams):
         return libxc.HVM_PARAM.iter_unpack(record.entries)
     return record.pairs
 
 
-def _merged(record: Any, entries: Dict[Any, Any]) -> Any:
+def _merged(record: "AnyRecord", entries: Dict[Any, Any]) -> "AnyRecord":
     """The record with the merged entries. What surrounds them, reserved fields included, is the last record's."""
     if isinstance(record, libxc.HvmParams):
         return record._replace(entries=libxc.HvmParams.of(list(entries.items())).entries)
+    assert isinstance(record, libxl.EmulatorXenstoreData)
     return record._replace(data=libxl.EmulatorXenstoreData.of(entries.items()).data)
 
 
-def _is_empty(record: Any) -> bool:
+def _is_empty(record: "AnyRecord") -> bool:
     """Whether this is a record without contents that a restore skips."""
     if isinstance(record, libxc.HvmParams):
         return not len(record.entries)
@@ -172,10 +185,11 @@ def _is_empty(record: Any) -> bool:
         not len(record.blob)
 
 
-def _entry_size(name: Any, value: Any) -> int:
-    return OVERHEAD + (len(name) + len(value) if isinstance(value, bytes) else 0)
+def _entry_size(name: object, value: object) -> int:
+    return OVERHEAD + (len(name) + len(value) if isinstance(name, bytes) and isinstance(value, bytes) else 0)
 
 
-def _size(record: Any) -> int:
+def _size(record: "AnyRecord") -> int:
     """What a record is charged with."""
-    return OVERHEAD + sum(len(value) for value in record if not isinstance(value, (int, tuple)))
+    return OVERHEAD + sum(
+        len(value) for value in record._asdict().values() if not isinstance(value, (int, tuple)))

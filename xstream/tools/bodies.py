@@ -7,6 +7,7 @@ from xstream.errors import CorruptStream, StreamError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from xstream.wire import libxc, xenopsd, xl
+    from xstream.wire.formats import AnyRecord
 
 _VCPU_HEAD = 8
 #: Offset of ``vmce`` in struct xen_domctl_ext_vcpucontext: where Xen lets it end.
@@ -15,7 +16,7 @@ _VCPU_EXTENDED_LEAST = 32
 _VCPU_EXTENDED_HEAD = 8
 
 
-def check_body(record: Any, guest_width: int) -> None:
+def check_body(record: "AnyRecord", guest_width: int) -> None:
     """Raise a StreamError for a body that can't be what its type says. Its offset is relative to the body.
 
     ``guest_width``: of a PV guest, in bytes; 0 if unknown.
@@ -25,7 +26,7 @@ def check_body(record: Any, guest_width: int) -> None:
     if name in _SHARED_INFO:
         if guest_width:
             from xstream.wire import shared_info
-            shared_info.parse(record.page, guest_width)
+            shared_info.parse(record.page, guest_width)  # type: ignore[union-attr]  # a class of _SHARED_INFO
         return
     check = _CHECKS.get(name)
     if check is not None:

@@ -5,7 +5,7 @@ items, blobs of unknown layout by their first _SHOWN bytes. Each says how much w
 """
 import contextlib
 from itertools import islice
-from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Tuple, Union
 
 from xstream.containers.opening import open_stream
 from xstream.errors import StreamError
@@ -30,6 +30,11 @@ from xstream.wire import (
     xsave,
 )
 from xstream.wire.formats import record_name
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from xstream.stream.reader import AnyReader
+    from xstream.wire.formats import AnyRecord
 
 #: Bytes shown of a blob whose layout isn't known.
 _SHOWN = 64
@@ -95,12 +100,12 @@ def contents(source: SourceLike, wanted: Optional[Wanted] = None, *, format: Opt
                     return
 
 
-def contents_of(record: Any, guest_width: int = 8) -> Dict[str, Any]:
+def contents_of(record: "AnyRecord", guest_width: int = 8) -> Dict[str, Any]:
     """The contents of one record. ``guest_width`` is the size in bytes of a PV guest's words."""
     return _read(record, guest_width)[0]
 
 
-def _read(record: Any, guest_width: int) -> Tuple[Dict[str, Any], Optional[StreamError]]:
+def _read(record: "AnyRecord", guest_width: int) -> Tuple[Dict[str, Any], Optional[StreamError]]:
     """The contents of a record, and the first error in them."""
     if isinstance(record, libxc.HvmContext):
         return _entries(record.blob)
@@ -111,7 +116,8 @@ def _read(record: Any, guest_width: int) -> Tuple[Dict[str, Any], Optional[Strea
     try:
         if isinstance(record, (libxc.SharedInfo, legacy.SharedInfo)):
             return _shared_info(record, guest_width), None
-        return _READERS.get(type(record), _plain_fields)(record), None
+        read = _READERS.get(type(record))
+        return _plain_fields(record) if read is None else read(record), None
     except StreamError as error:
         return dict(_plain_fields(record), error=str(error)), error
 
@@ -130,14 +136,14 @@ def brief(contents: Any) -> Any:
                     or (name == "fields" and contents.get("name") != "CPU"))}
 
 
-def _is_wanted(reader: Any, record: Any, wanted: Optional[Wanted]) -> bool:
+def _is_wanted(reader: "AnyReader", record: "AnyRecord", wanted: Optional[Wanted]) -> bool:
     if wanted is None:
         return not isinstance(record, libxc.PageData)
     layers = (wanted.layer,) if wanted.layer else (libxc.LAYER, legacy.LAYER)
     return reader.layer in layers and reader.index == wanted.record
 
 
-def _plain_fields(record: Any) -> Dict[str, Any]:
+def _plain_fields(record: "AnyRecord") -> Dict[str, Any]:
     """A record's fields as they are, without empty blobs and zero reserved fields."""
     shown: Dict[str, Any] = {}
     for name, value in record._asdict().items():
@@ -295,7 +301,7 @@ def _leaf(leaf: policies.Leaf) -> Dict[str, Any]:
     return dict(leaf._asdict(), features=names)
 
 
-def _shared_info(record: Any, guest_width: int) -> Dict[str, Any]:
+def _shared_info(record: Union[libxc.SharedInfo, legacy.SharedInfo], guest_width: int) -> Dict[str, Any]:
     page = shared_info.parse(record.page, guest_width)
     used = [dict(info, vcpu=number) for number, info in enumerate(page.vcpu_info) if any(info.values())]
     return {"wallclock": page.wallclock, **page.fields, "pending_ports": list(page.pending_ports),
@@ -315,7 +321,7 @@ def _emulator_context(record: libxl.EmulatorContext) -> Dict[str, Any]:
     return {**_emulator(record), **_device_model(record.blob)}
 
 
-def _emulator(record: Any) -> Dict[str, Any]:
+def _emulator(record: Union[libxl.EmulatorContext, libxl.EmulatorXenstoreData]) -> Dict[str, Any]:
     return {"emulator": libxl.emulator_name(record.emulator_id), "emulator_id": record.emulator_id,
             "index": record.emulator_index}
 

@@ -18,6 +18,10 @@ from xstream.wire.formats import record_name
 from xstream.wire.legacy import CompressedBatch, UnmappedPfns
 from xstream.wire.libxc import PAGE_SIZE, PAGE_TYPES, PageData
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from xstream.wire.formats import AnyRecord
+
 #: Rows of the record list, and record types that are counted one by one: a hostile stream has any number of either.
 _MOST_ROWS = 10000
 _MOST_TYPES = 1000
@@ -147,7 +151,7 @@ class _Survey:
         self._row(RecordRow(reader.layer, reader.index - run.records + 1, reader.offset, "PAGE_DATA", run.records,
                             len(run.data), len(run.words) // 8, run.pages))
 
-    def record(self, reader: AnyReader, record: Any) -> None:
+    def record(self, reader: AnyReader, record: "AnyRecord") -> None:
         name = record_name(reader.layer, record)
         size = reader.source.offset - reader.offset
         pfns = pages = 0

@@ -15,6 +15,10 @@ from xstream.wire import legacy, libxc, vcpu
 from xstream.wire.frames import Buffer
 from xstream.wire.libxc import PAGE_SIZE
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from xstream.wire.formats import AnyRecord
+
 _NOTAB = 0
 _NEVER_SENT = 0xF
 _PINNED = 8
@@ -54,7 +58,7 @@ class PfnChecks:
         """Take note of the PFN words of a batch."""
         pfn_kernel.mark(words, self._state)
 
-    def note(self, record: Any) -> None:
+    def note(self, record: "AnyRecord") -> None:
         """Take note of a record other than a batch. Raises CorruptStream, with an offset relative to the record, for
         compressed pages that don't fit; LimitExceeded."""
         if isinstance(record, libxc.P2MFrames):

@@ -1,5 +1,5 @@
 """The CPU that a guest sees: the policies of one stream, or whether a guest can move from one to another."""
-from typing import Any, Callable, List, NamedTuple, Optional, Tuple
+from typing import Callable, List, NamedTuple, Optional, Tuple
 
 from xstream.containers.opening import open_stream
 from xstream.errors import StreamError
@@ -7,6 +7,11 @@ from xstream.limits import Limits
 from xstream.stream.source import SourceLike
 from xstream.wire import features, libxc, msrs, policies
 from xstream.wire.formats import record_name
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from xstream.stream.reader import AnyReader
+    from xstream.wire.formats import AnyRecord
 
 
 class Policy(NamedTuple):
@@ -96,7 +101,7 @@ def policy(source: SourceLike, *, format: Optional[str] = None, limits: Limits =
         return found._replace(version=reader.identity.version)
 
 
-def _with(found: Policy, record: Any, reader: Any) -> Policy:
+def _with(found: Policy, record: "AnyRecord", reader: "AnyReader") -> Policy:
     """The policies after one more record."""
     try:
         if isinstance(record, libxc.CpuidPolicy):

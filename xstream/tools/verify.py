@@ -12,6 +12,7 @@ from xstream.wire.libxc import GUEST_WIDTHS, PAGE_SIZE, PageData
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from xstream.tools.pfn_checks import PfnChecks
+    from xstream.wire.formats import AnyRecord
 
 #: Where a record's body lies in it, by layer.
 _BODY_OFFSET: Dict[str, int] = {"libxc": 8, "libxl": 8}
@@ -72,7 +73,7 @@ class _Verifier:
         """The reader's layers, with the numbers of complete records."""
         return without_cut_record(self._reader) if self._cut else self._reader.layers
 
-    def _record(self, record: Any) -> None:
+    def _record(self, record: "AnyRecord") -> None:
         if isinstance(record, PageData):
             if isinstance(record.data, PendingPages):
                 record.data.skip()
@@ -94,7 +95,7 @@ class _Verifier:
         if checks is not None:
             checks.note_batch(words)
 
-    def _check(self, record: Any) -> None:
+    def _check(self, record: "AnyRecord") -> None:
         from xstream.tools.bodies import check_body  # loads what only some records need
         reader = self._reader
         try:

@@ -305,6 +305,9 @@ Record = Union[End, PageData, PVInfo, P2MFrames, VcpuBasic, VcpuExtended, VcpuXs
                HvmContext, HvmParams, Verify, Checkpoint, CheckpointDirtyPfnList, StaticDataEnd, CpuidPolicy,
                MsrPolicy, Unknown]
 
+#: Records of one vcpu, in the order in which Xen sends them.
+PER_VCPU = (VcpuBasic, VcpuExtended, VcpuXsave, VcpuMsrs)
+
 PAGE_DATA = 0x01
 #: Record type to (name in the specification, class).
 RECORDS: Dict[int, Tuple[str, type]] = {
