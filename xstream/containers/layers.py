@@ -3,7 +3,8 @@
 :class:`xstream.containers.reader.NestedReader` combines them. The memory stream inside is read by Reader or
 LegacyReader from the same source.
 """
-from typing import Any, Callable, Dict, NamedTuple, Optional, Union
+from types import ModuleType
+from typing import Callable, Dict, NamedTuple, Optional, TypeVar, Union
 
 from xstream.containers.nesting import (
     INNER_END,
@@ -28,6 +29,16 @@ if TYPE_CHECKING:
     from xstream.wire.formats import AnyRecord
 
 
+#: The reader of a memory stream; that of any layer.
+MemoryReader = Union[Reader, LegacyReader]
+AnyLayer = Union["LayerReader", MemoryReader]
+
+#: The header of a save file.
+SaveHeader = Union[xl.SaveHeader, libvirt.SaveHeader, xend.SaveHeader]
+
+T = TypeVar("T")
+
+
 class Settings(NamedTuple):
     """The arguments that the readers of all layers share; as :func:`~xstream.containers.opening.open_stream` has them.
     """
@@ -40,7 +51,7 @@ class Settings(NamedTuple):
 
 
 def memory_reader(format: str, source: Source, settings: Settings, *, contained: bool = False,
-                  device_model: bool = True) -> Union[Reader, LegacyReader]:
+                  device_model: bool = True) -> MemoryReader:
     """A reader for a memory stream of the format "libxc" or "legacy".
 
     - ``contained``: the records of an enclosing layer follow;
@@ -77,7 +88,7 @@ class LayerReader:
 
     layer = ""
     #: The layer's wire module.
-    wire: Any = None
+    wire: ModuleType
     #: The identity of a format that never holds a memory stream, which otherwise supplies it.
     identity: Optional[Identity] = None
     unread: Optional[str] = None
@@ -94,7 +105,7 @@ class LayerReader:
     def begin(self) -> None:
         """Read the layer's own header if it has one; once. Raises what ``next_record`` raises."""
 
-    def next_record(self) -> Optional[Any]:
+    def next_record(self) -> "Optional[AnyRecord]":
         """The layer's next record, or None after the last. Raises StreamError or a subclass, and NeedMoreData."""
         if self.ended:
             return None
@@ -112,7 +123,7 @@ class LayerReader:
             self.offset = start
         return record
 
-    def take_inner(self) -> Optional[Any]:
+    def take_inner(self) -> "Optional[AnyLayer]":
         """The reader of an enclosed stream if its records come next, else None."""
         return None
 
@@ -124,20 +135,20 @@ class LayerReader:
         """The number of checkpoints that this layer's records have completed."""
         return 0
 
-    def describe(self) -> Dict[str, Any]:
+    def describe(self) -> Dict[str, object]:
         """What the layer's headers say, by name; ``note`` says what is wrong with them."""
         about = self._about()
         return about if self._note is None else dict(about, note=self._note)
 
-    def _about(self) -> Dict[str, Any]:
+    def _about(self) -> Dict[str, object]:
         return {}
 
-    def _read(self) -> Optional[Any]:
+    def _read(self) -> "Optional[AnyRecord]":
         """Read the next record. Sets ``_base``, which offsets in errors are relative to, and ``_name``, the record's
         name for errors."""
         raise NotImplementedError
 
-    def _read_header(self, size: int, parse: Callable[[memoryview], Any]) -> Any:
+    def _read_header(self, size: int, parse: Callable[[memoryview], T]) -> T:
         """Read the layer's own header of ``size`` bytes."""
         start = self.source.offset
         try:
@@ -178,15 +189,15 @@ class LayerReader:
 class _SaveFileReader(LayerReader):
     """A header before one stream: xl, libvirt, xend."""
 
+    header: "Optional[SaveHeader]" = None
     #: Offset in the header of the field that announces the stream's format, and its name.
     _announced_at = (0, "")
 
     def __init__(self, source: Source, settings: Settings) -> None:
         super().__init__(source, settings)
-        self.header: Any = None
         self._taken = False
 
-    def take_inner(self) -> Optional[Any]:
+    def take_inner(self) -> "Optional[AnyLayer]":
         if self.header is None or self._taken:
             return None
         announced = self._announced_format()
@@ -200,11 +211,11 @@ class _SaveFileReader(LayerReader):
     def follow_inner(self, event: str) -> None:
         self.ended = event == INNER_END
 
-    def _read(self) -> Any:
+    def _read(self) -> "SaveHeader":
         self.header = self._read_save_header()
         return self.header
 
-    def _read_save_header(self) -> Any:
+    def _read_save_header(self) -> "SaveHeader":
         raise NotImplementedError
 
     def _announced_format(self) -> str:
@@ -220,9 +231,10 @@ class XlReader(_SaveFileReader):
 
     layer = xl.LAYER
     wire = xl
+    header: Optional[xl.SaveHeader] = None
     _announced_at = (36, "mandatory_flags")
 
-    def _about(self) -> Dict[str, Any]:
+    def _about(self) -> Dict[str, object]:
         if self.header is None:
             return {}
         kind = "JSON" if self.header.mandatory_flags & xl.JSON_CONFIG else "text"
@@ -240,6 +252,7 @@ class XlReader(_SaveFileReader):
         return header
 
     def _announced_format(self) -> str:
+        assert self.header is not None
         return libxl.LAYER if self.header.mandatory_flags & xl.LIBXL_STREAM else legacy.LAYER
 
 
@@ -248,9 +261,10 @@ class LibvirtReader(_SaveFileReader):
 
     layer = libvirt.LAYER
     wire = libvirt
+    header: Optional[libvirt.SaveHeader] = None
     _announced_at = (16, "version")
 
-    def _about(self) -> Dict[str, Any]:
+    def _about(self) -> Dict[str, object]:
         if self.header is None:
             return {}
         return {"version": self.header.version, "xml": "{} bytes".format(len(self.header.xml))}
@@ -266,6 +280,7 @@ class LibvirtReader(_SaveFileReader):
         return header
 
     def _announced_format(self) -> str:
+        assert self.header is not None
         return libxl.LAYER if self.header.version == libvirt.LIBXL_STREAM else legacy.LAYER
 
 
@@ -274,9 +289,10 @@ class XendReader(_SaveFileReader):
 
     layer = xend.LAYER
     wire = xend
+    header: Optional[xend.SaveHeader] = None
     _announced_at = (0, "magic")
 
-    def _about(self) -> Dict[str, Any]:
+    def _about(self) -> Dict[str, object]:
         return {} if self.header is None else {"config": "{} bytes".format(len(self.header.config))}
 
     def _read_save_header(self) -> xend.SaveHeader:
@@ -305,14 +321,14 @@ class LibxlReader(LayerReader):
         self.device_model = device_model
         self.header: Optional[libxl.Header] = None
         self._nesting = libxl_nesting()
-        self._domain: Optional[Any] = None
+        self._domain: Optional[Reader] = None
         self._checkpoints = 0
 
     @property
     def checkpoints(self) -> int:
         return self._checkpoints
 
-    def next_record(self) -> Optional[Any]:
+    def next_record(self) -> "Optional[AnyRecord]":
         try:
             return super().next_record()
         except TruncatedStream:
@@ -321,10 +337,12 @@ class LibxlReader(LayerReader):
                 raise
             return None
 
-    def take_inner(self) -> Optional[Any]:
+    def take_inner(self) -> "Optional[AnyLayer]":
         if self._nesting.state == "libxc":
             if self._domain is None:
-                self._domain = memory_reader(libxc.LAYER, self.source, self.settings, contained=True)
+                limits, strict, checkpointed, _, _ = self.settings
+                self._domain = Reader(self.source, limits=limits, strict=strict, checkpointed=checkpointed,
+                                      contained=True)
             return self._domain
         if self._nesting.state == "resumed" and not self._state_follows():
             return self._domain
@@ -333,10 +351,10 @@ class LibxlReader(LayerReader):
     def follow_inner(self, event: str) -> None:
         self._nesting.follow_inner(event)
 
-    def _about(self) -> Dict[str, Any]:
+    def _about(self) -> Dict[str, object]:
         if self.header is None:
             return {}
-        about: Dict[str, Any] = {"version": self.header.version}
+        about: Dict[str, object] = {"version": self.header.version}
         if self.header.options & libxl.FROM_LEGACY:
             about["made_by"] = "conversion from a legacy stream"
         return about
@@ -422,7 +440,7 @@ class XenopsdReader(LayerReader):
         self.header: Optional[xenopsd.Header] = None
         self._nesting = xenopsd_nesting(True)
         self._image: Optional[int] = None
-        self._inner: Any = None
+        self._inner: Union[None, LibxlReader, MemoryReader] = None
 
     def begin(self) -> None:
         if self.header is None:
@@ -430,7 +448,7 @@ class XenopsdReader(LayerReader):
             self._nesting = xenopsd_nesting(self.header.structured)
             self._image = None if self.header.structured else xenopsd.LIBXC_LEGACY
 
-    def take_inner(self) -> Optional[Any]:
+    def take_inner(self) -> "Optional[AnyLayer]":
         if self._image is None:
             return None
         announced = _IMAGE_FORMATS[self._image]
@@ -446,11 +464,12 @@ class XenopsdReader(LayerReader):
     def follow_inner(self, event: str) -> None:
         self._nesting.follow_inner(event)
         # An unstructured image of a PV guest ends with its memory; so does one that holds a libxl stream.
+        assert self._inner is not None
         self.ended = not self._structured and (
-            self._inner.layer == libxl.LAYER
+            isinstance(self._inner, LibxlReader)
             or self._inner.identity.guest == libxc.GUEST_NAMES[libxc.GUEST_PV])
 
-    def _about(self) -> Dict[str, Any]:
+    def _about(self) -> Dict[str, object]:
         return {"structured": self._structured}
 
     @property

@@ -1,9 +1,10 @@
 """Recognition of formats by content, and the reader for each."""
 import contextlib
 from functools import partial
-from typing import Any, Iterator, Optional, Tuple
+from typing import Iterator, Optional, Tuple
 
 from xstream.errors import CorruptStream, UnsupportedStream
+from xstream.kernels.buffers import BufferLike
 from xstream.limits import Limits
 from xstream.stream.reader import AnyReader as AnyReader
 from xstream.stream.reader import Reader
@@ -14,6 +15,7 @@ from xstream.wire import libxc
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from xstream.stream.signs import Sign
+    from xstream.wire.formats import AnyRecord
 
 #: Bytes of a disk to look at: enough for every magic number in signs.
 DISK_START = 2048
@@ -59,9 +61,9 @@ def _reader(source: Source, format: str, limits: Limits, strict: bool, checkpoin
     if format == "legacy":
         from xstream.stream.legacy_reader import LegacyReader
         return LegacyReader(source, limits=limits, strict=strict, checkpointed=checkpointed, width=width, guest=guest)
-    from xstream.containers.layers import Settings
     from xstream.containers.reader import NestedReader
-    return NestedReader(source, format, Settings(limits, strict, checkpointed, width, guest))
+    return NestedReader(source, format, limits=limits, strict=strict, checkpointed=checkpointed, width=width,
+                        guest=guest)
 
 
 @contextlib.contextmanager
@@ -158,16 +160,16 @@ class PushReader:
         self._source = FedSource()
         self._open = partial(open_stream, self._source, format=format, limits=limits, strict=strict,
                              checkpointed=checkpointed, width=width, guest=guest)
-        self._reader: Optional[Any] = None
+        self._reader: Optional[AnyReader] = None
 
     @property
-    def reader(self) -> Any:
+    def reader(self) -> AnyReader:
         """The reader. Raises NeedMoreData until enough has been fed to recognise the format."""
         if self._reader is None:
             self._reader = self._open()
         return self._reader
 
-    def feed(self, data: Any) -> None:
+    def feed(self, data: BufferLike) -> None:
         """Add bytes; they are copied."""
         self._source.feed(data)
 
@@ -175,7 +177,7 @@ class PushReader:
         """Mark the end of the input; ``records`` then raises TruncatedStream if the stream isn't complete."""
         self._source.finish()
 
-    def records(self) -> Iterator[Any]:
+    def records(self) -> "Iterator[AnyRecord]":
         """Yield the records that are complete and haven't been yielded yet."""
         try:
             yield from self.reader

@@ -4,16 +4,18 @@ Each layer has its own reader (:mod:`xstream.containers.layers`); a :class:`Nest
 record comes next.
 """
 from collections import deque
-from typing import Any, Deque, List, NamedTuple, Optional, Tuple, Union
+from typing import Deque, List, NamedTuple, Optional, Tuple, Union
 
-from xstream.containers.layers import LAYERS, LayerReader, Settings
+from xstream.containers.layers import LAYERS, AnyLayer, LayerReader, MemoryReader, Settings
 from xstream.containers.nesting import INNER_CHECKPOINT, INNER_END
-from xstream.errors import OrderError
-from xstream.stream.reader import Identity, Layer, PageRun, check_end
+from xstream.errors import OrderError, UnsupportedStream
+from xstream.limits import Limits
+from xstream.stream.reader import Identity, Layer, PageRun, Reader, check_end
 from xstream.stream.records import RecordReader
-from xstream.stream.source import PendingPages, Source
+from xstream.stream.source import PendingPages, SourceLike, open_source
 from xstream.wire import hvm_params, libxc, libxl, xenopsd
 from xstream.wire.frames import Buffer
+from xstream.wire.libxc import DomainHeader, ImageHeader
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,34 +46,39 @@ class _Given(NamedTuple):
     offset: int
 
 
-class NestedReader(RecordReader[Any]):
+class NestedReader(RecordReader["AnyRecord"]):
     """Records of a container, of all its layers, in order.
 
     It has Reader's interface. After each record, ``layer``, ``index`` and ``offset`` are that record's. ``identity``,
     ``image`` and ``domain`` are the memory stream's, except ``identity.format``, which is the container's. ``layers``
     has all layers found so far, outermost first.
 
+    ``format`` is the outermost layer's; :func:`xstream.open` finds it out. The other arguments are those of
+    :func:`xstream.open`.
+
     Raises StreamError or a subclass for errors in any layer, and OSError if the source can't be read.
     """
 
-    def __init__(self, source: Source, format: str, settings: Settings) -> None:
-        self.source = source
-        self.limits = settings.limits
-        self.strict = settings.strict
-        self.checkpointed = settings.checkpointed
+    def __init__(self, source: SourceLike, format: str, *, limits: Limits = Limits(), strict: bool = False,
+                 checkpointed: bool = False, width: Optional[int] = None, guest: Optional[str] = None) -> None:
+        self.source = open_source(source)
+        self.limits = limits
+        self.strict = strict
+        self.checkpointed = checkpointed
         self.layer = format
         self.index = -1
-        self.offset = source.offset
-        self._outermost = LAYERS[format](source, settings)
-        self._stack: List[Any] = [self._outermost]
-        self._met: List[Tuple[int, Any]] = [(0, self._outermost)]
-        self._memory: Optional[Any] = None
+        self.offset = self.source.offset
+        settings = Settings(limits, strict, checkpointed, width, guest)
+        self._outermost = LAYERS[format](self.source, settings)
+        self._stack: List[AnyLayer] = [self._outermost]
+        self._met: List[Tuple[int, AnyLayer]] = [(0, self._outermost)]
+        self._memory: Optional[MemoryReader] = None
         self._ahead: Deque[_Given] = deque()
-        self._last: Optional[Any] = None
+        self._last: Optional[AnyRecord] = None
         self._finished = False
         self._device_model = self._needs_device_model = False
 
-    def next_record(self) -> Optional[Any]:
+    def next_record(self) -> "Optional[AnyRecord]":
         """The next record of any layer, or None after the last (checkpointed: or if the input ends after a complete
         checkpoint). NeedMoreData loses nothing: call again once more has been fed."""
         given = self._ahead.popleft() if self._ahead else self._pull()
@@ -85,7 +92,7 @@ class NestedReader(RecordReader[Any]):
         """As Reader's, if the memory stream's records come next; else None."""
         if self._ahead or not self._stack or self._stack[-1] is not self._memory:
             return None
-        run: Optional[PageRun] = self._memory.next_run()
+        run = self._memory.next_run()
         if run is not None:
             self.layer, self.index, self.offset = self._memory.layer, self._memory.index, self._memory.offset
         return run
@@ -97,14 +104,15 @@ class NestedReader(RecordReader[Any]):
                      for depth, reader in self._met)
 
     @property
-    def readers(self) -> Tuple[Any, ...]:
+    def readers(self) -> Tuple[AnyLayer, ...]:
         """The readers of the layers found so far, in the order of ``layers``. Don't read from them."""
         return tuple(reader for _, reader in self._met)
 
     @property
-    def memory(self) -> Any:
+    def memory(self) -> MemoryReader:
         """The reader of the memory stream. Raises what ``look_ahead`` raises."""
         self.look_ahead()
+        assert self._memory is not None
         return self._memory
 
     def look_ahead(self) -> None:
@@ -127,18 +135,24 @@ class NestedReader(RecordReader[Any]):
         """The container's format, and what the memory stream's headers say."""
         if self._outermost.identity is not None:
             return self._outermost.identity
-        identity: Identity = self.memory.identity
-        return identity._replace(format=self._outermost.layer)
+        return self.memory.identity._replace(format=self._outermost.layer)
 
     @property
-    def image(self) -> Any:
-        """The memory stream's image header."""
-        return self.memory.image
+    def image(self) -> ImageHeader:
+        """The memory stream's image header. Raises UnsupportedStream for a legacy stream, which has none."""
+        return self._libxc().image
 
     @property
-    def domain(self) -> Any:
-        """The memory stream's domain header."""
-        return self.memory.domain
+    def domain(self) -> DomainHeader:
+        """The memory stream's domain header. Raises UnsupportedStream for a legacy stream, which has none."""
+        return self._libxc().domain
+
+    def _libxc(self) -> Reader:
+        memory = self.memory
+        if not isinstance(memory, Reader):
+            raise UnsupportedStream("a legacy stream has no headers of a libxc stream", layer=memory.layer,
+                                    offset=memory.start)
+        return memory
 
     @property
     def missing(self) -> Tuple[str, ...]:
@@ -150,11 +164,11 @@ class NestedReader(RecordReader[Any]):
         builder does only for a device model (tools/libs/guest/xg_dom_x86.c, since Xen 4.5), or if any of its records
         has come.
         """
-        missing = () if self._memory is None else tuple(self._memory.missing)
+        missing = () if self._memory is None else self._memory.missing
         return missing + self._missing_device_model()
 
     def _missing_device_model(self) -> Tuple[str, ...]:
-        if self._memory is None or self._memory.layer != libxc.LAYER or self._device_model or self.unread is not None \
+        if not isinstance(self._memory, Reader) or self._device_model or self.unread is not None \
                 or self._memory.domain.type != libxc.GUEST_HVM:
             return ()
         formats = {reader.layer for _, reader in self._met}
@@ -192,18 +206,18 @@ class NestedReader(RecordReader[Any]):
     @property
     def checkpoints(self) -> int:
         """The number of complete checkpoints. In a libxl stream CHECKPOINT_END completes one."""
-        counting = [reader for _, reader in self._met if reader.layer == libxl.LAYER] or [self._memory]
-        return 0 if counting[0] is None else int(counting[0].checkpoints)
+        counting = next((reader for _, reader in self._met if reader.layer == libxl.LAYER), self._memory)
+        return 0 if counting is None else counting.checkpoints
 
     @property
     def pt_levels(self) -> int:
         """Page-table levels of a PV guest, 3 or 4; 0 for an HVM guest, or before a PV guest's is known."""
-        return 0 if self._memory is None else int(self._memory.pt_levels)
+        return 0 if self._memory is None else self._memory.pt_levels
 
     @property
     def pfn_end(self) -> int:
         """One more than the highest PFN that may come; see Reader."""
-        return self.limits.guest_pfns if self._memory is None else int(self._memory.pfn_end)
+        return self.limits.guest_pfns if self._memory is None else self._memory.pfn_end
 
     def _can_look_ahead(self) -> bool:
         """Whether another record may be kept: a few, and none whose data is still in the source."""
@@ -245,7 +259,9 @@ class NestedReader(RecordReader[Any]):
     def _ascend(self, event: str) -> None:
         self._stack.pop()
         if self._stack:
-            self._stack[-1].follow_inner(event)
+            outer = self._stack[-1]
+            assert isinstance(outer, LayerReader)
+            outer.follow_inner(event)
 
     def _below(self) -> Optional[str]:
         return self._stack[-2].layer if len(self._stack) > 1 else None

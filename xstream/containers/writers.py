@@ -1,5 +1,5 @@
 """Writers of containers. The enclosed stream has its own writer, which writes to the same sink."""
-from typing import Any, Optional, Sequence, Tuple
+from typing import Optional, Sequence, Tuple, Union
 
 from xstream.containers.nesting import (
     INNER_CHECKPOINT,
@@ -37,7 +37,7 @@ class _ContainerWriter(Around):
         self.limits = limits
         self.index = -1
         self._nesting = nesting
-        self._inner: Optional[Any] = None
+        self._inner: Union[None, Writer, _ContainerWriter] = None
 
     @property
     def ended(self) -> bool:
@@ -113,7 +113,7 @@ class LibxlWriter(_ContainerWriter):
         self.index += 1
 
     def _follow_inner(self) -> None:
-        if self._inner is not None and self._inner.ordering.checkpoints > self._checkpoints:
+        if isinstance(self._inner, Writer) and self._inner.checkpoints > self._checkpoints:
             self._checkpoints += 1
             self._nesting.follow_inner(INNER_CHECKPOINT)
         super()._follow_inner()

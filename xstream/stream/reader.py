@@ -259,30 +259,30 @@ class Reader(RecordReader[Record]):
     def missing(self) -> Tuple[str, ...]:
         """Records that a guest can't run without and that haven't come (in a checkpointed stream: by the last
         CHECKPOINT): of an HVM guest HVM_CONTEXT with its own END entry and HVM_PARAMS, of a PV guest SHARED_INFO."""
-        return self.ordering.missing
+        return self._order.missing
 
     @property
     def verifying(self) -> bool:
         """Whether pages are to be compared and not written: VERIFY has come."""
-        return self.ordering.verifying
+        return self._order.verifying
 
     @property
     def checkpoints(self) -> int:
         """The number of CHECKPOINT records that have come."""
-        return self.ordering.checkpoints
+        return self._order.checkpoints
 
     @property
     def pt_levels(self) -> int:
         """Page-table levels of a PV guest, 3 or 4; 0 for an HVM guest, or before a PV guest's is known."""
-        return {4: 3, 8: 4}.get(self.ordering.guest_width, 0)
+        return {4: 3, 8: 4}.get(self._order.guest_width, 0)
 
     @property
     def pfn_end(self) -> int:
         """One more than the highest PFN that may come: the end of a PV guest's p2m, or the limit."""
-        return self.ordering.pfn_end
+        return self._order.pfn_end
 
     @property
-    def ordering(self) -> Ordering:
+    def _order(self) -> Ordering:
         """The state of the stream in the order tables."""
         self._need_headers()
         assert self._ordering is not None
@@ -293,7 +293,7 @@ class Reader(RecordReader[Record]):
 
         Raises NeedMoreData, with nothing consumed, if a fed source has too little.
         """
-        ordering = self.ordering
+        ordering = self._order
         if self._finished or ordering.ended:
             self._finish()
             return None
@@ -313,7 +313,7 @@ class Reader(RecordReader[Record]):
     def next_run(self) -> Optional[PageRun]:
         """As many PAGE_DATA records as are complete in the source's memory, in one step; ``index`` and ``offset`` are
         then the last one's. None if the next record isn't such a record: call ``next_record``."""
-        ordering = self.ordering
+        ordering = self._order
         if libxc.PAGE_DATA not in ordering.row():
             return None
         data = self._buffered(ordering)

@@ -73,13 +73,18 @@ class Writer:
             libxc.parse_headers(headers)
         except StreamError as error:
             raise error.located(layer=self.layer, base=self.sink.offset)
-        self.ordering = Ordering(image.version, domain.type, checkpointed=checkpointed, limits=limits)
+        self._ordering = Ordering(image.version, domain.type, checkpointed=checkpointed, limits=limits)
         self.sink.write([headers])
 
     @property
     def ended(self) -> bool:
         """Whether END has been written."""
-        return self.ordering.ended
+        return self._ordering.ended
+
+    @property
+    def checkpoints(self) -> int:
+        """The number of CHECKPOINT records that have been written."""
+        return self._ordering.checkpoints
 
     def write(self, record: Record) -> None:
         """Write one record. A PageData is written as one record, however many PFNs it has. Its data is any buffer of
@@ -134,14 +139,14 @@ class Writer:
         words = memoryview(bytearray(len(run.words)))
         extents = memoryview(bytearray(16 * run.records)).cast("Q")
         records = 0
-        if libxc.PAGE_DATA in self.ordering.row():
-            records = batch_kernel.scan(run.data, libxc.PAGE_DATA, self.limits.record_length, self.ordering.pfn_end,
+        if libxc.PAGE_DATA in self._ordering.row():
+            records = batch_kernel.scan(run.data, libxc.PAGE_DATA, self.limits.record_length, self._ordering.pfn_end,
                                         False, words, extents)[0]
         if records != run.records:
             raise CorruptStream("batch that isn't valid here", layer=self.layer, offset=self.sink.offset,
                                 record=self.index + 1 + records, record_type="PAGE_DATA")
         self.sink.write([run.data])
-        self.ordering.page_data()
+        self._ordering.page_data()
         self.index += records
 
     def _check_turn(self) -> None:
@@ -160,7 +165,7 @@ class Writer:
         self._check_turn()
         batch = PageData(words, b"")
         try:
-            pages = self.ordering.check_batch(batch)
+            pages = self._ordering.check_batch(batch)
         except StreamError as error:
             raise error.located(layer=self.layer, base=self.sink.offset + 8, record=self.index + 1,
                                 record_type="PAGE_DATA")
@@ -168,21 +173,21 @@ class Writer:
             raise ValueError("{} pages for {} PFNs that carry data".format(len(at), pages))
         head = [FRAME.pack(libxc.PAGE_DATA, _length(batch, pages))] + libxc.build(batch)
         self.sink.write_pages(head, memory, at)
-        self.ordering.page_data()
+        self._ordering.page_data()
         self.index += 1
 
     def _write_body(self, record_type: int, record: Record) -> None:
-        self.ordering.admit(record_type)
+        self._ordering.admit(record_type)
         body = libxc.build(record)
         whole = b"".join(bytes(piece) for piece in body)
         if len(whole) > self.limits.body_length:
             raise LimitExceeded("record body longer than the limit", offset=-4, field="length",
                                 expected="at most {}".format(self.limits.body_length), got=len(whole))
-        self.ordering.follow(record_type, libxc.parse(record_type, whole))
+        self._ordering.follow(record_type, libxc.parse(record_type, whole))
         self.sink.write([FRAME.pack(record_type, len(whole)), whole, padding_of(record, len(whole))])
 
     def _write_page_data(self, record: PageData) -> None:
-        pages = self.ordering.check_batch(record)
+        pages = self._ordering.check_batch(record)
         size = len(record.data) if isinstance(record.data, PendingPages) else memoryview(record.data).nbytes
         if size != pages * PAGE_SIZE:
             raise CorruptStream("PAGE_DATA of a wrong size for its page types", offset=-4, field="length",
@@ -194,7 +199,7 @@ class Writer:
             self.sink.pass_on(data)
         else:
             self.sink.write_data([frame, head, words], data)
-        self.ordering.page_data()
+        self._ordering.page_data()
 
 
 def memory_or_pages(pages: "Union[BufferLike, MemoryLike]") -> "Tuple[Optional[MemoryLike], memoryview]":
