@@ -1,11 +1,14 @@
 """Rules that are checked on the source: imports only point down, what ``import xstream`` may load, and the syntax of
 Python 3.6."""
 import ast
+import builtins
 import importlib
+import importlib.util
 import inspect
 import re
 import subprocess
 import sys
+import typing
 from pathlib import Path
 from typing import Iterator, NamedTuple, Set
 
@@ -204,6 +207,69 @@ def test_every_argument_is_written_out():
                  and any(argument.kind is argument.VAR_KEYWORD
                          for argument in inspect.signature(function).parameters.values())]
     assert catch_all == []
+
+
+class _Names(dict):
+    """A module's names; what it imports for type checkers only is found if it is a module, and else is ``object``."""
+
+    def __missing__(self, name):
+        found = getattr(builtins, name, None)
+        return found or (importlib.import_module(name) if importlib.util.find_spec(name) else object)
+
+
+def named_types(annotation):
+    """The classes of the package in an annotation, however deep."""
+    if inspect.isclass(annotation) and annotation.__module__.startswith("xstream."):
+        yield annotation
+    for argument in getattr(annotation, "__args__", None) or ():
+        for item in argument if isinstance(argument, (list, tuple)) else (argument,):
+            yield from named_types(item)
+
+
+def annotated(value):
+    """What has annotations of a public function or class: its functions, and the class itself for its fields."""
+    if not inspect.isclass(value):
+        yield inspect.unwrap(value)
+        return
+    for base in value.__mro__:
+        if base.__module__.startswith("xstream."):
+            yield base
+            for key, member in vars(base).items():
+                if not key.startswith("_") or (key == "__init__" and not base.__name__.startswith("_")):
+                    yield inspect.unwrap(getattr(member, "fget", None) or getattr(member, "__func__", None) or member)
+
+
+def types_of(value):
+    for owner in annotated(value):
+        if inspect.isfunction(owner) or inspect.isclass(owner):
+            names = vars(sys.modules[owner.__module__])
+            fields = {name: hint for name, hint in getattr(owner, "__annotations__", {}).items()
+                      if not name.startswith("_")}
+            carrier = type("Carrier", (), {"__annotations__": fields, "__module__": owner.__module__})
+            for hint in typing.get_type_hints(carrier, localns=_Names(names)).values():
+                yield from named_types(hint)
+
+
+def test_types_of_public_functions_are_public_or_documented():
+    """A user who annotates a variable finds the name of every type that public functions take or return: in
+    ``xstream``, among the records of ``xstream.wire``, or on the page of the API."""
+    page = PACKAGE.parent / "docs" / "reference" / "api.md"
+    if not page.exists():
+        pytest.skip("not applicable: no documentation here")
+    listed = set(re.findall("^.. autoclass:: (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE))
+    public = {getattr(xstream, name) for name in xstream.__all__ if inspect.isclass(getattr(xstream, name))}
+    wire = {"xstream.wire." + layer for layer in ("libxl", "xl", "libvirt", "xenopsd", "xend", "colo", "legacy")}
+    left, seen, hidden = [getattr(xstream, name) for name in xstream.__all__], set(), set()
+    while left:
+        value = left.pop()
+        if not callable(value) or value in seen:
+            continue
+        seen.add(value)
+        for found in types_of(value):
+            left.append(found)
+            if found not in public and found.__module__ not in wire:
+                hidden.add("{}.{}".format(found.__module__, found.__name__))
+    assert hidden == listed
 
 
 def test_package_loads_what_is_used():

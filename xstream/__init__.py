@@ -14,7 +14,7 @@ _HOMES = {name: "xstream." + module for module, names in {
     "errors": "CorruptStream IncompleteStream LimitExceeded MemoryMismatch MissingPart OrderError StreamError "
               "StrictViolation TruncatedStream UnsupportedStream",
     "guest.guest": "Cancelled Completed Guest GuestError HookError Pages",
-    "guest.load": "load",
+    "guest.load": "Loaded load",
     "guest.memory": "GuestMemory",
     "guest.memory_view": "MemoryView",
     "guest.policies": "Decision Round downtime_policy xen_policy",
@@ -27,21 +27,23 @@ _HOMES = {name: "xstream." + module for module, names in {
     "stream.legacy_reader": "LegacyReader",
     "stream.legacy_writer": "LegacyWriter",
     "containers.opening": "PushReader open",
-    "stream.reader": "Reader",
-    "stream.source": "NeedMoreData",
+    "stream.reader": "AnyReader Identity Layer PageRun Reader",
+    "stream.sink": "SinkLike",
+    "stream.source": "NeedMoreData SourceLike",
     "stream.writer": "Writer",
-    "tools.contents": "contents",
+    "tools.contents": "RecordContents contents",
     "convert.conversion": "Converted convert",
     "convert.exports": "Exported export",
     "tools.diff": "Changed DiffReport diff",
-    "tools.digest": "digest page_digests",
-    "tools.extract": "extract",
-    "tools.info": "info",
-    "tools.policy": "compare_policies policy",
-    "tools.verify": "verify",
+    "tools.digest": "DigestReport digest page_digests",
+    "tools.extract": "ExtractReport extract",
+    "tools.info": "InfoReport RecordRow info",
+    "tools.policy": "Policy PolicyReport compare_policies policy",
+    "tools.verify": "VerifyReport verify",
     "wire.libxc": "Checkpoint CheckpointDirtyPfnList CpuidPolicy DomainHeader End HvmContext HvmParams ImageHeader "
                   "MsrPolicy P2MFrames PVInfo PageData SharedInfo StaticDataEnd TscInfo Unknown VcpuBasic "
                   "VcpuExtended VcpuMsrs VcpuXsave Verify",
+    "wire.pending": "PendingPages",
 }.items() for name in names.split()}
 
 __all__ = sorted(_HOMES) + ["__version__"]

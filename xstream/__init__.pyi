@@ -18,7 +18,7 @@ from xstream.errors import (
     UnsupportedStream,
 )
 from xstream.guest.guest import Cancelled, Completed, Guest, GuestError, HookError, Pages
-from xstream.guest.load import load
+from xstream.guest.load import Loaded, load
 from xstream.guest.memory import GuestMemory
 from xstream.guest.memory_view import MemoryView
 from xstream.guest.policies import Decision, Round, downtime_policy, xen_policy
@@ -28,16 +28,17 @@ from xstream.guest.simulated import SimulatedGuest
 from xstream.limits import Limits
 from xstream.stream.legacy_reader import LegacyReader
 from xstream.stream.legacy_writer import LegacyWriter
-from xstream.stream.reader import Reader
-from xstream.stream.source import NeedMoreData
+from xstream.stream.reader import AnyReader, Identity, Layer, PageRun, Reader
+from xstream.stream.sink import SinkLike
+from xstream.stream.source import NeedMoreData, SourceLike
 from xstream.stream.writer import Writer
-from xstream.tools.contents import contents
+from xstream.tools.contents import RecordContents, contents
 from xstream.tools.diff import Changed, DiffReport, diff
-from xstream.tools.digest import digest, page_digests
-from xstream.tools.extract import extract
-from xstream.tools.info import info
-from xstream.tools.policy import compare_policies, policy
-from xstream.tools.verify import verify
+from xstream.tools.digest import DigestReport, digest, page_digests
+from xstream.tools.extract import ExtractReport, extract
+from xstream.tools.info import InfoReport, RecordRow, info
+from xstream.tools.policy import Policy, PolicyReport, compare_policies, policy
+from xstream.tools.verify import VerifyReport, verify
 from xstream.version import __version__
 from xstream.wire.libxc import (
     Checkpoint,
@@ -62,8 +63,10 @@ from xstream.wire.libxc import (
     VcpuXsave,
     Verify,
 )
+from xstream.wire.pending import PendingPages
 
 __all__ = [
+    "AnyReader",
     "BackChannelWriter",
     "Cancelled",
     "Changed",
@@ -75,17 +78,22 @@ __all__ = [
     "CpuidPolicy",
     "Decision",
     "DiffReport",
+    "DigestReport",
     "DomainHeader",
     "End",
     "Exported",
+    "ExtractReport",
     "Guest",
     "GuestError",
     "GuestMemory",
     "HookError",
     "HvmContext",
     "HvmParams",
+    "Identity",
     "ImageHeader",
     "IncompleteStream",
+    "InfoReport",
+    "Layer",
     "LayerRecord",
     "LegacyReader",
     "LegacyWriter",
@@ -93,6 +101,7 @@ __all__ = [
     "LibxlWriter",
     "LimitExceeded",
     "Limits",
+    "Loaded",
     "MemoryMismatch",
     "MemoryView",
     "MissingPart",
@@ -103,14 +112,22 @@ __all__ = [
     "P2MFrames",
     "PVInfo",
     "PageData",
+    "PageRun",
     "Pages",
+    "PendingPages",
+    "Policy",
+    "PolicyReport",
     "PushReader",
     "Reader",
+    "RecordContents",
+    "RecordRow",
     "Restored",
     "Round",
     "Saved",
     "SharedInfo",
     "SimulatedGuest",
+    "SinkLike",
+    "SourceLike",
     "StaticDataEnd",
     "StreamError",
     "StrictViolation",
@@ -123,6 +140,7 @@ __all__ = [
     "VcpuMsrs",
     "VcpuXsave",
     "Verify",
+    "VerifyReport",
     "Writer",
     "XenopsdWriter",
     "XlWriter",

@@ -2,10 +2,8 @@
 Markdown that is made here, so that a page can't say what the code doesn't.
 """
 import argparse
-import builtins
 import inspect
 import re
-import typing
 from importlib import import_module, util
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
@@ -23,7 +21,7 @@ from xstream.wire import colo, hvm_context, hvm_params, legacy, libvirt, libxc, 
 #: Sections of the API page: title, the modules whose public names it lists, and what it says first.
 SECTIONS: Tuple[Tuple[str, Tuple[str, ...], str], ...] = (
     ("Reading", ("containers.opening", "containers.reader", "containers.layers", "stream.reader",
-                 "stream.legacy_reader", "stream.source", "stream.records"),
+                 "stream.legacy_reader", "stream.source", "stream.records", "wire.pending"),
      "{func}`xstream.open` recognises the input and returns the right reader."),
     ("Records", ("wire.libxc",),
      "Records of a libxc stream are immutable tuples. [](records.md) shows how they look in the stream."),
@@ -52,11 +50,7 @@ def api() -> Iterator[str]:
         for name in sorted(names, key=lambda name: (inspect.isclass(getattr(xstream, name)), name.lower())):
             yield from _documented(name)
         yield from ("```", "")
-    yield from ("## Types of arguments and results", "", "Import them from the modules that they are listed with.", "",
-                "```{eval-rst}")
-    for record in _other_types():
-        yield from _documented_class(record, "{}.{}".format(record.__module__, record.__name__))
-    yield from ("```", "", "## Records of containers and legacy streams", "")
+    yield from ("## Records of containers and legacy streams", "")
     for module in WIRE:
         yield from ("### xstream.wire." + module.LAYER, "", "```{eval-rst}")
         for record in vars(module).values():
@@ -80,45 +74,19 @@ def _home(name: str) -> str:
     return module[len("xstream."):]
 
 
-class _Names(Dict[str, Any]):
-    """A module's names. What it imports for type checkers only is found, if it is a module, or else ``object``."""
-
-    def __missing__(self, name: str) -> Any:
-        found = getattr(builtins, name, None)
-        return found or (import_module(name) if util.find_spec(name) else object)
-
-
-def _other_types() -> List[type]:
-    """Tuples that the signatures of public functions and methods mention, but that aren't public names themselves."""
-    public = {id(getattr(xstream, name)) for name in xstream.__all__}
-    found: Dict[str, type] = {}
-
-    def visit(annotation: Any) -> None:
-        for argument in typing.get_args(annotation):
-            visit(argument)
-        if inspect.isclass(annotation) and annotation.__module__.startswith("xstream.") \
-                and issubclass(annotation, tuple) and not annotation.__module__.startswith("xstream.wire.") \
-                and id(annotation) not in public:
-            found[annotation.__qualname__] = annotation
-
-    for name in xstream.__all__:
-        value = getattr(xstream, name)
-        members = [member for key, member in vars(value).items() if not key.startswith("_")] \
-            if inspect.isclass(value) else [value]
-        for member in members:
-            function = inspect.unwrap(getattr(member, "fget", None) or getattr(member, "__func__", member))
-            if inspect.isfunction(function):
-                names = _Names(function.__globals__)
-                for annotation in typing.get_type_hints(function, localns=names).values():
-                    visit(annotation)
-    return [found[name] for name in sorted(found)]
-
-
 def _documented(name: str) -> List[str]:
     value = getattr(xstream, name)
+    if name in xstream._HOMES and not callable(value):
+        return _documented_alias(name)
     if not inspect.isclass(value):
         return [".. auto{}:: xstream.{}".format("function" if callable(value) else "data", name), ""]
     return _documented_class(value, "xstream." + name)
+
+
+def _documented_alias(name: str) -> List[str]:
+    """A type alias with the comment before it."""
+    comments = ModuleAnalyzer.for_module(xstream._HOMES[name]).find_attr_docs()
+    return [".. data:: xstream." + name, ""] + ["   " + line for line in comments["", name]] + [""]
 
 
 def _documented_class(value: type, path: str) -> List[str]:

@@ -43,27 +43,31 @@ def make(path: Path, kind: str = "hvm") -> xstream.Saved:
 
 
 def check(path: Union[str, Path]) -> Dict[str, int]:
-    verified = xstream.verify(path, strict=False, limits=xstream.Limits(guest_pfns=1 << 20))
-    surveyed = xstream.info(path)
-    summed = xstream.digest(path, jobs=2)
+    verified: xstream.VerifyReport = xstream.verify(path, strict=False, limits=xstream.Limits(guest_pfns=1 << 20))
+    surveyed: xstream.InfoReport = xstream.info(path)
+    rows: List[xstream.RecordRow] = list(surveyed.records)
+    summed: xstream.DigestReport = xstream.digest(path, jobs=2)
     pages: List[Tuple[int, int]] = list(xstream.page_digests(path))
-    shown: List[str] = [row.type for row in xstream.contents(path)]
-    extracted = xstream.extract(path, os.devnull, salvage=True)
+    records: Iterator[xstream.RecordContents] = xstream.contents(path)
+    shown: List[str] = [row.type for row in records]
+    extracted: xstream.ExtractReport = xstream.extract(path, os.devnull, salvage=True)
     for first, count in extracted.missing:
         print(first + count)
-    return {"records": verified.records, "populated": surveyed.populated, "crc": summed.crc32c, "pages": len(pages),
-            "shown": len(shown), "bytes": extracted.bytes}
+    return {"records": verified.records, "populated": surveyed.populated, "sent": surveyed.sent,
+            "crc": summed.crc32c, "pages": len(pages),
+            "shown": len(shown), "rows": len(rows), "bytes": extracted.bytes}
 
 
 def compare(path: Path) -> Optional[bool]:
-    report = xstream.compare_policies(xstream.policy(path), xstream.policy(path))
+    policy: xstream.Policy = xstream.policy(path)
+    report: xstream.PolicyReport = xstream.compare_policies(policy, policy)
     lost: Tuple[str, ...] = report.lost
     return report.compatible if not lost else False
 
 
 def memory_of(path: Path) -> Tuple[int, int]:
     memory = xstream.GuestMemory(limit=1 << 20)
-    loaded = xstream.load(path, memory)
+    loaded: xstream.Loaded = xstream.load(path, memory)
     return len(memory), loaded.data
 
 
@@ -119,6 +123,27 @@ OTHERS: Tuple[type, ...] = (
 )
 
 
+def copy(source: xstream.SourceLike, sink: xstream.SinkLike) -> Tuple[int, str]:
+    """The pages of a stream, and its format, by whatever reader it needs."""
+    pages = 0
+    reader: xstream.AnyReader = xstream.open(source)
+    with reader:
+        identity: xstream.Identity = reader.identity
+        while True:
+            run: Optional[xstream.PageRun] = reader.next_run()
+            if run is not None:
+                pages += run.pages
+                continue
+            record = reader.next_record()
+            if record is None:
+                break
+            if isinstance(record, xstream.PageData) and isinstance(record.data, xstream.PendingPages):
+                pages += len(record.data.read()) // 4096
+        layers: Tuple[xstream.Layer, ...] = reader.layers
+    xstream.convert(source, sink, to="libxc")
+    return pages, "{} in {}".format(identity.format, layers[0].format)
+
+
 def push(data: bytes) -> int:
     pushed = xstream.PushReader(limits=xstream.Limits())
     count = 0
@@ -153,6 +178,7 @@ def main(folder: Path) -> Dict[str, int]:
     assert compare(path) is not False and run_on(path) > 0 and len(list(records(path))) > 3
     assert memory_of(path)[0] > 0 and push(path.read_bytes()) > 3 and move(path, folder / "guest.libxl") == "libxl"
     rewrite(path, folder / "again.xs")
+    assert copy(path, folder / "copy.xs") == (found["sent"], "libxc in libxc")
     assert changes(path, path) == []
     assert analyse(path, folder / "guest.lime") > 4096
     try:

@@ -6,7 +6,7 @@ record comes next.
 from collections import deque
 from typing import Deque, List, NamedTuple, Optional, Tuple, Union
 
-from xstream.containers.layers import LAYERS, AnyLayer, LayerReader, MemoryReader, Settings
+from xstream.containers.layers import LAYERS, AnyLayer, LayerReader, LibxlReader, MemoryReader, Settings
 from xstream.containers.nesting import INNER_CHECKPOINT, INNER_END
 from xstream.errors import OrderError, UnsupportedStream
 from xstream.limits import Limits
@@ -104,9 +104,9 @@ class NestedReader(RecordReader["AnyRecord"]):
                      for depth, reader in self._met)
 
     @property
-    def readers(self) -> Tuple[AnyLayer, ...]:
-        """The readers of the layers found so far, in the order of ``layers``. Don't read from them."""
-        return tuple(reader for _, reader in self._met)
+    def libxl_header(self) -> Optional[libxl.Header]:
+        """The header of the libxl layer, if there is one and it has been read."""
+        return next((reader.header for _, reader in self._met if isinstance(reader, LibxlReader)), None)
 
     @property
     def memory(self) -> MemoryReader:

@@ -2,7 +2,6 @@
 place for."""
 from typing import Dict, List, NamedTuple, Optional, Tuple, Type
 
-from xstream.containers.layers import LibxlReader
 from xstream.containers.opening import AnyReader
 from xstream.containers.reader import NestedReader
 from xstream.containers.writers import LibvirtWriter, LibxlWriter, XenopsdWriter, XlWriter
@@ -383,10 +382,8 @@ TARGETS: Dict[str, Type[Target]] = {libxc.LAYER: LibxcTarget, libxl.LAYER: Libxl
 
 def _libxl_header(origin: Origin) -> libxl.Header:
     """The header of the source's own libxl layer, or a new one."""
-    if isinstance(origin.reader, NestedReader):
-        for reader in origin.reader.readers:
-            if isinstance(reader, LibxlReader) and reader.header is not None:
-                return reader.header
+    if isinstance(origin.reader, NestedReader) and origin.reader.libxl_header is not None:
+        return origin.reader.libxl_header
     return libxl.Header(libxl.VERSION, libxl.FROM_LEGACY) if origin.from_legacy else libxl.Header()
 
 

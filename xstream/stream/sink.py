@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 #: What is open for writing already, and stays open; see :func:`open_sink`.
 OpenSinkLike = Union[int, "socket.socket", "SupportsWrite", "Sink"]
-#: Everything that can be written to; see :func:`opened_sink`.
+#: What functions write to: a path (the file appears when it is complete, with mode 0600), a descriptor (int), a socket,
+#: an object with ``write``, or a Sink. What was given open stays open. See :func:`~xstream.stream.sink.opened_sink`.
 SinkLike = Union[str, "os.PathLike[str]", OpenSinkLike]
 
 _F_SETPIPE_SZ = 1031  # not in Python's fcntl module before 3.10

@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 
         def read(self, __size: int) -> Optional[Buffer]: ...
 
-#: Everything that can be read from; see :func:`open_source`.
+#: What functions read from: a path, a descriptor (int), a socket, a buffer, an object with ``read`` or ``readinto``, or
+#: a Source. What they open they close; what was given open stays open. See
+#: :func:`~xstream.stream.source.open_source`.
 SourceLike = Union[str, "os.PathLike[str]", int, "socket.socket", BufferLike, "SupportsRead", "Source"]
 
 #: Bytes read at once for headers and small records: the capacity of a pipe. Page data beyond it is read straight into
