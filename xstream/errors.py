@@ -2,7 +2,7 @@
 from typing import Dict, Mapping, Optional, Sequence, Union
 
 #: What JSON can represent, as reports have it.
-JsonValue = Union[None, bool, int, float, str, Sequence["JsonValue"], Mapping[str, "JsonValue"]]  # type: ignore[misc]
+JsonValue = Union[None, bool, int, float, str, Sequence["JsonValue"], Mapping[str, "JsonValue"]]
 
 
 class StreamError(Exception):

@@ -179,19 +179,18 @@ class XenopsdWriter(_ContainerWriter):
     def write(self, record: xenopsd.Record) -> None:
         """Write one record. A blob's data may be a reader's PendingPages, which are copied piece by piece."""
         record_type = xenopsd.type_of(record)
-        head, *data = xenopsd.build(record)
+        pieces = xenopsd.build(record)
         try:
             self._follow_inner()
             self._nesting.admit(record_type)
-            if record_type == xenopsd.XENOPS:
-                self._check_length(len(data[0]))
-                xenopsd.parse_xenops(data[0])
+            if isinstance(record, xenopsd.Xenops):
+                self._check_length(len(record.text))
+                xenopsd.parse_xenops(record.text)
         except StreamError as error:
-            raise self._located(error, len(head), xenopsd.type_name(record_type))
+            raise self._located(error, len(pieces[0]), xenopsd.type_name(record_type))
         self._nesting.follow(record_type)
         self._image = record_type if record_type in xenopsd.MEMORY_IMAGES else None
-        self.sink.write([head])
-        for piece in data:
+        for piece in pieces:
             if isinstance(piece, PendingPages):
                 self.sink.pass_on(piece)
             else:

@@ -1,5 +1,5 @@
 """The final state of a stream as a plain stream: each PFN once, and of the other records those that count."""
-from typing import Callable, Iterator, Tuple
+from typing import Callable, Iterator, Optional, Tuple
 
 from xstream.containers.opening import AnyReader
 from xstream.convert.legacy import Item, StateTranslator, legacy_reader
@@ -64,7 +64,7 @@ class Squash:
             if layer in formats or layer == libxc.LAYER:
                 yield layer, end
 
-    def _note(self, record: "AnyRecord") -> None:
+    def _note(self, record: "Optional[AnyRecord]") -> None:
         if record is not None and not isinstance(record, _MARKS + SPOOLED):
             if self._legacy and self._reader.layer == legacy.LAYER:
                 for layer, translated in self._translator.translate(record):

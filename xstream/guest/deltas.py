@@ -1,7 +1,7 @@
 """Compressed checkpoints of legacy streams: page deltas are applied to the receiver's copies of the pages."""
 from array import array
 from collections import deque
-from typing import Any, Deque, Iterator, Optional
+from typing import Deque, Iterator, Optional
 
 from xstream.errors import CorruptStream, LimitExceeded
 from xstream.kernels import deltas
@@ -10,6 +10,7 @@ from xstream.limits import Limits
 from xstream.stream.source import pieces
 from xstream.wire.frames import Buffer
 from xstream.wire.libxc import PAGE_SIZE, PageData
+from xstream.wire.pending import Data
 
 # What type checkers need: Python 3.6 has no Protocol.
 TYPE_CHECKING = False
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
         @property
         def state(self) -> Buffer: ...
         def grow(self, count: int) -> None: ...
-        def read(self, pfns: Any) -> bytearray: ...
+        def read(self, pfns: memoryview) -> bytearray: ...
 
 _FAULTS = {
     deltas.ZERO_RUN: "page delta with a marker of no words",
@@ -77,7 +78,7 @@ class DeltaDecoder:
                                 expected="at most {}".format(self._limits.batch_pfns), got=self._waiting_words)
         yield from self._decode()
 
-    def pages(self, data: Any) -> Iterator[PageData]:
+    def pages(self, data: Data) -> Iterator[PageData]:
         """Decode compressed pages; yields the batches that are complete. Raises CorruptStream, also for more pages than
         the queued batches have."""
         for piece in pieces(data):

@@ -7,6 +7,7 @@ frames; a backend knows how to reach its machine's memory and vcpus. docs/backen
 """
 from typing import Any, NamedTuple, Optional, Sequence, Tuple
 
+from xstream.kernels.buffers import Flags, Numbers
 from xstream.wire.frames import Buffer
 from xstream.wire.libxc import GUEST_HVM, GUEST_PV, Record
 
@@ -27,9 +28,8 @@ class Pages(NamedTuple):
     """
 
     memory: Buffer
-    # Any object with the buffer protocol: Python has no type for that before 3.12.
-    at: Any
-    missing: Any = b""
+    at: Numbers
+    missing: Flags = b""
     handle: Any = None
 
 

@@ -1,7 +1,7 @@
 """A stream's final guest memory: every batch applied in order, up to the end or the last complete checkpoint."""
 import struct
 import tempfile
-from typing import IO, Any, Callable, Iterator, NamedTuple, Optional, Tuple, Union
+from typing import IO, Callable, Iterator, NamedTuple, Optional, Tuple, Union
 
 from xstream.containers.opening import AnyReader, reading
 from xstream.containers.reader import NestedReader
@@ -59,7 +59,7 @@ class Spool:
         for piece in pieces(data):
             self._file.write(piece)
 
-    def drain(self) -> Iterator[Any]:
+    def drain(self) -> Iterator[Union[PageData, CompressedBatch, CompressedPages]]:
         """Yield the records in order, each valid until the next; then the spool is empty."""
         self._file.seek(0)
         source = ObjectSource(self._file)
@@ -117,7 +117,7 @@ class Loader:
     """
 
     def __init__(self, reader: AnyReader, memory: GuestMemory, *,
-                 on_record: Callable[[Any], object] = lambda record: None, jobs: int = 1) -> None:
+                 on_record: "Callable[[Optional[AnyRecord]], object]" = lambda record: None, jobs: int = 1) -> None:
         self.reader = reader
         self.memory = memory
         self.loaded = Loaded()
@@ -140,7 +140,7 @@ class Loader:
                 self._spool.close()
         return self.loaded
 
-    def _load(self, progress: Callable[[int], Any]) -> None:
+    def _load(self, progress: Callable[[int], object]) -> None:
         try:
             while self._step():
                 progress(self.reader.source.offset)

@@ -3,7 +3,7 @@ import contextlib
 import mmap
 import os
 from functools import partial
-from typing import Any, Iterator, NamedTuple, Optional, Tuple, Union
+from typing import Iterator, NamedTuple, Optional, Tuple, Union
 
 from xstream.errors import LimitExceeded
 from xstream.guest.parallel import ONE_THREAD, TASK_PAGES, Workers
@@ -17,6 +17,10 @@ from xstream.stream.reader import PageRun
 from xstream.stream.source import PendingPages, pieces
 from xstream.wire.frames import Buffer
 from xstream.wire.libxc import PAGE_SIZE, PageData
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import numpy
 
 #: Address space reserved at first: a process has room for some dozens of these, not for many of ``Limits.guest_pfns``.
 _RESERVED_PAGES = 1 << 28
@@ -54,7 +58,7 @@ class GuestMemory:
         self._fd = file
         self._sparse = True  # whether a page of zeros needn't be written to the file
         self._length = 0
-        self._mapping: Any = None
+        self._mapping: Optional[mmap.mmap] = None
         if array is not None:
             self._whole = memoryview(array).cast("B")
             if self._whole.readonly or len(self._whole) % PAGE_SIZE:
@@ -120,14 +124,14 @@ class GuestMemory:
         return self._state[:self._length]
 
     @property
-    def pages(self) -> Any:
+    def pages(self) -> "numpy.ndarray":
         """The memory, ndarray (n, 4096) uint8; a view, which stays valid but keeps its length when the memory
         grows, and past 1 TiB its contents."""
         import numpy
         return numpy.frombuffer(self.buffer, numpy.uint8).reshape(-1, PAGE_SIZE)
 
     @property
-    def types(self) -> Any:
+    def types(self) -> "numpy.ndarray":
         """Last page type of each PFN, ndarray (n,) uint8; a copy."""
         import numpy
         types = numpy.empty(self._length, numpy.uint8)
@@ -135,7 +139,7 @@ class GuestMemory:
         return types
 
     @property
-    def populated(self) -> Any:
+    def populated(self) -> "numpy.ndarray":
         """Which PFNs are populated, ndarray (n,) bool; a copy."""
         import numpy
         flags = numpy.empty(self._length, numpy.uint8)

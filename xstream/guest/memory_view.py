@@ -6,7 +6,8 @@ remembers where the last copy of each page lies, and then reads any page straigh
 import contextlib
 import operator
 import tempfile
-from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
+from functools import partial
+from typing import Callable, Iterator, List, Optional, Sequence, Tuple, Union
 
 import numpy
 
@@ -15,6 +16,7 @@ from xstream.guest.load import Loader
 from xstream.guest.memory import GuestMemory, reserve
 from xstream.kernels import batches as batch_kernel
 from xstream.kernels import pfns as pfn_kernel
+from xstream.kernels.buffers import BufferLike
 from xstream.limits import Limits
 from xstream.stream.reader import Identity
 from xstream.stream.source import BufferSource, Source, SourceLike, open_source
@@ -22,6 +24,7 @@ from xstream.stream.state import StateRecords
 from xstream.wire import legacy, libxc, libxl
 from xstream.wire.frames import Buffer
 from xstream.wire.libxc import PAGE_SIZE
+from xstream.wire.pending import Data, PendingPages
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -54,7 +57,7 @@ class _CountingMemory(GuestMemory):
         super().__init__(limit=limit, file=file)
         self.copies = _array(limit, numpy.uint32)
 
-    def _store(self, pfns: memoryview, data: Any) -> None:
+    def _store(self, pfns: memoryview, data: Data) -> None:
         _count(self.copies, numpy.frombuffer(pfns, numpy.uint64))
         super()._store(pfns, data)
 
@@ -76,9 +79,11 @@ class _Index(GuestMemory):
         self.copies = _array(limit, numpy.uint32)
         self._base, self._size = _address(file), len(file)
 
-    def _store(self, pfns: memoryview, data: Any) -> None:
+    def _store(self, pfns: memoryview, data: Data) -> None:
         if not len(pfns):
             return
+        if isinstance(data, PendingPages):
+            raise _NotInFile
         start = _address(data) - self._base
         if not 0 <= start <= self._size - len(data):
             raise _NotInFile
@@ -94,7 +99,7 @@ class _Index(GuestMemory):
         first = numpy.repeat(offsets, times) + numpy.uint64(start + 1)
         self._enter(numpy.frombuffer(pfns, numpy.uint64), first + within * numpy.uint64(PAGE_SIZE))
 
-    def _enter(self, pfns: Any, positions: Any) -> None:
+    def _enter(self, pfns: numpy.ndarray, positions: numpy.ndarray) -> None:
         self.positions[pfns] = positions  # the last of several entries for a PFN wins
         _count(self.copies, pfns)
 
@@ -102,7 +107,7 @@ class _Index(GuestMemory):
         """Pages sent for comparison change nothing, and are not compared here."""
         return memoryview(b"").cast("Q")
 
-    def read(self, pfns: Any) -> bytearray:
+    def read(self, pfns: BufferLike) -> bytearray:
         """Page deltas need the page's earlier contents, so their pages are not in the file."""
         raise _NotInFile
 
@@ -123,8 +128,8 @@ class _Describing:
         self._coming = StateRecords(limits)
         self.complete = StateRecords(limits)
 
-    def add(self, record: "AnyRecord") -> None:
-        if isinstance(record, _DESCRIBING):
+    def add(self, record: "Optional[AnyRecord]") -> None:
+        if record is not None and isinstance(record, _DESCRIBING):
             self._coming.add(record)
         elif self._reader.checkpoints > self._checkpoints:
             self._checkpoints = self._reader.checkpoints
@@ -164,8 +169,8 @@ class MemoryView:
     def __init__(self, source: SourceLike, *, format: Optional[str] = None, limits: Limits = Limits(),
                  checkpointed: bool = True, width: Optional[int] = None, guest: Optional[str] = None,
                  progress: Callable[[int], object] = lambda offset: None) -> None:
-        self._options: Dict[str, Any] = {"format": format, "limits": limits, "checkpointed": checkpointed,
-                                         "width": width, "guest": guest}
+        self._reader = partial(open_stream, format=format, limits=limits, checkpointed=checkpointed, width=width,
+                               guest=guest)
         self._limits = limits
         self._progress = progress
         #: Whether pages are read from the source itself, and not from a temporary copy.
@@ -211,9 +216,6 @@ class MemoryView:
             pfns = numpy.flatnonzero(state & pfn_kernel.SENT) + start
             self._positions[pfns] = pfns.astype(numpy.uint64) * numpy.uint64(PAGE_SIZE) + numpy.uint64(1)
 
-    def _reader(self, opened: Source) -> Any:
-        return open_stream(opened, **self._options)
-
     def _run(self, reader: "AnyReader", memory: GuestMemory) -> None:
         describing = _Describing(reader, self._limits)
         Loader(reader, memory, on_record=describing.add).run(self._progress)
@@ -245,7 +247,7 @@ class MemoryView:
         return len(self) * PAGE_SIZE
 
     @property
-    def populated(self) -> Any:
+    def populated(self) -> numpy.ndarray:
         """Which PFNs are populated, ndarray (n,) bool; a copy."""
         return self._memory.populated
 
@@ -256,13 +258,13 @@ class MemoryView:
         return count
 
     @property
-    def types(self) -> Any:
+    def types(self) -> numpy.ndarray:
         """The last page type of each PFN, ndarray (n,) uint8 (:data:`xstream.wire.libxc.PAGE_TYPES` has the names; 0xf,
         XTAB, for a PFN that the stream never mentions); a copy."""
         return self._memory.types
 
     @property
-    def copies(self) -> Any:
+    def copies(self) -> numpy.ndarray:
         """How many times each page was sent, ndarray (n,) uint32; a read-only view."""
         return self._copies[:len(self)]
 
@@ -296,7 +298,7 @@ class MemoryView:
             out[begin:end] = pages[begin - start:end - start].data
         return bytes(out)
 
-    def __getitem__(self, which: Any) -> Any:
+    def __getitem__(self, which: Union[int, slice]) -> numpy.ndarray:
         if isinstance(which, slice):
             start, stop, step = which.indices(len(self))
             if step != 1:
@@ -306,19 +308,20 @@ class MemoryView:
         if not -len(self) <= pfn < len(self):
             raise IndexError("no such PFN: {:#x}".format(pfn))
         pfn %= len(self)
-        return self._slice(pfn, pfn + 1)[0]
+        page: numpy.ndarray = self._slice(pfn, pfn + 1)[0]
+        return page
 
-    def _slice(self, start: int, stop: int) -> Any:
+    def _slice(self, start: int, stop: int) -> numpy.ndarray:
         positions = self._positions[start:stop]
         if len(positions) and positions[0] and _follow(positions).all():
             at = int(positions[0]) - 1
-            data: Any = self._data[at:at + len(positions) * PAGE_SIZE]
+            data = self._data[at:at + len(positions) * PAGE_SIZE]
             pages = numpy.frombuffer(data, numpy.uint8).reshape(-1, PAGE_SIZE)
             pages.flags.writeable = False
             return pages
         return self.pages(numpy.arange(start, stop, dtype=numpy.uint64))
 
-    def pages(self, pfns: Any) -> Any:
+    def pages(self, pfns: Union[BufferLike, Sequence[int]]) -> numpy.ndarray:
         """The pages of ``pfns`` (array of PFNs in any order), ndarray (n, 4096) uint8, read-only; a copy. Raises
         IndexError for a PFN past the memory."""
         positions = self._positions[:len(self)][numpy.asarray(pfns, numpy.int64)]
@@ -330,7 +333,7 @@ class MemoryView:
         pages.flags.writeable = False
         return pages
 
-    def starts(self, pfns: Any, size: int) -> Any:
+    def starts(self, pfns: Union[BufferLike, Sequence[int]], size: int) -> numpy.ndarray:
         """The first ``size`` bytes of each of the pages, ndarray (n, size) uint8; a copy. Touches no more of them."""
         positions = self._positions[numpy.asarray(pfns, numpy.int64)].astype(numpy.int64)
         data = numpy.frombuffer(self._data, numpy.uint8)
@@ -338,7 +341,7 @@ class MemoryView:
         found[positions == 0] = 0
         return found
 
-    def populated_pfns(self, first: int = 0, stop: Optional[int] = None) -> Iterator[Any]:
+    def populated_pfns(self, first: int = 0, stop: Optional[int] = None) -> Iterator[numpy.ndarray]:
         """The populated PFNs of a range, ascending, in arrays of at most 2^20 uint64."""
         stop = len(self) if stop is None else min(stop, len(self))
         state = self._memory.state
@@ -348,9 +351,9 @@ class MemoryView:
                 flags = numpy.frombuffer(part, numpy.uint8) & pfn_kernel.POPULATED
                 yield numpy.flatnonzero(flags).astype(numpy.uint64) + numpy.uint64(start)
 
-    def runs(self, first: int = 0, stop: Optional[int] = None) -> Any:
+    def runs(self, first: int = 0, stop: Optional[int] = None) -> numpy.ndarray:
         """The runs of populated PFNs in a range, ascending: ndarray (n, 2) uint64 of first PFN and number of pages."""
-        parts: List[Any] = []
+        parts: List[numpy.ndarray] = []
         for pfns in self.populated_pfns(first, stop):
             starts = numpy.concatenate(([0], numpy.flatnonzero(numpy.diff(pfns) != 1) + 1))
             lengths = numpy.diff(numpy.concatenate((starts, [len(pfns)]))).astype(numpy.uint64)
@@ -384,12 +387,13 @@ class MemoryView:
         return self._data[position - 1:position - 1 + size] if position else _ZEROS[:size]
 
 
-def _follow(positions: Any) -> Any:
+def _follow(positions: numpy.ndarray) -> numpy.ndarray:
     """For each position but the first: whether that page lies right after the one before, or both have no contents."""
-    return (numpy.diff(positions) == PAGE_SIZE) | ((positions[1:] == 0) & (positions[:-1] == 0))
+    following: numpy.ndarray = (numpy.diff(positions) == PAGE_SIZE) | ((positions[1:] == 0) & (positions[:-1] == 0))
+    return following
 
 
-def _count(copies: Any, pfns: Any) -> None:
+def _count(copies: numpy.ndarray, pfns: numpy.ndarray) -> None:
     if len(pfns) > 1 and not (pfns[1:] > pfns[:-1]).all():
         pfns, times = numpy.unique(pfns, return_counts=True)
         copies[pfns] += times.astype(copies.dtype)
@@ -397,12 +401,12 @@ def _count(copies: Any, pfns: Any) -> None:
         copies[pfns] += 1
 
 
-def _array(length: int, dtype: Any) -> Any:
+def _array(length: int, dtype: type) -> numpy.ndarray:
     """Zeros that take memory only where they are written to."""
     return numpy.frombuffer(reserve(length * numpy.dtype(dtype).itemsize), dtype)[:length]
 
 
-def _address(buffer: Any) -> int:
+def _address(buffer: Buffer) -> int:
     """Where a buffer lies in this process's memory."""
     address = 0
     with contextlib.suppress(TypeError, ValueError):

@@ -4,7 +4,7 @@ Source: tools/libs/guest/xg_sr_save_x86_pv.c and xg_sr_common_x86_pv.c.
 """
 import struct
 from array import array
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from xstream.errors import StreamError
 from xstream.guest.guest import Guest, GuestError
@@ -13,6 +13,7 @@ from xstream.guest.memory import uint64
 from xstream.guest.tables import LEVELS
 from xstream.kernels import p2m as p2m_kernel
 from xstream.kernels import pages as page_kernel
+from xstream.kernels.buffers import Numbers
 from xstream.stream.writer import BATCH_PFNS
 from xstream.wire import shared_info as shared_info_wire
 from xstream.wire import vcpu as vcpu_wire
@@ -75,7 +76,7 @@ class SourceP2M:
         if self._generation is not None and self._shared_fields()["arch.p2m_generation"] != self._generation:
             raise GuestError("the guest has changed where its p2m is")
 
-    def frames_of(self, pfns: Any) -> memoryview:
+    def frames_of(self, pfns: Numbers) -> memoryview:
         """The MFN of each PFN; INVALID_MFN for a PFN without a page."""
         found = uint64(len(pfns))
         p2m_kernel.lookup(self.frames, pfns, found)

@@ -20,12 +20,13 @@ from xstream.kernels import p2m as p2m_kernel
 from xstream.kernels import pages as page_kernel
 from xstream.kernels import pagetables
 from xstream.kernels import pfns as pfn_kernel
+from xstream.kernels.buffers import Flags
 from xstream.limits import Limits
 from xstream.stream.sink import Sink, SinkLike, opened_sink
 from xstream.stream.source import Source, SourceLike, open_source
 from xstream.stream.writer import BATCH_PFNS
 from xstream.wire import libxc
-from xstream.wire.frames import FRAME, Buffer
+from xstream.wire.frames import FRAME
 from xstream.wire.libxc import (
     PAGE_SIZE,
     CheckpointDirtyPfnList,
@@ -340,7 +341,7 @@ class Saver:
         self._writer.write(PageData(words, copy))
         return len(copy) // PAGE_SIZE
 
-    def _defer(self, words: memoryview, pfns: memoryview, flags: Buffer) -> Tuple[memoryview, memoryview]:
+    def _defer(self, words: memoryview, pfns: memoryview, flags: Flags) -> Tuple[memoryview, memoryview]:
         """Mark pages to be sent again once the guest is suspended; ``flags`` has a byte for each of ``pfns``, which are
         those of the words that carry data. Returns the batch's words, with type XTAB for these pages, and the indices
         of its other pages."""

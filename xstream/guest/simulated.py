@@ -2,7 +2,7 @@
 import random
 import struct
 from array import array
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
 from xstream.guest import simulated_pv, simulated_state
 from xstream.guest.guest import Completed, Guest, Pages
@@ -13,6 +13,7 @@ from xstream.kernels import pfns as pfn_kernel
 from xstream.limits import Limits
 from xstream.stream.writer import BATCH_PFNS
 from xstream.wire import console, shared_info, start_info
+from xstream.wire.frames import Buffer
 from xstream.wire.libxc import PAGE_SIZE, HvmParams, Record, SharedInfo, TscInfo, VcpuBasic, words_of
 
 _NOTAB, _BROKEN, _XALLOC, _XTAB = 0x0, 0xD, 0xE, 0xF
@@ -305,11 +306,11 @@ class SimulatedGuest(Guest):
 
     # Hooks: memory
 
-    def map_pages(self, frames: Any) -> Pages:
+    def map_pages(self, frames: memoryview) -> Pages:
         self._enter("map_pages")
         return Pages(self.memory.buffer, self._pfns_of(frames) if self.kind == "pv" else frames)
 
-    def _pfns_of(self, mfns: Any) -> memoryview:
+    def _pfns_of(self, mfns: memoryview) -> memoryview:
         pfns, back = uint64(len(mfns)), uint64(len(mfns))
         p2m_kernel.lookup(self._frames.m2p, mfns, pfns)
         p2m_kernel.lookup(self._frames.mfns, pfns, back)
@@ -330,7 +331,7 @@ class SimulatedGuest(Guest):
         self._enter("pfn_end")
         return len(self.memory)
 
-    def page_types(self, frames: Any, types: Any) -> None:
+    def page_types(self, frames: memoryview, types: memoryview) -> None:
         self._enter("page_types")
         if self.kind == "hvm":
             p2m_kernel.types_at(self.memory.state, frames, types)
@@ -380,7 +381,7 @@ class SimulatedGuest(Guest):
             raise OSError(22, "the dirty pages aren't tracked")
         return pfn_kernel.count_bits(self._dirty)
 
-    def read_dirty(self, bitmap: Any, clean: bool, final: bool) -> None:
+    def read_dirty(self, bitmap: memoryview, clean: bool, final: bool) -> None:
         self._enter("read_dirty")
         if self._dirty is None:
             raise OSError(22, "the dirty pages aren't tracked")
@@ -404,7 +405,7 @@ class SimulatedGuest(Guest):
             self._kernel.write_start_info(in_mfns=True)
             self._note([simulated_pv.START_INFO])
 
-    def m2p(self) -> Any:
+    def m2p(self) -> Buffer:
         self._enter("m2p")
         if self._where is None:
             self._rebuild_kernel()
@@ -421,7 +422,7 @@ class SimulatedGuest(Guest):
         self._kernel = simulated_pv.Kernel(self.memory, self._frames, where, linear=linear)
         self._kernel.write_lists()
 
-    def shared_info(self) -> Any:
+    def shared_info(self) -> Buffer:
         self._enter("shared_info")
         return self._kernel.shared_info()
 
@@ -435,13 +436,13 @@ class SimulatedGuest(Guest):
         self._enter("load_static")
         self._static = list(records)
 
-    def populate(self, pfns: Any, frames: Any) -> None:
+    def populate(self, pfns: memoryview, frames: memoryview) -> None:
         self._enter("populate")
         # Allocated, without contents; the stream's types follow.
         self.memory.mark(words_of(pfns, bytes([_XALLOC]) * len(pfns)))
         frames[:] = memoryview(self._frames.take(list(pfns))) if self.kind == "pv" else memoryview(pfns)
 
-    def set_types(self, words: Any) -> None:
+    def set_types(self, words: memoryview) -> None:
         self._enter("set_types")
         self.memory.mark(words)
 
@@ -449,7 +450,7 @@ class SimulatedGuest(Guest):
         self._enter("load_state")
         self._state = list(records)
 
-    def pin_tables(self, frames: Any, types: Any) -> None:
+    def pin_tables(self, frames: memoryview, types: memoryview) -> None:
         self._enter("pin_tables")
         self._pinned.update(zip(frames, types))
 

@@ -2,7 +2,7 @@
 import random
 import struct
 from array import array
-from typing import Any, Dict, List, NamedTuple
+from typing import Dict, List, NamedTuple, Union
 
 from xstream.guest.memory import GuestMemory, reserve
 from xstream.kernels import p2m as p2m_kernel
@@ -191,7 +191,7 @@ class Kernel:
             self._write_frames(pfn, array("Q", [mfns[leaf] for leaf in where.leaves[at * entries:(at + 1) * entries]]))
         self._write_frames(where.top_list, array("Q", [mfns[pfn] for pfn in where.lists]))
 
-    def _write_frames(self, pfn: int, frames: Any) -> None:
+    def _write_frames(self, pfn: int, frames: "Union[memoryview, array[int]]") -> None:
         """Write a page of frame numbers of the guest's width, padded with all ones."""
         page = self._bytes[pfn * PAGE_SIZE:(pfn + 1) * PAGE_SIZE]
         page[:] = b"\xff" * PAGE_SIZE

@@ -1,13 +1,15 @@
 """The memory of a guest that is being restored: populated on demand, then written, or compared."""
 from array import array
-from typing import Any, List, Optional, Union
+from typing import List, Optional, Union
 
 from xstream.guest.hooks import Hooks
 from xstream.guest.memory import data_pfns, reserve, uint64
 from xstream.kernels import batches as batch_kernel
+from xstream.kernels import buffers
 from xstream.kernels import p2m as p2m_kernel
 from xstream.kernels import pages as page_kernel
 from xstream.kernels import pfns as pfn_kernel
+from xstream.kernels.buffers import Numbers
 from xstream.stream.reader import PageRun
 from xstream.stream.source import PendingPages, pieces
 from xstream.stream.writer import BATCH_PFNS
@@ -53,10 +55,10 @@ class TargetMemory:
         """The last type that arrived for a PFN."""
         return self.state[pfn] & 0xF ^ _XTAB
 
-    def frames_of(self, pfns: Any) -> memoryview:
+    def frames_of(self, pfns: Numbers) -> memoryview:
         """The frames of populated PFNs."""
         if self.p2m is None:
-            return memoryview(pfns)
+            return buffers.array("pfns", pfns, "uint64")
         frames = uint64(len(pfns))
         p2m_kernel.lookup(self.p2m, pfns, frames)
         return frames
@@ -67,7 +69,7 @@ class TargetMemory:
             return
         with self._hooks.mapped(self.frames_of(pfns)) as pages:
             if isinstance(data, PendingPages):
-                data.read_into(pages.memory, pages.at)
+                data.read_into(pages.memory, buffers.array("at", pages.at, "uint64"))
             else:
                 page_kernel.scatter(pages.memory, pages.at, data)
 

@@ -3,7 +3,8 @@ from typing import Optional, Union
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Protocol
+    import array as array_module
+    from typing import Iterator, Protocol
 
     from _typeshed import ReadableBuffer
 
@@ -18,11 +19,21 @@ if TYPE_CHECKING:
 
         def tobytes(self) -> bytes: ...
 
+        def __len__(self) -> int: ...
+
+        def __iter__(self) -> Iterator[int]: ...
+
     BufferLike = Union[ReadableBuffer, Array]
+    Numbers = Union[memoryview, "array_module.array[int]", Array]
+    Flags = Union[bytes, bytearray, memoryview, Array]
 else:
     #: What kernels and writers take: any object with the buffer protocol, such as bytes, bytearray, memoryview, mmap or
     #: a numpy array. Python has no type for that before 3.12.
     BufferLike = Union[bytes, bytearray, memoryview]
+    #: An array of numbers: a memoryview of a known format, an array.array or a numpy array.
+    Numbers = memoryview
+    #: An array of bytes.
+    Flags = Union[bytes, bytearray, memoryview]
 
 _FORMATS = {"uint8": ("B", 1), "uint64": ("LQ", 8)}
 

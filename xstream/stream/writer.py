@@ -5,7 +5,7 @@ from xstream.errors import CorruptStream, LimitExceeded, StreamError
 from xstream.kernels import batches as batch_kernel
 from xstream.kernels import buffers
 from xstream.kernels import pfns as pfn_kernel
-from xstream.kernels.buffers import BufferLike
+from xstream.kernels.buffers import BufferLike, Numbers
 from xstream.limits import Limits
 from xstream.stream.ordering import Ordering
 from xstream.stream.reader import PageRun
@@ -153,7 +153,7 @@ class Writer:
         if self._around is not None:
             self._around.check_turn()
 
-    def write_batch(self, words: Buffer, memory: Buffer, at: memoryview) -> None:
+    def write_batch(self, words: Buffer, memory: Buffer, at: Numbers) -> None:
         """Write one batch, uncopied where the sink can.
 
         - ``words``: the PFN words, 8 bytes each;
@@ -172,7 +172,7 @@ class Writer:
         if len(at) != pages:
             raise ValueError("{} pages for {} PFNs that carry data".format(len(at), pages))
         head = [FRAME.pack(libxc.PAGE_DATA, _length(batch, pages))] + libxc.build(batch)
-        self.sink.write_pages(head, memory, at)
+        self.sink.write_pages(head, memory, buffers.array("at", at, "uint64"))
         self._ordering.page_data()
         self.index += 1
 

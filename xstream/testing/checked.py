@@ -141,15 +141,15 @@ class CheckedGuest(Guest):
             self.guest.unmap_pages(pages)
         return sums
 
-    def _check_pages(self, pages: Any, frames: memoryview) -> None:
+    def _check_pages(self, pages: object, frames: memoryview) -> None:
         def violated(rule: str, found: str = "") -> Violation:
             return Violation("map_pages", rule, found)
 
         if not isinstance(pages, Pages):
             raise violated("has to return xstream.Pages", "got {}".format(type(pages).__name__))
         try:
-            memory, at = memoryview(pages.memory).cast("B"), memoryview(pages.at)
-            missing = memoryview(pages.missing)
+            memory, at = memoryview(pages.memory).cast("B"), memoryview(pages.at)  # type: ignore[arg-type]
+            missing = memoryview(pages.missing)  # type: ignore[arg-type]
         except TypeError as error:
             raise violated("memory, at and missing have to be contiguous buffers", str(error))
         if len(memory) % PAGE_SIZE:
@@ -401,9 +401,9 @@ class CheckedGuest(Guest):
 
 def _checksums(pages: Pages, frames: Sequence[int]) -> Dict[int, int]:
     """The CRC of each page that isn't missing, by frame."""
-    memory, missing = memoryview(pages.memory).cast("B"), memoryview(pages.missing)
+    memory, missing = memoryview(pages.memory).cast("B"), list(pages.missing)
     return {frame: checksum.crc32c(memory[number * PAGE_SIZE:(number + 1) * PAGE_SIZE])
-            for index, (frame, number) in enumerate(zip(frames, memoryview(pages.at)))
+            for index, (frame, number) in enumerate(zip(frames, pages.at))
             if not len(missing) or not missing[index]}
 
 

@@ -7,7 +7,8 @@ Source: tools/libs/light/libxl_colo_{restore,save}.c, handle_checkpoint() in too
 colo_merge_secondary_dirty_bitmap() in xg_sr_save.c.
 """
 import struct
-from typing import Any, List, Optional, Tuple, Union
+from types import ModuleType
+from typing import List, Optional, Tuple, Union
 
 from xstream.errors import UnsupportedStream
 from xstream.wire import libxc, libxl
@@ -50,14 +51,14 @@ def parse(record_type: int, body: Buffer, padding: Buffer = b"") -> Record:
     if record_type not in (libxl.CHECKPOINT_STATE, DIRTY_PFN_LIST):
         raise UnsupportedStream("not a record of COLO's back channel", offset=-FRAME.size, field="type",
                                 expected="CHECKPOINT_STATE or CHECKPOINT_DIRTY_PFN_LIST", got=type_name(record_type))
-    wire: Any = libxc if record_type == DIRTY_PFN_LIST else libxl
+    wire: ModuleType = libxc if record_type == DIRTY_PFN_LIST else libxl
     record: Record = wire.parse(record_type, body, padding)
     return record
 
 
 def build(record: Record) -> List[Buffer]:
     """The pieces of a record's body, in order, without frame and padding."""
-    wire: Any = libxc if type_of(record) == DIRTY_PFN_LIST else libxl
+    wire: ModuleType = libxc if type_of(record) == DIRTY_PFN_LIST else libxl
     pieces: List[Buffer] = wire.build(record)
     return pieces
 

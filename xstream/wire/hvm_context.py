@@ -7,12 +7,12 @@ Source: xen/include/public/hvm/save.h, arch-x86/hvm/save.h (layouts), xen/arch/x
 accepts). Structures have grown from version to version; the tables are those of Xen 4.22.
 """
 import struct
-from typing import Any, Dict, List, NamedTuple, Tuple
+from typing import Dict, List, NamedTuple, Tuple
 
 from xstream.errors import CorruptStream, LimitExceeded, StreamError, StrictViolation, UnsupportedStream
 from xstream.wire import msrs, xsave
 from xstream.wire.frames import Buffer
-from xstream.wire.layouts import Layout, Row, prefixed, repeated
+from xstream.wire.layouts import Fields, Layout, Row, prefixed, repeated
 
 MAGIC = 0x54381286
 VERSION = 1
@@ -161,7 +161,7 @@ def parse(untrusted: Buffer, strict: bool = False) -> Tuple[Entry, ...]:
     return tuple(entries)
 
 
-def decode(entry: Entry) -> Dict[str, Any]:
+def decode(entry: Entry) -> Fields:
     """The fields of an entry by name, in the order of Xen's structure, without reserved ones.
 
     Values are numbers and tuples of numbers; registers of more than 64 bits are single numbers. Fields of arrays of
@@ -238,7 +238,7 @@ def _check_strictly(blob: memoryview, entries: List[Entry]) -> None:
                               got=len(blob) - end - _DESCRIPTOR.size)
 
 
-def _decode_xsave(entry: Entry) -> Dict[str, Any]:
+def _decode_xsave(entry: Entry) -> Fields:
     least = _XSAVE_HEAD.size + xsave.MIN_SIZE
     if len(entry.data) < least:
         raise _wrong_length(entry, "at least {}".format(least))
@@ -247,7 +247,7 @@ def _decode_xsave(entry: Entry) -> Dict[str, Any]:
     return fields
 
 
-def _decode_msrs(entry: Entry) -> Dict[str, Any]:
+def _decode_msrs(entry: Entry) -> Fields:
     if len(entry.data) < _COUNT.size:
         raise _wrong_length(entry, "at least {}".format(_COUNT.size))
     count, = _COUNT.unpack_from(entry.data)
@@ -260,6 +260,6 @@ def _decode_msrs(entry: Entry) -> Dict[str, Any]:
         raise error.located(base=entry.offset + _DESCRIPTOR.size + _COUNT.size)
 
 
-def _wrong_length(entry: Entry, expected: Any) -> CorruptStream:
+def _wrong_length(entry: Entry, expected: object) -> CorruptStream:
     return CorruptStream("{} entry of a wrong length".format(entry.name), offset=entry.offset + 4, field="length",
                          expected=expected, got=len(entry.data))

@@ -8,12 +8,17 @@ has several. Three forms are extensions of ``struct``:
 - a name such as ``"vector:8 kind:3 valid:1"`` names bit fields of one number, from bit 0 up; ``_`` skips bits.
 """
 import struct
-from typing import Any, Dict, List, NamedTuple, Tuple
+from typing import Any, Dict, List, NamedTuple, Tuple, Union
 
 from xstream.wire.frames import Buffer
 
 #: A field's name and format.
 Row = Tuple[str, str]
+
+
+#: The fields of a structure by name. A value is a number or a tuple of numbers, as the name's format says; callers know
+#: which, type checkers can't.
+Fields = Dict[str, Any]
 
 
 class _Field(NamedTuple):
@@ -35,12 +40,12 @@ class Layout:
             if form.strip("0123456789") != "x":
                 self._fields.append(_Field(name, offset, self.size, compiled))
 
-    def decode(self, untrusted: Buffer) -> Dict[str, Any]:
+    def decode(self, untrusted: Buffer) -> Fields:
         """Name to value in the structure's order.
 
         Of a buffer shorter than the structure only the fields that it holds whole; bytes beyond it are passed over.
         """
-        values: Dict[str, Any] = {}
+        values: Fields = {}
         length = len(untrusted)
         for field in self._fields:
             if field.end <= length:
@@ -58,7 +63,7 @@ def prefixed(prefix: str, rows: Tuple[Row, ...]) -> Tuple[Row, ...]:
     return tuple((prefix + "." + name, form) for name, form in rows)
 
 
-def _put(values: Dict[str, Any], name: str, items: Tuple[Any, ...]) -> None:
+def _put(values: Fields, name: str, items: Tuple[Union[int, bytes], ...]) -> None:
     numbers = tuple(int.from_bytes(item, "little") if isinstance(item, bytes) else item for item in items)
     if ":" in name:
         _put_bits(values, name, numbers[0])
@@ -66,7 +71,7 @@ def _put(values: Dict[str, Any], name: str, items: Tuple[Any, ...]) -> None:
         values[name] = numbers[0] if len(numbers) == 1 else numbers
 
 
-def _put_bits(values: Dict[str, Any], names: str, number: int) -> None:
+def _put_bits(values: Fields, names: str, number: int) -> None:
     for name, width in (part.split(":") for part in names.split()):
         if name != "_":
             values[name] = number & ((1 << int(width)) - 1)

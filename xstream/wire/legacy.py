@@ -286,7 +286,7 @@ NAMES: Dict[type, str] = {
 }
 
 #: Chunks without a body.
-MARKS: Dict[int, Callable[[], Any]] = {
+MARKS: Dict[int, Callable[[], Record]] = {
     0: EndOfBody, VERIFY: VerifyMode, LAST_CHECKPOINT: LastCheckpoint, ENABLE_COMPRESSION: EnableCompression,
     TMEM_EXTRA: TmemExtra,
 }
@@ -500,7 +500,7 @@ def check_signature(untrusted: Buffer) -> bytes:
     return signature
 
 
-def build(record: Any, width: int) -> List[Buffer]:
+def build(record: Record, width: int) -> List[Buffer]:
     """The pieces of a record's bytes, in order, its chunk's id included; buffers are passed through uncopied.
 
     The writer builds batches itself. Raises TypeError for a record of another module.
@@ -544,6 +544,7 @@ def _build_device_model(record: DeviceModel, width: int) -> List[Buffer]:
     return [record.signature + length, record.blob]
 
 
+# What each takes is a record of its class.
 _BUILDERS: Dict[type, Callable[[Any, int], List[Buffer]]] = {
     Start: lambda record, width: [_ULONG[width].pack(record.p2m_size)],
     ExtendedInfo: _build_extended_info,

@@ -16,6 +16,10 @@ from xstream.kernels.buffers import BufferLike
 from xstream.wire.frames import OPTIONAL, Buffer
 from xstream.wire.pending import Data, in_memory
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import numpy
+
 LAYER = "libxc"
 PAGE_SIZE = 4096
 MARKER = b"\xff" * 8
@@ -101,19 +105,19 @@ class PageData(NamedTuple):
         return len(self.words) // 8
 
     @property
-    def pfns(self) -> Any:
+    def pfns(self) -> "numpy.ndarray":
         """PFNs, ndarray (n,) uint64; a copy."""
         import numpy
         return numpy.frombuffer(self.words, "<u8") & numpy.uint64(PFN_MASK)
 
     @property
-    def types(self) -> Any:
+    def types(self) -> "numpy.ndarray":
         """Page types, ndarray (n,) uint8; a copy."""
         import numpy
         return (numpy.frombuffer(self.words, "<u8") >> numpy.uint64(60)).astype(numpy.uint8)
 
     @property
-    def pages(self) -> Any:
+    def pages(self) -> "numpy.ndarray":
         """The pages, ndarray (n, 4096) uint8: a view of ``data`` if that is a buffer, else read from the source."""
         import numpy
         return numpy.frombuffer(in_memory(self.data), numpy.uint8).reshape(-1, PAGE_SIZE)
@@ -146,7 +150,7 @@ class P2MFrames(NamedTuple):
     padding: Buffer = b""
 
     @property
-    def pfns(self) -> Any:
+    def pfns(self) -> "numpy.ndarray":
         """PFNs of the p2m's frames, ndarray (n,) uint64; a view."""
         import numpy
         return numpy.frombuffer(self.frames, "<u8")
@@ -266,7 +270,7 @@ class CheckpointDirtyPfnList(NamedTuple):
     padding: Buffer = b""
 
     @property
-    def pfns(self) -> Any:
+    def pfns(self) -> "numpy.ndarray":
         """PFNs dirtied by the secondary, ndarray (n,) uint64; a view."""
         import numpy
         return numpy.frombuffer(self.entries, "<u8")
@@ -508,7 +512,7 @@ def _array_parser(record_class: type, item: int, least: int) -> Callable[[Buffer
     return parse_array
 
 
-_PARSERS: Dict[int, Callable[[Buffer, Buffer], Any]] = {
+_PARSERS: Dict[int, Callable[[Buffer, Buffer], Record]] = {
     0x00: End,
     0x01: _parse_page_data,
     0x02: _parse_pv_info,
@@ -531,10 +535,11 @@ _PARSERS: Dict[int, Callable[[Buffer, Buffer], Any]] = {
 }
 
 
-def _build_vcpu(record: Any) -> List[Buffer]:
+def _build_vcpu(record: Union[VcpuBasic, VcpuExtended, VcpuXsave, VcpuMsrs]) -> List[Buffer]:
     return [_TWO_U32.pack(record.vcpu_id, record.reserved), record.blob]
 
 
+# What each takes is a record of its class.
 _BUILDERS: Dict[type, Callable[[Any], List[Buffer]]] = {
     PageData: lambda record: [_TWO_U32.pack(record.pfn_count, record.reserved), record.words, record.data],
     PVInfo: lambda record: [_PV_INFO.pack(record.guest_width, record.pt_levels, bytes(record.reserved)), record.rest],

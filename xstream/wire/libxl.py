@@ -7,7 +7,7 @@ body if they weren't zeros. The libxc stream that follows LIBXC_CONTEXT is no pa
 """
 import re
 import struct
-from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Tuple, Union
+from typing import Callable, Dict, Iterable, List, NamedTuple, Optional, Tuple, Type, TypeVar, Union
 
 from xstream.errors import CorruptStream, UnsupportedStream
 from xstream.wire.frames import Buffer
@@ -184,13 +184,16 @@ def ignored_content(record: Record) -> Optional[Tuple[int, str, object]]:
     return None
 
 
-def _parse_emulator(record_class: type) -> Callable[[Buffer, Buffer], Any]:
-    def parse_emulator(body: Buffer, padding: Buffer) -> Any:
+Emulator = TypeVar("Emulator", EmulatorXenstoreData, EmulatorContext)
+
+
+def _parse_emulator(record_class: Type[Emulator]) -> Callable[[Buffer, Buffer], Emulator]:
+    def parse_emulator(body: Buffer, padding: Buffer) -> Emulator:
         if len(body) < 8:
             raise CorruptStream("emulator record too short for its header", offset=-4, field="length",
                                 expected="at least 8", got=len(body))
         emulator_id, index = _TWO_U32.unpack_from(body)
-        if record_class is EmulatorXenstoreData:
+        if issubclass(record_class, EmulatorXenstoreData):
             _check_strings(bytes(body[8:]))
         return record_class(emulator_id, index, body[8:], padding)
     return parse_emulator
@@ -229,7 +232,7 @@ def _parse_checkpoint_state(body: Buffer, padding: Buffer) -> CheckpointState:
     return CheckpointState(control_id, reserved, padding)
 
 
-_PARSERS: Dict[int, Callable[[Buffer, Buffer], Any]] = {
+_PARSERS: Dict[int, Callable[[Buffer, Buffer], Record]] = {
     END: End,
     LIBXC_CONTEXT: LibxcContext,
     EMULATOR_XENSTORE_DATA: _parse_emulator(EmulatorXenstoreData),

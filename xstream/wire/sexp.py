@@ -4,7 +4,7 @@ Source: the syntax of the OCaml library sexplib. xend's (tools/python/xen/xend/s
 for single quotes, which are treated like double quotes.
 """
 import re
-from typing import Any, List, Optional, Tuple, Union
+from typing import List, Match, Optional, Tuple, Union
 
 from xstream.errors import CorruptStream, LimitExceeded
 from xstream.wire.frames import Buffer
@@ -15,7 +15,7 @@ MAX_DEPTH = 100
 MAX_ITEMS = 65536
 
 #: An atom, or a tuple of expressions.
-Sexp = Union[str, Tuple[Any, ...]]
+Sexp = Union[str, Tuple["Sexp", ...]]
 
 _TOKEN = re.compile(
     br"""(?P<space> [ \t\r\n\f]+ | ;[^\n]* )
@@ -37,8 +37,8 @@ def parse(untrusted: Buffer) -> Sexp:
     if len(text) > MAX_SIZE:
         raise LimitExceeded("S-expression longer than the limit", offset=0,
                             expected="at most {} bytes".format(MAX_SIZE), got=len(text))
-    outer: List[List[Any]] = []
-    items: List[Any] = []
+    outer: List[List[Sexp]] = []
+    items: List[Sexp] = []
     offset = count = 0
     while offset < len(text):
         token = _TOKEN.match(text, offset)
@@ -66,8 +66,7 @@ def parse(untrusted: Buffer) -> Sexp:
     if outer or len(items) != 1:
         raise CorruptStream("not one whole S-expression", offset=offset, expected="1",
                             got="an open list" if outer else len(items))
-    whole: Sexp = items[0]
-    return whole
+    return items[0]
 
 
 def _end_of_string(text: bytes, start: int) -> int:
@@ -85,7 +84,7 @@ def _decoded(atom: bytes) -> str:
     return atom.decode("utf-8", "replace")
 
 
-def _unescaped(escape: Any) -> bytes:
+def _unescaped(escape: Match[bytes]) -> bytes:
     letter: Optional[bytes]
     decimal, hexadecimal, letter = escape.groups()
     if decimal is not None:

@@ -4,11 +4,11 @@ Source: struct shared_info, struct vcpu_info and struct vcpu_time_info in xen/in
 arch_shared_info in arch-x86/xen.h. What a restore keeps, vcpu_info without the pending selectors and ``arch``
 without pfn_to_mfn_frame_list_list: handle_shared_info() in tools/libs/guest/xg_sr_restore_x86_pv.c.
 """
-from typing import Any, Dict, NamedTuple, Tuple
+from typing import Dict, NamedTuple, Tuple
 
 from xstream.errors import CorruptStream
 from xstream.wire.frames import Buffer
-from xstream.wire.layouts import Layout, Row
+from xstream.wire.layouts import Fields, Layout, Row
 from xstream.wire.libxc import PAGE_SIZE
 
 #: Entries of vcpu_info in the page; further vcpus have theirs in the guest's memory.
@@ -80,7 +80,7 @@ def parse(untrusted: Buffer, guest_width: int) -> SharedPage:
     page = memoryview(untrusted)
     vcpu_info = tuple(_VCPU_INFO[guest_width].decode(page[offset:offset + _VCPU_INFO_SIZE])
                       for offset in range(0, VCPUS * _VCPU_INFO_SIZE, _VCPU_INFO_SIZE))
-    fields: Dict[str, Any] = _REST[guest_width].decode(page[VCPUS * _VCPU_INFO_SIZE:])
+    fields: Fields = _REST[guest_width].decode(page[VCPUS * _VCPU_INFO_SIZE:])
     return SharedPage(pending=fields.pop("pending"), masked=fields.pop("masked"), fields=fields, vcpu_info=vcpu_info)
 
 

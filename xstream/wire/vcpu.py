@@ -7,12 +7,12 @@ and arch-x86/xen-x86_32.h, struct xen_domctl_ext_vcpucontext in xen/include/publ
 in xen/arch/x86/domctl.c; frames as PFNs: tools/libs/guest/xg_sr_save_x86_pv.c.
 """
 import struct
-from typing import Any, Dict, NamedTuple, Optional, Tuple
+from typing import Dict, NamedTuple, Optional, Tuple
 
 from xstream.errors import CorruptStream, StreamError
 from xstream.wire import features, xsave
 from xstream.wire.frames import Buffer
-from xstream.wire.layouts import Layout, Row, prefixed
+from xstream.wire.layouts import Fields, Layout, Row, prefixed
 
 #: Bit of ``flags`` to the name of its VGCF constant.
 FLAGS: Dict[int, str] = {0: "i387_valid", 2: "in_kernel", 3: "failsafe_disables_events", 4: "syscall_disables_events",
@@ -70,7 +70,7 @@ _EXTENDED_LEAST = 32
 _XCR0 = Layout(("xcr0", "Q"), ("xcr0_accum", "Q"))
 
 
-def basic(untrusted: Buffer) -> Dict[str, Any]:
+def basic(untrusted: Buffer) -> Fields:
     """Registers of a VCPU_BASIC blob under the names of struct vcpu_guest_context, in its order.
 
     5168 bytes are a 64-bit guest's, 2800 a 32-bit one's. Values are numbers and tuples of numbers (``gdt_frames``,

@@ -3,7 +3,7 @@
 Source: tools/python/xen/xend/XendCheckpoint.py up to Xen 4.4.
 """
 import struct
-from typing import Any, List, NamedTuple, Optional
+from typing import List, NamedTuple, Optional, Tuple
 
 from xstream.errors import CorruptStream
 from xstream.wire.frames import Buffer
@@ -55,6 +55,6 @@ def build(record: SaveHeader) -> List[Buffer]:
     return [_HEADER.pack(MAGIC, len(record.config)), record.config]
 
 
-def ignored_content(record: SaveHeader) -> Optional[Any]:
+def ignored_content(record: SaveHeader) -> Optional[Tuple[int, str, object]]:
     """None: xend ignores nothing."""
     return None

@@ -9,12 +9,12 @@ and means nothing. An unstructured image has no record headers: it is a legacy m
 another signature.
 """
 import struct
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple, Union
+from typing import Dict, List, NamedTuple, Optional, Tuple, Union
 
 from xstream.errors import CorruptStream, UnsupportedStream
 from xstream.wire import sexp
 from xstream.wire.frames import Buffer
-from xstream.wire.pending import Data
+from xstream.wire.pending import Data, in_memory
 
 LAYER = "xenopsd"
 SIGNATURE = b"XenSavedDomv2-\n"
@@ -149,7 +149,7 @@ def parse_qemu_header(untrusted: Buffer) -> int:
     return int(length)
 
 
-def parse(record_type: int, body: Any, length: int = 0) -> Record:
+def parse(record_type: int, body: Data, length: int = 0) -> Record:
     """The record of a known type. Memory images and End_of_image have no body but a ``length``.
 
     Raises CorruptStream and LimitExceeded for a bad Xenops record, with offsets relative to the body.
@@ -160,8 +160,9 @@ def parse(record_type: int, body: Any, length: int = 0) -> Record:
         return EndOfImage(length)
     if record_type != XENOPS:
         return Blob(record_type, body)
-    parse_xenops(body)
-    return Xenops(body)
+    text = in_memory(body)
+    parse_xenops(text)
+    return Xenops(text)
 
 
 def parse_xenops(untrusted: Buffer) -> Dict[str, sexp.Sexp]:
@@ -179,7 +180,7 @@ def parse_xenops(untrusted: Buffer) -> Dict[str, sexp.Sexp]:
     return fields
 
 
-def build(record: Record) -> List[Any]:
+def build(record: Record) -> List[Data]:
     """The pieces of a record, header included, in order; data is passed through. Raises UnsupportedStream for Unread.
     """
     if isinstance(record, Unread):

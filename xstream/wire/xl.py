@@ -6,9 +6,9 @@ create_domain() in tools/xl/xl_vmcontrol.c. Up to Xen 4.5: tools/libxl/xl_cmdimp
 import json
 import re
 import struct
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+from typing import Dict, List, NamedTuple, Optional, Tuple
 
-from xstream.errors import CorruptStream, LimitExceeded, UnsupportedStream
+from xstream.errors import CorruptStream, JsonValue, LimitExceeded, UnsupportedStream
 from xstream.wire.frames import Buffer
 
 LAYER = "xl"
@@ -55,7 +55,7 @@ class SaveHeader(NamedTuple):
         return bytes(self.config).split(b"\0", 1)[0].decode("utf-8", "replace")
 
     @property
-    def config_object(self) -> Any:
+    def config_object(self) -> JsonValue:
         """The parsed JSON config; None for a text config. Raises CorruptStream if it isn't JSON though the flags say
         so, LimitExceeded over the limits."""
         if not self.mandatory_flags & JSON_CONFIG:
@@ -63,7 +63,8 @@ class SaveHeader(NamedTuple):
         if len(self.config) > MAX_JSON:
             raise _too_large("{} bytes".format(MAX_JSON))
         try:
-            parsed = json.loads(self.config_text, parse_int=_integer, parse_float=_finite, parse_constant=_finite)
+            parsed: JsonValue = json.loads(self.config_text, parse_int=_integer, parse_float=_finite,
+                                           parse_constant=_finite)
         except RecursionError:
             raise _too_large("{} deep".format(MAX_DEPTH))
         except ValueError as error:
@@ -83,7 +84,7 @@ class SaveHeader(NamedTuple):
             return None
 
 
-def _json_type(config: Any) -> Optional[str]:
+def _json_type(config: JsonValue) -> Optional[str]:
     """The type by the key of the build info's union, or else by the create info's field."""
     build, create = (config.get(name) if isinstance(config, dict) else None for name in ("b_info", "c_info"))
     for guest_type in _GUEST_TYPES:
@@ -184,7 +185,7 @@ def _finite(text: str) -> float:
     return number
 
 
-def _check_depth(parsed: Any) -> None:
+def _check_depth(parsed: JsonValue) -> None:
     level = [parsed]
     for _ in range(MAX_DEPTH):
         level = [item for outer in level if isinstance(outer, (dict, list))

@@ -4,12 +4,12 @@ Source: Intel SDM volume 1, chapter 13 (the area) and section 10.5.1 (its FXSAVE
 xen/arch/x86/include/asm/xstate.h and the X86_XCR0_*, X86_XSS_* bits in asm/x86-defns.h. Xen sends the standard format,
 never the compacted one: expand_xsave_states() in xen/arch/x86/xstate.c.
 """
-from typing import Any, Dict, Mapping, Tuple
+from typing import Dict, Mapping, Tuple
 
 from xstream.errors import CorruptStream, UnsupportedStream
 from xstream.wire import features
 from xstream.wire.frames import Buffer
-from xstream.wire.layouts import Layout, Row, prefixed
+from xstream.wire.layouts import Fields, Layout, Row, prefixed
 
 #: Bit of XCR0, XSS and XSTATE_BV to component.
 COMPONENTS: Dict[int, str] = {
@@ -35,7 +35,7 @@ _AREA = Layout(*(prefixed("fpu", FXSAVE) + (("xstate_bv", "Q"), ("xcomp_bv", "Q"
 FIXED_PLACES: Dict[int, Tuple[int, int]] = {2: (576, 256)}
 
 
-def decode(untrusted: Buffer) -> Dict[str, Any]:
+def decode(untrusted: Buffer) -> Fields:
     """Fields of an area: those of the FXSAVE region (``fpu.fcw`` ...), ``xstate_bv``, ``xcomp_bv``; none if it is
     empty.
 
