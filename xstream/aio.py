@@ -7,7 +7,7 @@ time. All network I/O happens in the event loop.
 import asyncio
 import contextlib
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Callable, List, Optional, Sequence, TypeVar
+from typing import Callable, List, Optional, Sequence, TypeVar
 
 from xstream.guest.enclosure import DeviceModel, XenstoreData
 from xstream.guest.guest import Guest
@@ -58,7 +58,7 @@ class _Worker:
     def __init__(self) -> None:
         self._executor = ThreadPoolExecutor(max_workers=1)
 
-    async def call(self, function: Callable[..., T], *arguments: Any) -> T:
+    async def call(self, function: Callable[..., T], *arguments: object) -> T:
         """The function's result. If the task is cancelled, waits for the function to return first: it can't be
         interrupted, and nothing else may touch what it uses."""
         future = asyncio.get_event_loop().run_in_executor(self._executor, function, *arguments)
@@ -94,7 +94,7 @@ async def save(guest: Guest, writer: asyncio.StreamWriter, *, live: bool = False
     saver = Saver(guest, sink, live=live, policy=policy, verify=verify, container=container, config=config,
                   device_model=device_model, xenstore_data=xenstore_data, checkpoint=checkpoint,
                   back_channel=back_channel, on_round=on_round, progress=progress, cancelled=cancelled, limits=limits)
-    steps: Any = saver.steps()
+    steps = saver.steps()
     done = object()
     worker = _Worker()
     try:

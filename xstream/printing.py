@@ -283,17 +283,17 @@ def print_contents_json(found: "Iterable[RecordContents]") -> Optional[StreamErr
 
 def print_policy(policy: "Policy") -> None:
     """Print a Policy: what it says about the CPU, the leaves that aren't all zeros, and the MSRs."""
-    from xstream.tools.contents import cpuid_contents
+    from xstream.tools.contents import cpuid_contents, leaf_features
     if not policy:
         print(no_policies("the stream", policy))
         return
     about = cpuid_contents(policy.leaves)
-    leaves = about.pop("leaves")
+    del about["leaves"]
     print_tree(about)
     print_table([["leaf", "subleaf", "eax", "ebx", "ecx", "edx", "features"]] + [
-        ["{:#x}".format(leaf["leaf"]), "" if leaf["subleaf"] is None else "{:#x}".format(leaf["subleaf"])]
-        + ["{:08x}".format(leaf[register]) for register in "abcd"] + [" ".join(leaf["features"])]
-        for leaf in leaves if any(leaf[register] for register in "abcd")])
+        ["{:#x}".format(leaf.leaf), "" if leaf.subleaf is None else "{:#x}".format(leaf.subleaf)]
+        + ["{:08x}".format(value) for value in (leaf.a, leaf.b, leaf.c, leaf.d)] + [" ".join(leaf_features(leaf))]
+        for leaf in policy.leaves if any((leaf.a, leaf.b, leaf.c, leaf.d))])
     print_table([["msr", "name", "value"]] + [
         ["{:#x}".format(msr.number), msr.name, "{:#018x}".format(msr.value)] for msr in policy.msrs])
 

@@ -4,7 +4,7 @@ import json
 import os
 import sys
 import time
-from typing import Any, Iterable, List, Optional
+from typing import Iterable, List, Optional
 
 try:
     import numpy  # noqa: F401
@@ -71,7 +71,7 @@ def _sizes(argument: str) -> List[int]:
     return [parse_size(size) for size in argument.split(",")]
 
 
-def _run(options: Any) -> int:
+def _run(options: argparse.Namespace) -> int:
     before = [runs.load(path) for path in options.compare]
     extent = _extent(options)
     family = machine.cpu_family()
@@ -110,7 +110,7 @@ def _run(options: Any) -> int:
     return 1 if lost and not busy else 0
 
 
-def _extent(options: Any) -> Extent:
+def _extent(options: argparse.Namespace) -> Extent:
     extent = QUICK if options.quick else FULL
     claims = extent.claims
     if options.sizes:
@@ -134,7 +134,7 @@ def _report_check(baseline: runs.Document, run: runs.Document, lost: Iterable[st
         len(common), baseline["machine"]["family"] + ".json", len(baseline["ratios"]) - len(common)), file=sys.stderr)
 
 
-def _report(options: Any, run: runs.Document, before: List[runs.Document]) -> None:
+def _report(options: argparse.Namespace, run: runs.Document, before: List[runs.Document]) -> None:
     if options.json:
         json.dump(run, sys.stdout, indent=1)
         print()

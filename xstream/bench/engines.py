@@ -1,7 +1,7 @@
 """The engines: simulated HVM guests are saved and restored, including all hooks."""
 import contextlib
 import os
-from typing import Any, Callable, Dict, Iterator
+from typing import Callable, Dict, Iterator
 
 import numpy
 
@@ -50,15 +50,15 @@ class Engines:
         yield self._write()
 
     def _restore(self) -> Iterator[Side]:
-        copy: Any = numpy.ones(self.size, numpy.uint8)
+        copy: numpy.ndarray = numpy.ones(self.size, numpy.uint8)
         yield ours("map the stream's file, restore it into a guest whose memory is there",
                    lambda: restore(self.path, self.target))
         yield limit("memcpy", "map the file, copy as many bytes to memory that is there",
                     lambda: numpy.copyto(copy, numpy.memmap(self.path, numpy.uint8, "r")[:self.size]))
 
     def _restore_pipe(self) -> Iterator[Side]:
-        copy: Any = numpy.ones(self.size, numpy.uint8)
-        room = memoryview(copy)
+        copy: numpy.ndarray = numpy.ones(self.size, numpy.uint8)
+        room = copy.data
         yield ours("restore out of a pipe into a guest whose memory is there",
                    lambda: self._partner.give(pipe(), self.path, lambda fd: restore(fd, self.target)))
         yield limit("read()", "read the same bytes from the same pipe into memory that is there, 1 MiB at a time",

@@ -1,6 +1,6 @@
 """The guest that is measured: seeded, with a known mix of pages, and its streams."""
 import random
-from typing import Any, NamedTuple, Optional
+from typing import NamedTuple, Optional
 
 import numpy
 
@@ -8,6 +8,7 @@ from xstream.guest.load import load
 from xstream.guest.memory import GuestMemory
 from xstream.guest.simulated_state import Registers, hvm_records, vcpu_context
 from xstream.stream.legacy_writer import LegacyWriter
+from xstream.stream.sink import OpenSinkLike
 from xstream.stream.writer import BATCH_PFNS, Writer
 from xstream.wire import legacy, libxc
 from xstream.wire.libxc import (
@@ -47,7 +48,7 @@ class BenchGuest(NamedTuple):
 
     kind: str
     memory: GuestMemory
-    types: Any
+    types: numpy.ndarray
 
     @property
     def size(self) -> int:
@@ -73,7 +74,7 @@ def seeded_guest(pages: int, kind: str = "hvm", seed: int = 1, zero: Optional[fl
     return BenchGuest(kind, memory, types)
 
 
-def _fill(view: Any, rng: Any, shares: Any) -> None:
+def _fill(view: numpy.ndarray, rng: numpy.random.RandomState, shares: numpy.ndarray) -> None:
     kinds = rng.choice(4, len(view), p=shares)
     view[kinds == 0] = 0  # written, so that the pages are allocated
     text = numpy.frombuffer(_TEXT * (PAGE_SIZE // len(_TEXT) + 2), numpy.uint8)
@@ -85,10 +86,10 @@ def _fill(view: Any, rng: Any, shares: Any) -> None:
     view[kinds == 3] = numpy.frombuffer(noise, numpy.uint8).reshape(-1, PAGE_SIZE)
 
 
-def _write_tables(view: Any, types: Any) -> None:
+def _write_tables(view: numpy.ndarray, types: numpy.ndarray) -> None:
     """Write L1 tables, each full of entries for the pages that follow it, and an empty L4 table."""
-    tables = numpy.arange(0, len(view), _TABLE_EVERY, dtype=numpy.uint64)
-    pfns: Any = (tables[:, None] + numpy.arange(_ENTRIES, dtype=numpy.uint64)) % numpy.uint64(len(view))
+    tables: numpy.ndarray = numpy.arange(0, len(view), _TABLE_EVERY, dtype=numpy.uint64)
+    pfns: numpy.ndarray = (tables[:, None] + numpy.arange(_ENTRIES, dtype=numpy.uint64)) % numpy.uint64(len(view))
     view[tables] = ((pfns << numpy.uint64(12)) | numpy.uint64(_PRESENT)).view(numpy.uint8)
     types[tables] = _L1TAB
     view[_TOP_TABLE] = 0
@@ -102,14 +103,14 @@ def loaded_guest(stream: str) -> BenchGuest:
     return BenchGuest("hvm", memory, numpy.zeros(len(memory), numpy.uint8))
 
 
-def write_stream(guest: BenchGuest, sink: Any) -> None:
+def write_stream(guest: BenchGuest, sink: OpenSinkLike) -> None:
     """Write the guest as a stream of version 3, in full batches, with the state records that a stream must have."""
     writer = begin_stream(guest, sink)
     writer.write_pages(numpy.arange(len(guest.types), dtype=numpy.uint64), guest.types, guest.memory)
     end_stream(guest, writer)
 
 
-def write_in_batches(guest: BenchGuest, sink: Any, batch: int, absent: float = 0.0) -> None:
+def write_in_batches(guest: BenchGuest, sink: OpenSinkLike, batch: int, absent: float = 0.0) -> None:
     """As ``write_stream``, in batches of ``batch`` pages; XTAB entries make up the share ``absent`` of each batch."""
     writer = begin_stream(guest, sink)
     pages, size = guest.memory.buffer, len(guest.types)
@@ -163,12 +164,12 @@ def write_legacy(guest: BenchGuest, fd: int, width: int, gathered: bool) -> None
         writer.write(legacy.DeviceModel(legacy.LIBXL_DEVICE_MODEL, b""))
 
 
-def _p2m_frames(guest: BenchGuest, count: int) -> Any:
+def _p2m_frames(guest: BenchGuest, count: int) -> numpy.ndarray:
     """PFNs of ordinary pages, as those of the guest's p2m."""
     return numpy.flatnonzero(guest.types == 0)[:count].astype(numpy.uint64)
 
 
-def begin_stream(guest: BenchGuest, sink: Any) -> Writer:
+def begin_stream(guest: BenchGuest, sink: OpenSinkLike) -> Writer:
     """Write the headers and the records before memory."""
     hvm = guest.kind == "hvm"
     writer = Writer(sink, DomainHeader(type=libxc.GUEST_HVM if hvm else libxc.GUEST_PV))

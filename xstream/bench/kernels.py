@@ -1,7 +1,7 @@
 """The kernels, each alone."""
 import contextlib
 import importlib
-from typing import Any, Callable, Dict, List, NamedTuple, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Tuple, Union
 
 import numpy
 
@@ -13,6 +13,7 @@ from xstream.kernels import checksum, deltas, pagetables
 from xstream.kernels import pages as page_kernel
 from xstream.kernels import pfns as pfn_kernel
 from xstream.stream.writer import BATCH_PFNS
+from xstream.wire.frames import Buffer
 from xstream.wire.libxc import PAGE_SIZE, words_of
 
 #: PyPI's packages: module, function, name.
@@ -26,10 +27,10 @@ _TABLES = 1024
 class Tables(NamedTuple):
     """Full L1 tables with PFNs in their entries, and a p2m and m2p to turn these into MFNs."""
 
-    pages: Any
-    types: Any
-    p2m: Any
-    m2p: Any
+    pages: numpy.ndarray
+    types: numpy.ndarray
+    p2m: numpy.ndarray
+    m2p: numpy.ndarray
 
 
 class Kernels:
@@ -133,7 +134,7 @@ class Kernels:
         found = numpy.ones(8 * len(bits), numpy.uint64)
         set_bits = int(numpy.unpackbits(bits).sum())
 
-        def by_numpy() -> Any:
+        def by_numpy() -> object:
             # unpackbits() has the highest bit of a byte first; not every numpy can be told otherwise.
             return numpy.flatnonzero(numpy.unpackbits(bits).reshape(-1, 8)[:, ::-1])
         return [ours("the PFNs of a dirty bitmap, half of its bits set",
@@ -183,7 +184,7 @@ class Kernels:
                      lambda: pagetables.localise(tables.pages, tables.types, tables.p2m, out)),
                 limit("memcpy", "copy the tables", lambda: numpy.copyto(out, tables.pages))], out.nbytes
 
-    def _shuffled(self) -> Any:
+    def _shuffled(self) -> numpy.ndarray:
         return self._random.permutation(len(self.pages)).astype(numpy.uint64)
 
     def _by_batches(self, work: Callable[[slice], object], pages: int = 0) -> Work:
@@ -194,7 +195,7 @@ class Kernels:
                 work(part)
         return run
 
-    def _changed(self) -> Tuple[Any, Any]:
+    def _changed(self) -> Tuple[numpy.ndarray, numpy.ndarray]:
         held = self.pages[:len(self.pages) // 4 or 1].copy()
         changed = held.copy()
         changed.view(numpy.uint32)[:, ::16] ^= numpy.uint32(1)
@@ -230,7 +231,7 @@ _MAKERS: Dict[str, Callable[[Kernels], Made]] = {
 NAMES = tuple(_MAKERS)
 
 
-def _read(memory: Any) -> Side:
+def _read(memory: Union[Buffer, numpy.ndarray]) -> Side:
     words = numpy.frombuffer(memory, numpy.uint64)
     return limit("memory read", "read the same memory: the sum of its 64-bit words",
                  lambda: machine.read_memory(words))
@@ -240,7 +241,7 @@ def _batches(pages: int) -> List[slice]:
     return [slice(start, min(start + BATCH_PFNS, pages)) for start in range(0, pages, BATCH_PFNS)]
 
 
-def _room(room: Any, part: slice) -> Any:
+def _room(room: numpy.ndarray, part: slice) -> numpy.ndarray:
     return room[:part.stop - part.start]
 
 

@@ -6,10 +6,11 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional
+from typing import Dict, Iterator, List, NamedTuple, Optional
 
 import numpy
 
+from xstream.errors import JsonValue
 from xstream.kernels import checksum
 from xstream.version import __version__
 
@@ -20,7 +21,7 @@ _FEATURES = ("sse4_2", "pclmulqdq", "avx2", "avx512f", "avx512bw", "avx512vl", "
 _SHARED_MEMORY = "/dev/shm"
 
 
-def facts() -> Dict[str, Any]:
+def facts() -> Dict[str, JsonValue]:
     """The machine and the versions of a run."""
     info = _cpu_info()
     flags = info.get("flags", "").split()
@@ -110,7 +111,7 @@ def scratch(size: int) -> Iterator[str]:
         yield folder
 
 
-def read_memory(words: Any) -> int:
+def read_memory(words: numpy.ndarray) -> int:
     """Read an array of uint64, front to back: its sum."""
     return int(words.sum())
 

@@ -1,7 +1,7 @@
 """A run as one HTML page that needs no network and no script; charts are inline SVG."""
 import math
 from html import escape
-from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 from xstream.bench import text
 from xstream.bench.claim import size_name
@@ -275,7 +275,7 @@ def _anchor(place: float, label: str) -> str:
     return "start" if place < half else "end" if place > _WIDTH - half else "middle"
 
 
-def _bounds(values: Sequence[float], logarithmic: bool) -> Any:
+def _bounds(values: Sequence[float], logarithmic: bool) -> Tuple[float, float]:
     low, high = min(values), max(values)
     if logarithmic:
         return low / 1.1, high * 1.1

@@ -10,7 +10,7 @@ import os
 import socket
 import subprocess
 import sys
-from typing import Any, Callable, Iterator, Set, Tuple
+from typing import Callable, Iterator, Sequence, Set, Tuple
 
 #: Size of the pipes made here, if this process may ask for it.
 PIPE_SIZE = 1 << 20
@@ -138,7 +138,7 @@ def _serve(control: socket.socket) -> None:
         control.send(b"!")
 
 
-def _received(ancillary: Any) -> int:
+def _received(ancillary: Sequence[Tuple[int, int, bytes]]) -> int:
     received = array.array("i")
     for level, kind, data in ancillary:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):

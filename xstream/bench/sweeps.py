@@ -2,7 +2,7 @@
 import io
 import os
 from functools import partial
-from typing import Any, Callable, Dict, List, NamedTuple, Sequence, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Sequence, Tuple, TypeVar
 
 import numpy
 
@@ -15,6 +15,8 @@ from xstream.guest.memory import GuestMemory
 from xstream.kernels import pages as page_kernel
 from xstream.tools.verify import verify
 from xstream.wire.libxc import Unknown
+
+T = TypeVar("T")
 
 #: An optional record type that readers ignore.
 _OPTIONAL = 0x80000055
@@ -114,7 +116,7 @@ class Sweeps:
     def _time(self, *works: Work) -> List[float]:
         return [figures.seconds.median for figures in measure(works, self._effort)]
 
-    def _thin(self, values: List[Any]) -> List[Any]:
+    def _thin(self, values: Sequence[T]) -> Sequence[T]:
         """All values, or a selection that includes the first and the last."""
         return sorted(set(values[::self._step]) | {values[-1]}, key=values.index)
 

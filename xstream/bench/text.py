@@ -2,7 +2,7 @@
 import shutil
 import sys
 import textwrap
-from typing import Any, Iterator, List, Sequence
+from typing import Iterator, List, Sequence
 
 from xstream.bench import runs
 from xstream.bench.claim import size_name
@@ -148,7 +148,7 @@ def spread(value: Document) -> str:
     return "{:.2f}-{:.2f}".format(value["least"], value["most"])
 
 
-def count(value: Any) -> str:
+def count(value: object) -> str:
     """A number, or nothing if it isn't known."""
     return "" if value is None else str(value)
 

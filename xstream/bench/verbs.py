@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from typing import Any, Callable, Dict, Iterator, NamedTuple
+from typing import Callable, Dict, Iterator, NamedTuple
 
 import numpy
 
@@ -51,7 +51,7 @@ class Verbs:
                            self._stream(self.folder, "legacy", lambda guest, fd: write_legacy(guest, fd, 8, True)))
         self.ready = GuestMemory(len(guest.memory), limit=len(guest.memory))
         self.ready.pages[:] = 1
-        self.copy: Any = numpy.ones(self.size, numpy.uint8)
+        self.copy: numpy.ndarray = numpy.ones(self.size, numpy.uint8)
         self._null = os.open(os.devnull, os.O_WRONLY)
         self._cleanup.callback(os.close, self._null)
 
@@ -82,7 +82,7 @@ class Verbs:
     def _decode_pipe(self) -> Iterator[Side]:
         yield ours("read the stream out of a pipe into guest memory that is there",
                    lambda: self._from_pipe(lambda fd: load(fd, self.ready)))
-        room = memoryview(self.copy)
+        room = self.copy.data
         yield limit("read()", "read the same bytes from the same pipe into memory that is there, 1 MiB at a time",
                     lambda: self._from_pipe(lambda fd: machine.read_all(fd, room)))
 
@@ -145,7 +145,7 @@ class Verbs:
         yield ours("write the guest's memory out of the stream's file to a raw file",
                    lambda: extract(self.files.full, target))
         yield limit("write()", "map the file, write as many bytes to a new file, 1 MiB at a time",
-                    lambda: self._to_file(lambda fd: machine.write_all(fd, memoryview(self._mapped_pages()))))
+                    lambda: self._to_file(lambda fd: machine.write_all(fd, self._mapped_pages().data)))
 
     def _page_digests(self) -> Iterator[Side]:
         memory, jobs = self.guest.memory, usable_cpus()
@@ -166,7 +166,7 @@ class Verbs:
             write(self.guest, file.fileno())
         return path
 
-    def _mapped_pages(self) -> Any:
+    def _mapped_pages(self) -> numpy.ndarray:
         with open(self.files.full, "rb") as file:
             mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         return numpy.frombuffer(mapping, numpy.uint8)[-self.size:]
@@ -225,10 +225,14 @@ NAMES = tuple(_MAKERS)
 
 def _xen_verifier(path: str) -> Iterator[Side]:
     """Xen's own verifier of libxc streams, if it is installed."""
-    module: Any = xen_module("xen.migration.libxc")
+    module = xen_module("xen.migration.libxc")
+
+    if module is None:
+        return
+    verifier = module.VerifyLibxc
 
     def run() -> None:
         with open(path, "rb") as file:
-            module.VerifyLibxc(lambda text: None, file.read).verify()
-    if module is not None:
-        yield peer("verify-stream-v2", "the same check by that tool's own code, which reads all pages", run)
+            verifier(lambda text: None, file.read).verify()
+
+    yield peer("verify-stream-v2", "the same check by that tool's own code, which reads all pages", run)

@@ -2,7 +2,7 @@
 import contextlib
 import os
 import stat
-from typing import Any, Callable, Dict, Iterator, NamedTuple, Optional, Tuple
+from typing import Callable, Dict, Iterator, NamedTuple, Optional, Tuple, Union
 
 from xstream.containers.opening import AnyReader, open_stream
 from xstream.containers.reader import NestedReader
@@ -237,7 +237,7 @@ def _opened(request: Request) -> Iterator[Tuple[AnyReader, Optional[Again]]]:
         if not legacy_inside or not _is_file(source):
             yield reader, (lambda: request.open(source)) if _is_buffer(source) else None
             return
-    with _descriptor(source) as fd:
+    with _descriptor(source) as fd:  # type: ignore[arg-type]  # _is_file() says so
         begin = os.lseek(fd, 0, os.SEEK_CUR)
         with request.open(DescriptorSource(fd)) as reader:
             if isinstance(reader, NestedReader):
@@ -262,17 +262,17 @@ def _is_file(source: SourceLike) -> bool:
     return isinstance(source, (str, int, os.PathLike)) and stat.S_ISREG(os.stat(source).st_mode)
 
 
-def _is_buffer(source: Any) -> bool:
+def _is_buffer(source: object) -> bool:
     """Whether a source is a buffer."""
     try:
-        memoryview(source)
+        memoryview(source)  # type: ignore[arg-type]
     except TypeError:
         return False
     return True
 
 
 @contextlib.contextmanager
-def _descriptor(source: Any) -> Iterator[int]:
+def _descriptor(source: "Union[int, str, os.PathLike[str]]") -> Iterator[int]:
     """A descriptor of a path, closed afterwards; or the descriptor that was given."""
     if isinstance(source, int):
         yield source

@@ -8,7 +8,7 @@ in Linux' include/linux/elfcore.h and struct user_regs_struct in arch/x86/includ
 registers in target/i386/arch_dump.c; VMCOREINFO in Linux' kernel/crash_core.c.
 """
 import struct
-from typing import Any, Dict, Iterable, List, NamedTuple, Optional
+from typing import Dict, Iterable, List, NamedTuple, Optional
 
 import numpy
 
@@ -18,6 +18,7 @@ from xstream.errors import StreamError
 from xstream.guest.memory_view import MemoryView
 from xstream.guest.vcpus import Vcpu, vcpus
 from xstream.stream.sink import Sink
+from xstream.wire.layouts import Fields
 from xstream.wire.libxc import PAGE_SIZE
 
 _FILE_HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
@@ -81,7 +82,7 @@ def write_elf(view: MemoryView, sink: Sink, first: int = 0, stop: Optional[int] 
     return ElfReport(sink.offset - start, int(runs[:, 1].sum()), len(runs), len(cpus), release, problem)
 
 
-def _head(runs: Any, notes: bytes) -> bytes:
+def _head(runs: numpy.ndarray, notes: bytes) -> bytes:
     """Everything before the pages: headers and notes."""
     segments = len(runs) + 1
     sections = int(segments >= _PN_XNUM)
@@ -95,7 +96,7 @@ def _head(runs: Any, notes: bytes) -> bytes:
     return b"".join((header, _segments(runs, notes_at, len(notes), data_at).tobytes(), section, notes))
 
 
-def _segments(runs: Any, notes_at: int, notes_size: int, data_at: int) -> Any:
+def _segments(runs: numpy.ndarray, notes_at: int, notes_size: int, data_at: int) -> numpy.ndarray:
     """The program headers: the notes, then the runs in order."""
     segments = numpy.zeros(len(runs) + 1, _SEGMENT)
     segments[0] = (_PT_NOTE, 0, notes_at, 0, 0, notes_size, notes_size, 4)
@@ -132,7 +133,7 @@ def _prstatus(cpu: Vcpu) -> bytes:
     return _PRSTATUS.pack(cpu.number + 1, 0, 0, 0, *(registers.get(name, 0) for name in _PRSTATUS_REGISTERS), 0)
 
 
-def _qemu_cpu(registers: Dict[str, Any]) -> bytes:
+def _qemu_cpu(registers: Fields) -> bytes:
     fields: List[int] = [registers.get(name, 0) for name in _QEMU_REGISTERS]
     for name in _QEMU_SEGMENTS:
         attributes = registers.get(name + "_arbytes", 0)

@@ -25,7 +25,7 @@ _TAIL_PARAMS = (5, 6, 1)
 _ADVICE = (": a compressed Remus stream that can't be read twice, as from a pipe, needs --checkpointed or "
            "--last-checkpoint (checkpointed=True, last_checkpoint=True)")
 
-#: The name of a record's layer, and the record.
+#: The name of a layer, and a record or PageRun of that layer.
 Item = Tuple[str, Any]
 Items = Generator[Item, None, None]
 #: Opens the input once more from its beginning.
@@ -88,6 +88,7 @@ class StateTranslator:
         return [libxc.HvmParams.of(list(zip(_TAIL_PARAMS, record[:3]))), libxc.HvmContext(record.context)]
 
 
+# What each takes is a record of its class.
 _TRANSLATE: Dict[type, Callable[[StateTranslator, Any], List[libxc.Record]]] = {
     legacy.Start: StateTranslator._start,
     legacy.ExtendedInfo: StateTranslator._extended_info,
@@ -181,7 +182,7 @@ class LegacyConversion:
         elif self._legacy.head.guest == legacy.PV:
             self._memory.unmapped = self._look_ahead(find_unmapped)
 
-    def _next_record(self) -> Any:
+    def _next_record(self) -> "Optional[AnyRecord]":
         try:
             return self._reader.next_record()
         except TruncatedStream:

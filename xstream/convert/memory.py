@@ -2,12 +2,13 @@
 import re
 import tempfile
 from array import array
-from typing import IO, Any, Iterator, List, Optional, Union
+from typing import IO, Iterator, List, Optional, Tuple, Union
 
 from xstream.guest.deltas import DeltaDecoder
 from xstream.guest.load import Spool
 from xstream.guest.memory import GuestMemory, data_pfns, reserve
 from xstream.kernels import pfns as pfn_kernel
+from xstream.kernels.buffers import BufferLike
 from xstream.limits import Limits
 from xstream.stream.legacy_reader import LegacyReader
 from xstream.stream.source import PendingPages
@@ -216,7 +217,7 @@ class LegacyMemory:
         yield record
 
 
-def _select(words: Buffer, bitmap: Any, wanted: bool, mark: bool) -> Any:
+def _select(words: Buffer, bitmap: BufferLike, wanted: bool, mark: bool) -> Tuple[memoryview, memoryview]:
     """(words, indices of their pages) of the PFN words whose bit in the bitmap equals ``wanted``; copies."""
     out = memoryview(bytearray(len(words)))
     pages = memoryview(bytearray(len(words))).cast("Q")

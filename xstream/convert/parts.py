@@ -1,5 +1,5 @@
 """Parts of a container, written as separate files: the domain's configuration, the device model's record."""
-from typing import Any, Callable, Optional, Union
+from typing import Callable, Optional, Union
 
 from xstream.containers.opening import AnyReader
 from xstream.errors import LimitExceeded, MissingPart
@@ -7,6 +7,7 @@ from xstream.stream.source import PendingPages
 from xstream.stream.state import CONFIG_FIELDS
 from xstream.wire import legacy, libvirt, libxl, xend, xenopsd, xl
 from xstream.wire.frames import Buffer
+from xstream.wire.pending import Data
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def not_read(unread: Optional[str]) -> str:
     return "" if unread is None else " (not read: {})".format(unread)
 
 
-def device_model_of(record: "AnyRecord") -> Any:
+def device_model_of(record: "AnyRecord") -> Optional[Data]:
     """QEMU's record in a record of any layer but libxc's; None if there is none."""
     if isinstance(record, (libxl.EmulatorContext, legacy.DeviceModel)):
         return record.blob

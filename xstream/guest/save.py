@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import time
 from array import array
-from typing import Callable, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Callable, Generator, Iterator, List, NamedTuple, Optional, Tuple
 
 from xstream.errors import CorruptStream, LimitExceeded, StreamError
 from xstream.guest.enclosure import DeviceModel, Enclosure, XenstoreData
@@ -111,7 +111,7 @@ class Saver:
         self._scratch = memoryview(b"")
         self._tracking = self._suspended = False
 
-    def steps(self) -> Iterator[None]:
+    def steps(self) -> Generator[None, None, None]:
         """Perform the save, batch by batch. If it fails, or the iterator is closed, the guest is as :func:`save`
         says."""
         try:

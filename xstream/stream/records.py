@@ -1,5 +1,5 @@
 """The base class of all readers of records: iteration, and closing by ``with``."""
-from typing import Any, Generic, Iterator, Optional, Tuple, TypeVar
+from typing import Generic, Iterator, Optional, Tuple, TypeVar
 
 from xstream.errors import IncompleteStream
 from xstream.stream.source import Source
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from xstream.stream.reader import AnyReader
 
 R = TypeVar("R")
-Self = TypeVar("Self", bound="RecordReader[Any]")
+Self = TypeVar("Self", bound="RecordReader[object]")
 
 
 class RecordReader(Generic[R]):

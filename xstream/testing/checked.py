@@ -1,7 +1,7 @@
 """A guest that passes every hook on to a backend and checks what comes back against the rules of the interface."""
 import contextlib
 from array import array
-from typing import Any, Container, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import Container, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 from xstream.errors import StreamError
 from xstream.guest.guest import Completed, Guest, Pages
@@ -421,7 +421,7 @@ def _check_hvm_state(records: Sequence[Record]) -> None:
     def violated(rule: str, found: str = "") -> Violation:
         return Violation("state_records", rule, found)
 
-    kinds: List[Any] = [type(record) for record in records]
+    kinds: List[type] = [type(record) for record in records]
     if kinds != [kind for kind in _HVM_STATE if kind in kinds] or libxc.HvmContext not in kinds:
         raise violated("an HVM guest's state is TscInfo, HvmContext, HvmParams, in this order",
                        ", ".join(kind.__name__ for kind in kinds))
@@ -444,7 +444,7 @@ def _check_pv_state(records: Sequence[Record]) -> None:
     def violated(rule: str, found: str = "") -> Violation:
         return Violation("state_records", rule, found)
 
-    kinds: List[Any] = [type(record) for record in records]
+    kinds: List[type] = [type(record) for record in records]
     common = [kind for kind in kinds if kind in _PV_STATE]
     vcpus = [(record.vcpu_id, _VCPU_STATE.index(type(record))) for record in records
              if isinstance(record, _VCPU_STATE)]

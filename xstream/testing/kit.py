@@ -231,7 +231,7 @@ def _policy(last: Round) -> Decision:
     return Decision.STOP if last.number + 1 >= _ROUNDS else Decision.CONTINUE
 
 
-def _run(checked: CheckedGuest, action: Callable[[], Any]) -> None:
+def _run(checked: CheckedGuest, action: Callable[[], object]) -> None:
     """Run an engine; a violation comes first, whatever the engine made of it."""
     try:
         action()
@@ -245,7 +245,7 @@ def _run(checked: CheckedGuest, action: Callable[[], Any]) -> None:
         raise checked.violation
 
 
-def _run_failing(checked: CheckedGuest, action: Callable[[], Any]) -> None:
+def _run_failing(checked: CheckedGuest, action: Callable[[], object]) -> None:
     """Run an engine while a hook is made to fail."""
     try:
         _run(checked, action)

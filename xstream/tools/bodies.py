@@ -84,6 +84,7 @@ def _check_xenops(record: "xenopsd.Xenops") -> None:
 
 _SHARED_INFO = ("libxc.SharedInfo", "legacy.SharedInfo")
 #: By the record's class and the module that defines it.
+# What each takes is a record of its class.
 _CHECKS: Dict[str, Callable[[Any], None]] = {
     "libxc.HvmContext": _check_hvm_context,
     "libxc.VcpuExtended": _check_vcpu_extended,

@@ -1,9 +1,10 @@
 """What differs between two saved guests: memory by PFN, page types, registers and parameters."""
 from functools import partial
-from typing import Any, Callable, Dict, Iterator, NamedTuple, Optional, Tuple
+from typing import Callable, Dict, Iterator, NamedTuple, Optional, Tuple
 
 import numpy
 
+from xstream.errors import JsonValue
 from xstream.guest.memory_view import MemoryView
 from xstream.guest.parallel import Workers
 from xstream.kernels import pages as page_kernel
@@ -23,8 +24,8 @@ class Changed(NamedTuple):
     doesn't have it."""
 
     name: str
-    first: Any
-    second: Any
+    first: JsonValue
+    second: JsonValue
 
 
 class DiffReport(NamedTuple):
@@ -74,16 +75,16 @@ def diff_views(one: MemoryView, other: MemoryView, jobs: int = 1) -> DiffReport:
                       _runs(retyped), tuple(_state_changes(one, other)), int(both.sum()))
 
 
-def _grown(array: Any, size: int, fill: int) -> Any:
+def _grown(array: numpy.ndarray, size: int, fill: int) -> numpy.ndarray:
     return numpy.concatenate((array, numpy.full(size - len(array), fill, array.dtype)))
 
 
-def _differing(one: MemoryView, other: MemoryView, both: Any, jobs: int) -> Any:
+def _differing(one: MemoryView, other: MemoryView, both: numpy.ndarray, jobs: int) -> numpy.ndarray:
     """Which PFNs have other contents, bool."""
     found = numpy.zeros(len(both), bool)
     pfns = numpy.flatnonzero(both)
 
-    def compare(some: Any) -> None:
+    def compare(some: numpy.ndarray) -> None:
         differing = numpy.empty(len(some), numpy.uint64)
         count = page_kernel.compare(one.pages(some).reshape(-1), numpy.arange(len(some), dtype=numpy.uint64),
                                     other.pages(some).reshape(-1), differing)
@@ -94,7 +95,7 @@ def _differing(one: MemoryView, other: MemoryView, both: Any, jobs: int) -> Any:
     return found
 
 
-def _runs(flags: Any) -> Runs:
+def _runs(flags: numpy.ndarray) -> Runs:
     edges = numpy.flatnonzero(numpy.diff(numpy.concatenate(([0], flags.view(numpy.int8), [0]))))
     return tuple((first, stop - first) for first, stop in edges.reshape(-1, 2).tolist())
 
@@ -106,9 +107,9 @@ def _state_changes(one: MemoryView, other: MemoryView) -> Iterator[Changed]:
             yield Changed(name, first.get(name), second.get(name))
 
 
-def _state(view: MemoryView) -> Dict[str, Any]:
+def _state(view: MemoryView) -> Dict[str, JsonValue]:
     """Every value in the records beside memory, by name. The domain's own XenStore paths are left out."""
-    values: Dict[str, Any] = {}
+    values: Dict[str, JsonValue] = {}
     for record in view.records.records():
         if not isinstance(record, libxl.EmulatorXenstoreData):
             shown = contents_of(record, libxc.GUEST_WIDTHS.get(view.pt_levels, 8))
@@ -122,7 +123,7 @@ def _state(view: MemoryView) -> Dict[str, Any]:
 _KEYS = ("name", "index", "leaf", "subleaf", "instance", "vcpu", "vector")
 
 
-def _flat(name: str, value: Any) -> Iterator[Tuple[str, Any]]:
+def _flat(name: str, value: JsonValue) -> Iterator[Tuple[str, JsonValue]]:
     if isinstance(value, dict):
         for key, item in value.items():
             if key != "offset":

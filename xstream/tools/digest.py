@@ -2,7 +2,7 @@
 import hashlib
 from functools import partial
 from itertools import islice
-from typing import Any, Callable, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Callable, Iterator, List, NamedTuple, Optional, Tuple, TypeVar
 
 from xstream.containers.opening import AnyReader, open_stream
 from xstream.guest.load import Loader
@@ -12,6 +12,8 @@ from xstream.limits import Limits
 from xstream.stream.source import SourceLike
 from xstream.tools.extract import image_pieces, runs
 from xstream.wire.libxc import PAGE_SIZE
+
+T = TypeVar("T")
 
 #: The most bytes of holes that are hashed as zeros for the SHA-256 of the image: without a limit, a hostile PFN could
 #: keep us busy for hours.
@@ -87,7 +89,7 @@ def digest_memory(memory: GuestMemory, jobs: int = 1) -> DigestReport:
                         pages_crc, pages_sha.hexdigest())
 
 
-def _image_sha256(memory: GuestMemory, populated: int, pages_sha: Any) -> Optional[str]:
+def _image_sha256(memory: GuestMemory, populated: int, pages_sha: "hashlib._Hash") -> Optional[str]:
     if populated == len(memory):
         return str(pages_sha.hexdigest())
     if (len(memory) - populated) * PAGE_SIZE > _MOST_HOLES:
@@ -98,7 +100,7 @@ def _image_sha256(memory: GuestMemory, populated: int, pages_sha: Any) -> Option
     return image_sha.hexdigest()
 
 
-def _load(reader: AnyReader, limits: Limits, progress: Callable[[int], Any], jobs: int) -> GuestMemory:
+def _load(reader: AnyReader, limits: Limits, progress: Callable[[int], object], jobs: int) -> GuestMemory:
     memory = GuestMemory(limit=limits.guest_pfns)
     Loader(reader, memory, jobs=jobs).run(progress)
     return memory
@@ -110,7 +112,7 @@ def _page_checksums(pages: memoryview) -> memoryview:
     return sums
 
 
-def _each(memory: GuestMemory, work: Callable[[memoryview], Any], jobs: int) -> Iterator[Tuple[int, memoryview, Any]]:
+def _each(memory: GuestMemory, work: Callable[[memoryview], T], jobs: int) -> Iterator[Tuple[int, memoryview, T]]:
     """(first PFN, pages, what ``work`` returned for them) of pieces of populated neighbours, ascending."""
     pieces = _pieces(memory)
     if jobs == 1:
@@ -123,7 +125,7 @@ def _each(memory: GuestMemory, work: Callable[[memoryview], Any], jobs: int) -> 
             some = list(islice(pieces, 4 * jobs))
             if not some:
                 return
-            begun: List[Callable[[], Any]] = [pool.submit(work, pages).result if len(pages) >= _LEAST * PAGE_SIZE
+            begun: List[Callable[[], T]] = [pool.submit(work, pages).result if len(pages) >= _LEAST * PAGE_SIZE
                                               else partial(work, pages) for _, pages in some]
             for (first, pages), finish in zip(some, begun):
                 yield first, pages, finish()

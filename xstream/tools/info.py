@@ -2,7 +2,7 @@
 import contextlib
 import struct
 import tempfile
-from typing import IO, Any, Callable, Dict, List, NamedTuple, Optional, Tuple
+from typing import IO, Callable, Dict, List, NamedTuple, Optional, Tuple
 
 from xstream.containers.opening import AnyReader, open_stream
 from xstream.errors import StreamError, TruncatedStream
@@ -15,6 +15,7 @@ from xstream.limits import Limits
 from xstream.stream.reader import Layer, PageRun, without_cut_record
 from xstream.stream.source import SourceLike, pieces
 from xstream.wire.formats import record_name
+from xstream.wire.frames import Buffer
 from xstream.wire.legacy import CompressedBatch, UnmappedPfns
 from xstream.wire.libxc import PAGE_SIZE, PAGE_TYPES, PageData
 
@@ -96,7 +97,7 @@ class _Pfns:
         if self._held is not None:
             self._held.close()
 
-    def take(self, kind: int, pfns: Any) -> None:
+    def take(self, kind: int, pfns: Buffer) -> None:
         """Apply PFN words that were sent or compared, or PFNs that are taken back; once there are checkpoints, at the
         next one."""
         if self._held is None:
@@ -122,7 +123,7 @@ class _Pfns:
         self._held.seek(0)
         self._held.truncate()
 
-    def _apply(self, kind: int, pfns: Any) -> None:
+    def _apply(self, kind: int, pfns: Buffer) -> None:
         if kind == _TAKEN_BACK:
             self.memory.forget(pfns)
             return
@@ -173,7 +174,7 @@ class _Survey:
         self.pfns.follow(reader.checkpoints)
         self._row(RecordRow(reader.layer, reader.index, reader.offset, name, 1, size, pfns, pages))
 
-    def _words(self, reader: AnyReader, words: Any) -> None:
+    def _words(self, reader: AnyReader, words: Buffer) -> None:
         pages = pfn_kernel.count_data(words)
         if reader.verifying:
             self.verified += pages
@@ -181,7 +182,7 @@ class _Survey:
             self.sent += pages
         self.pfns.take(_COMPARED if reader.verifying else _SENT, words)
 
-    def _scan(self, data: Any) -> None:
+    def _scan(self, data: Buffer) -> None:
         if len(data) // PAGE_SIZE > len(self._zero_indexes):
             self._zero_indexes = memoryview(bytearray(len(data) // PAGE_SIZE * 8)).cast("Q")
         self.zero += page_kernel.zero_pages(data, self._zero_indexes)
@@ -220,7 +221,7 @@ def info(source: SourceLike, *, format: Optional[str] = None, limits: Limits = L
         return _report(reader, survey, None)
 
 
-def _run(reader: AnyReader, survey: _Survey, progress: Callable[[int], Any]) -> None:
+def _run(reader: AnyReader, survey: _Survey, progress: Callable[[int], object]) -> None:
     while True:
         # Several small batches at once, unless they may be a legacy stream's that take PFNs back.
         run = None if reader.pt_levels and from_legacy(reader) else reader.next_run()

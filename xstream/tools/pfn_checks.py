@@ -4,7 +4,7 @@ Source: xg_sr_restore_x86_pv.c in tools/libs/guest (process_vcpu_basic(), proces
 tools/libxc/xc_domain_restore.c of Xen 4.5 for legacy streams.
 """
 from array import array
-from typing import Any, Dict, Optional, Tuple
+from typing import Dict, Iterable, Optional, Tuple
 
 from xstream.containers.opening import AnyReader
 from xstream.errors import CorruptStream, LimitExceeded, StreamError
@@ -90,7 +90,7 @@ class PfnChecks:
             self._decoder = DeltaDecoder(_Shapes(self._state), self._reader.limits)
         return self._decoder
 
-    def _decode(self, batches: Any) -> None:
+    def _decode(self, batches: Iterable[libxc.PageData]) -> None:
         for batch in batches:
             self.note_batch(batch.words)
 

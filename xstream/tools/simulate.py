@@ -56,7 +56,7 @@ def _connection(address: str) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def _accepted(address: str, listening: Callable[[str], Any]) -> Iterator[int]:
+def _accepted(address: str, listening: Callable[[str], object]) -> Iterator[int]:
     if address == "-":
         # A copy, so that what stdin buffers stays out of it.
         fd = os.dup(0)

@@ -1,11 +1,12 @@
 """Whether a stream is good: its structure, order, PFN words and record bodies; page data isn't read."""
-from typing import Any, Callable, Dict, NamedTuple, Optional, Tuple
+from typing import Callable, Dict, NamedTuple, Optional, Tuple
 
 from xstream.containers.opening import AnyReader, open_stream
 from xstream.errors import StreamError, TruncatedStream
 from xstream.limits import Limits
 from xstream.stream.reader import Layer, without_cut_record
 from xstream.stream.source import PendingPages, SourceLike
+from xstream.wire.frames import Buffer
 from xstream.wire.libxc import GUEST_WIDTHS, PAGE_SIZE, PageData
 
 # What type checkers need; the module itself is only loaded for streams that need it.
@@ -87,7 +88,7 @@ class _Verifier:
         if self._pfn_checks is not None:
             self._pfn_checks.finish()
 
-    def _batches(self, batches: int, words: Any, pages: int) -> None:
+    def _batches(self, batches: int, words: Buffer, pages: int) -> None:
         self.batches += batches
         self.pfns += len(words) // 8
         self.pages += pages

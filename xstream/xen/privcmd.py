@@ -13,6 +13,7 @@ from array import array
 from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
 
 from xstream.kernels import mapping
+from xstream.kernels.buffers import Numbers
 from xstream.xen.errors import XenError
 from xstream.xen.interface import (
     DOMAIN_HVM,
@@ -231,7 +232,7 @@ class Privcmd:
         self.call(HVM_OP, SET_HVM_PARAM, self._argument.address, domid=domid,
                   what="hvm_op set_param {} to {:#x}".format(index, value))
 
-    def map_frames(self, domid: int, frames: Any, writable: bool = False) -> ForeignMapping:
+    def map_frames(self, domid: int, frames: Numbers, writable: bool = False) -> ForeignMapping:
         """Map frames of a domain: ``frames`` is a uint64 buffer, GFNs of an HVM guest, MFNs of a PV guest.
 
         A frame that can't be mapped is reported in ``errors``, not raised; touching its page then ends the process
@@ -251,14 +252,15 @@ class Privcmd:
                 raise _error(error.errno, "mapping {} frames".format(count), domid) from None
         return ForeignMapping(room, errors)
 
-    def map_whole(self, domid: int, frames: Any, writable: bool = False) -> ForeignMapping:
+    def map_whole(self, domid: int, frames: Numbers, writable: bool = False) -> ForeignMapping:
         """``map_frames`` where every frame must be there. Raises XenError naming those that aren't."""
         mapped = self.map_frames(domid, frames, writable)
         if any(mapped.errors):
             bad = [index for index, error in enumerate(mapped.errors) if error]
             number = -mapped.errors[bad[0]]
             mapped.close()
-            raise _error(number, "mapping frames {}".format(", ".join(hex(frames[index]) for index in bad[:8])), domid)
+            raise _error(number, "mapping frames {}".format(", ".join(
+                hex(frame) for index, frame in enumerate(frames) if index in bad[:8])), domid)
         return mapped
 
     def map_resource(self, domid: int, kind: int, number: int, frame: int, count: int) -> ForeignMapping:

@@ -8,8 +8,9 @@ import json
 import os
 import socket
 import tempfile
-from typing import Any, Dict, Optional
+from typing import Dict, Optional
 
+from xstream.errors import JsonValue
 from xstream.xen.errors import QmpError
 
 _FOLDER = "/var/run/xen"
@@ -38,16 +39,18 @@ class Qmp:
         self._lines.close()
         self._socket.close()
 
-    def command(self, name: str, **arguments: Any) -> Any:
+    def command(self, name: str, **arguments: JsonValue) -> JsonValue:
         """Run a command; returns what it returns. Events that come before the answer are dropped."""
-        request: Dict[str, Any] = {"execute": name}
+        request: Dict[str, JsonValue] = {"execute": name}
         if arguments:
             request["arguments"] = arguments
         self._socket.sendall(json.dumps(request).encode())
         while True:
             answer = self._read()
             if "error" in answer:
-                raise QmpError(errno.EINVAL, "QEMU: {}: {}".format(name, answer["error"].get("desc", answer["error"])))
+                problem = answer["error"]
+                raise QmpError(errno.EINVAL, "QEMU: {}: {}".format(
+                    name, problem.get("desc", problem) if isinstance(problem, dict) else problem))
             if "return" in answer:
                 return answer["return"]
 
@@ -59,7 +62,7 @@ class Qmp:
             with open(path, "rb") as file:
                 return file.read()
 
-    def _read(self) -> Dict[str, Any]:
+    def _read(self) -> Dict[str, JsonValue]:
         line = self._lines.readline(_LONGEST_LINE)
         if not line.endswith(b"\n"):
             raise QmpError(errno.EPROTO, "QEMU closed the connection, or its answer is too long")

@@ -12,7 +12,7 @@ import os
 import signal
 import struct
 import sys
-from typing import Any, Callable, List, NamedTuple, Optional, Union
+from typing import Callable, List, NamedTuple, Optional, Union
 
 from xstream.guest.policies import Round
 from xstream.version import __version__
@@ -20,6 +20,10 @@ from xstream.xen import libxl
 from xstream.xen.domain import Toolstack, XenGuest
 from xstream.xen.libxl import Libxl
 from xstream.xen.settings import Settings
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import FrameType
 
 _USAGE = "xstream-save-helper: libxl starts this program; set LIBXL_SAVE_HELPER to its path (see its man page)"
 # Stream types: xc_stream_type_t of xenguest.h.
@@ -200,7 +204,7 @@ def _fail_writes_on_sigterm(io_fd: int) -> Callable[[], bool]:
     unwritable = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
     came: List[int] = []
 
-    def handler(number: int, frame: Any) -> None:
+    def handler(number: int, frame: "Optional[FrameType]") -> None:
         came.append(number)
         os.dup2(unwritable, io_fd)
 
