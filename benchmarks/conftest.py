@@ -13,7 +13,7 @@ GUEST_PAGES = 64 << 8  # 64 MiB
 
 @pytest.fixture(scope="session")
 def partner():
-    """Started ahead of all memory that the others take."""
+    """Started before the benchmarks allocate their memory."""
     with contextlib.closing(Partner()) as made:
         yield made
 

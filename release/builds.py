@@ -1,6 +1,6 @@
 """Build a commit: the source distribution, a wheel for each kind of host, and a bundle for hosts without a network.
 
-Builds are reproducible: the same commit and the same tools give the same bytes.
+Builds are reproducible: the same commit and the same tools produce the same bytes.
 """
 import gzip
 import hashlib

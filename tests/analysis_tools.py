@@ -1,4 +1,4 @@
-"""Programs by others that read guest memory: where they are, and how they are run.
+"""Third-party programs that read guest memory: how to find and run them.
 
 ``.ci/run`` installs them. A test that needs one that isn't there is skipped, which is an error in CI.
 """
@@ -17,7 +17,7 @@ SYSTEM_PYTHON = "/usr/bin/python3"
 
 
 def missing() -> List[str]:
-    """The tools that aren't there."""
+    """The tools that aren't installed."""
     return [name for name, found in _found().items() if not found]
 
 

@@ -52,7 +52,7 @@ def libxl_pv() -> bytes:
 
 
 def libxl_checkpointed(rounds: int = 3, colo: bool = False) -> bytes:
-    """Remus, or COLO: libxc goes on behind each CHECKPOINT_END; there is no END. PFN 0 holds page(10), page(11), ..."""
+    """Remus, or COLO: libxc continues after each CHECKPOINT_END, without END. PFN 0 holds page(10), page(11), ..."""
     tail = samples.tsc_info() + samples.hvm_context() + samples.hvm_params() + samples.record(0x0E)
     parts = [libxl_header() + context() + samples.headers() + samples.policies() + samples.static_data_end()]
     for number in range(rounds):
@@ -120,7 +120,7 @@ def xend(config: bytes = b"(domain (name guest))") -> bytes:
     return b"LinuxGuestRecord" + struct.pack(">i", len(config)) + config + legacy_hvm()
 
 
-#: Name, bytes, and what its layers are.
+#: Name, bytes, and the formats of the layers, outermost first.
 ALL: List[Tuple[str, bytes, Sequence[str]]] = [
     ("libxc", samples.hvm(), ["libxc"]),
     ("libxl", libxl(), ["libxl", "libxc"]),
@@ -139,8 +139,8 @@ ALL: List[Tuple[str, bytes, Sequence[str]]] = [
     ("xend", xend(), ["xend", "legacy"]),
     ("legacy", legacy_hvm(), ["legacy"]),
 ]
-#: The same, and what has no memory in it.
+#: The same, and a container without a memory stream.
 READ = ALL + [("colo", colo(), ["colo"])]
 STREAMS = {name: stream for name, stream, _ in READ}
-#: Those that hold no legacy stream, and so are written.
+#: Those without a legacy stream: the package writes these.
 WRITTEN = [name for name, _, layers in ALL if "legacy" not in layers]

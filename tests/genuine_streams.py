@@ -37,7 +37,7 @@ def folder() -> Optional[Path]:
 
 
 def images(group: str) -> List[str]:
-    """The names of the compressed files of a group, as far as they are here."""
+    """The names of the compressed files of a group that are present."""
     path = folder()
     return sorted(file.name for file in (path / group).glob("*.xz")) if path else []
 

@@ -1,4 +1,4 @@
-"""Programs by others read what is exported, and find in it what is in the guest.
+"""Third-party programs read the exports, and find in them what is in the guest.
 
 The guests are Linux, saved by a real Xen and cut down to the pages that these programs look at.
 """
@@ -65,7 +65,7 @@ print(name[:5].decode(), name[130:195].decode().strip(chr(0)))
 
 @needs("drgn")
 def test_drgn(guest):
-    # In a process of its own: it holds on to what it has opened.
+    # In a separate process, because it keeps files open.
     script = """
 import drgn, sys
 program = drgn.Program()

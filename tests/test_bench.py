@@ -1,4 +1,4 @@
-"""The bench runs, says what it did, and does the work it names. No figure is judged here."""
+"""The bench runs, reports what it did, and does the work that it names. The figures aren't checked."""
 import contextlib
 import copy
 import datetime
@@ -172,7 +172,7 @@ def test_reading_from_a_pipe_reads_it_all(of_verbs):
 
 
 def test_peers_do_the_same(of_kernels):
-    """Where a result is to be seen."""
+    """The workloads whose result can be seen."""
     checksums = [side.run() for side in of_kernels.workload("CRC32C").sides if side.kind != "machine"]
     assert len(set(checksums)) == 1
     for name, found in (("zero scan", PAGES), ("compare", 0)):
@@ -533,7 +533,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 @pytest.mark.skipif(not CHROMIUM, reason="no chromium here: apt-get install chromium")
 @pytest.mark.parametrize("width", [390, 1280])
 def test_page_in_a_browser(run, tmp_path, width):
-    """It is drawn without a script or the network, and nothing sticks out at the side."""
+    """The page needs no script and no network, and nothing is wider than the window."""
     source = tmp_path / "page.html"
     content = page.page(run, [older(run)])
     probe = ("<script>document.title = [document.documentElement.scrollWidth <= innerWidth, "

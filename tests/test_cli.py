@@ -22,7 +22,7 @@ FAR_BACK = os.path.dirname(os.path.dirname(os.path.abspath(xstream.__file__)))
 
 
 def run(*arguments, stdin=b"", **options):
-    """(status, stdout, stderr) of a command of its own process."""
+    """(status, stdout, stderr) of a command that runs in a separate process."""
     environment = dict(os.environ, PYTHONPATH=os.pathsep.join([FAR_BACK, os.environ.get("PYTHONPATH", "")]))
     done = subprocess.run([sys.executable, "-m", "xstream"] + list(arguments), input=stdin, stdout=subprocess.PIPE,
                           stderr=subprocess.PIPE, env=environment, timeout=120, **options)

@@ -46,7 +46,7 @@ def refuse(stream, kind, **fields):
 
 
 def accept(stream, **options):
-    """Accepted as by a restore; a StrictViolation strictly."""
+    """Accepted as by a restore; with ``strict``, a StrictViolation."""
     got = read(stream, **options)
     refuse(stream, StrictViolation, options=dict(options, strict=True))
     return [kept for _, _, _, kept in got[0]]
@@ -59,7 +59,7 @@ def test_good_streams_are_good_strictly(name):
 
 @pytest.mark.parametrize("name", GOOD)
 def test_trailing_bytes_are_tolerated_unless_strict(name):
-    """As behind a capture of xl migrate."""
+    """As after the stream in a capture of xl migrate."""
     trailing = b"domain is yours, you are cleared to unpause\0"
     assert len(trailing) == 44
     assert read(containers.STREAMS[name] + trailing) == read(containers.STREAMS[name])
@@ -217,7 +217,7 @@ def test_checkpointed(rounds, colo, wrap):
 
 
 def test_a_checkpoint_counts_when_libxl_says_so():
-    """What is cut off behind a CHECKPOINT_END is void up to the next one, and in front of the first an error."""
+    """After a CHECKPOINT_END, a checkpoint that is cut off is ignored; before the first, a cut is an error."""
     stream = containers.libxl_checkpointed(2)
     first = stream.index(checkpoint_end() + samples.batch([samples.word(0)], [samples.page(11)])) + 8
     assert first < len(stream) - 8
@@ -401,7 +401,7 @@ def test_a_vgpus_record_of_unknown_length_before_the_memory_is_named():
 
 
 def test_a_vgpus_record_at_the_end_of_the_input():
-    """Nothing says that it isn't empty: the image is cut."""
+    """The record's length isn't known, so that an image that ends here counts as cut."""
     image = xenopsd(after=VGPU[:16])[:-16]
     refuse(image, TruncatedStream)
 

@@ -1,4 +1,4 @@
-"""What info shows of single records, and what policy makes of two streams' CPUs."""
+"""What info shows of single records, and how policy compares the CPUs of two streams."""
 import io
 import json
 import struct

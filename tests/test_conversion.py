@@ -161,8 +161,8 @@ ROWS = {
 
 @pytest.mark.parametrize("name", ROWS)
 def test_our_result(name):
-    stream, _, told, _, holds = ROWS[name]
-    to = told.get("format", "libxc")
+    stream, _, options, _, holds = ROWS[name]
+    to = options.get("format", "libxc")
     if holds is None:
         with pytest.raises(xstream.CorruptStream):
             converted(stream, to=to)
@@ -175,11 +175,11 @@ def test_our_result(name):
 @pytest.mark.parametrize("name", ROWS)
 def test_xens_converter(name, xen_tools):
     """It still does what the table says; once it has been improved, the table has to be changed."""
-    stream, guest, told, does, holds = ROWS[name]
-    theirs, said = tools.convert_legacy_stream(stream, guest, 64, **dict({"format": "libxc"}, **told))
+    stream, guest, options, does, holds = ROWS[name]
+    theirs, said = tools.convert_legacy_stream(stream, guest, 64, **dict({"format": "libxc"}, **options))
     assert (theirs is None) == (does == REFUSED), said
     if holds is not None:
-        assert theirs != converted(stream, to=told.get("format", "libxc"))[0]
+        assert theirs != converted(stream, to=options.get("format", "libxc"))[0]
 
 
 @pytest.mark.parametrize("stream, guest", [(hvm(), "hvm"), (pv(), "pv"), (

@@ -83,8 +83,8 @@ def is_live_pv(stream):
 
 @pytest.mark.parametrize("to", ["libxc", "libxl"])
 def test_as_xens_converter(legacy_stream, to, tmp_path):
-    """The same bytes where its result is good; only we write VERIFY for a debug stream. It keeps an xl header, as "xl"
-    does here."""
+    """The same bytes as Xen's converter where its result is good; only we write VERIFY for a debug stream. The xl
+    header stays, as "xl" does here."""
     peer = legacy_stream.about["peers"]["py2.7 " + to]
     out = tmp_path / "out"
     if "xl_header" in legacy_stream.about:

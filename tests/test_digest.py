@@ -1,4 +1,4 @@
-"""Digests by several threads are those by one."""
+"""Digests are the same with several threads as with one."""
 import hashlib
 
 import numpy

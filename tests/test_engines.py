@@ -238,7 +238,7 @@ def test_a_hook_of_the_destination_fails(make, hook):
 # Connections that break
 
 class Breaking(io.RawIOBase):
-    """Takes so many bytes."""
+    """Accepts ``size`` bytes; then the connection is reset."""
 
     def __init__(self, size):
         super().__init__()
@@ -478,15 +478,15 @@ def test_cancelled_at_any_moment(make, live):
 
 
 def test_progress(make):
-    told, offsets = [], []
+    reported, offsets = [], []
     source = make()
-    data = stream_of(source, progress=lambda done, total: told.append((done, total)))
-    assert told[-1] == (1200, 1200) and told == sorted(told)
+    data = stream_of(source, progress=lambda done, total: reported.append((done, total)))
+    assert reported[-1] == (1200, 1200) and reported == sorted(reported)
     restored(data, source, progress=offsets.append)
     assert offsets == sorted(offsets)
 
 
-# Guests that aren't what they should be
+# Invalid guests
 
 def test_the_wrong_kind():
     target = SimulatedGuest.empty("pv")
@@ -510,7 +510,7 @@ def test_limits(make):
 @pytest.mark.parametrize("options", [{}, {"width": 4}, {"p2m": "linear"}, {"width": 4, "p2m": "linear"}])
 @pytest.mark.parametrize("field", range(6))
 def test_a_pv_guest_with_a_broken_shared_info(options, field):
-    """Whatever stands in the fields that lead to the p2m: the guest is saved, or refused."""
+    """Whatever the fields that lead to the p2m contain, the guest is saved or refused."""
     source = SimulatedGuest("pv", 1200, **options)
     good = bytes(source.shared_info())
     width = source.guest_width
@@ -572,7 +572,7 @@ def test_a_p2m_that_is_not_in_the_guest(pfn):
 
 
 def test_empty_records_are_passed_over(make):
-    """As Xen 4.6 to 4.8 sent them, here behind those that have contents."""
+    """As Xen 4.6 to 4.8 sent them, here after records with contents."""
     source = make()
     out = io.BytesIO()
     with Reader(stream_of(source)) as reader:

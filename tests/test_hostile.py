@@ -1,4 +1,4 @@
-"""Bytes from an enemy: a result or one of our errors, in bounded memory, through every kind of source."""
+"""Hostile bytes: a result or one of our errors, in bounded memory, through every kind of source."""
 import os
 import struct
 import subprocess
@@ -27,7 +27,7 @@ HVM_END = samples.tsc_info() + samples.hvm_context() + samples.hvm_params() + sa
 
 
 def survive(stream, way="buffer", **options):
-    """What reading gives: the records, or the error that it must be if it is one."""
+    """The result of reading: the records, or the error, which must be a StreamError."""
     with WAYS[way](stream) as source:
         try:
             return records_of(source, **options)
@@ -46,7 +46,7 @@ def outcome(result):
 def test_every_byte_changed(name, way):
     stream = STREAMS[name]
     for at in range(len(stream)):
-        # The bytes of a page or a blob all mean the same: nothing.
+        # Nothing interprets the bytes within a page or a blob: a few of them are enough.
         if at % 5 and stream[at - 64:at + 64] in (bytes(128), page(1)[:128]):
             continue
         for value in {0, 1, 0x80, 0xFF, stream[at] ^ 0x10} - {stream[at]}:
@@ -79,7 +79,7 @@ def test_every_byte_changed_and_loaded(name, tmp_path):
                 try:
                     work(changed)
                 except StreamError as error:
-                    # With its marker changed it isn't known for a libxc stream any more.
+                    # With another marker it is no longer recognised as a libxc stream.
                     layers = ("libxc",) if at >= 8 else (None, "legacy")
                     assert error.layer in layers and error.offset is not None
 
@@ -106,7 +106,7 @@ def test_claims(name, way):
 
 
 def run_in_small_memory(code, stdin, megabytes):
-    """Run code in a Python that may take so much address space beyond what it has when the package is imported."""
+    """Run code in a Python that may use ``megabytes`` more address space than after importing the package."""
     script = textwrap.dedent("""
         import resource, sys
         import numpy, xstream

@@ -1,4 +1,4 @@
-"""Bytes from an enemy, in containers: a result or one of our errors, in bounded memory, from every kind of source."""
+"""Hostile bytes in containers: a result or one of our errors, in bounded memory, from every kind of source."""
 import json
 import struct
 
@@ -14,7 +14,7 @@ from ways import WAYS
 import xstream
 from xstream import LimitExceeded, StreamError, TruncatedStream
 
-#: As small as they come, of each container.
+#: The smallest stream of each container.
 SMALL_LIBXC = (samples.headers() + samples.policies() + samples.static_data_end()
                + samples.batch([samples.word(1, samples.XTAB)]) + samples.hvm_context() + samples.hvm_params()
                + samples.end())
@@ -36,7 +36,7 @@ SMALL = {
 
 
 def survive(stream, way="buffer", **options):
-    """What reading gives: the records, or the error that it must be if it is one."""
+    """The result of reading: the records, or the error, which must be a StreamError."""
     with WAYS[way](stream) as source:
         try:
             return read(source, **options)
@@ -170,7 +170,7 @@ def test_a_config_of_some_depth_is_shown(tmp_path):
 
 @pytest.mark.parametrize("way", ["buffer", "mapped", "pipe", "object"])
 def test_a_last_record_that_is_cut_off_is_an_error_though_nobody_reads_it(way):
-    """QEMU's record is the last of an unstructured image; from a pipe it is skipped only when something asks on."""
+    """QEMU's record is the last of an unstructured image; from a pipe, asking for the next record skips it."""
     with WAYS[way](containers.xenopsd_unstructured()[:-3]) as source, pytest.raises(TruncatedStream) as caught:
         xstream.verify(source)
     assert caught.value.missing == 3

@@ -73,7 +73,7 @@ def test_width_and_guest_are_found_out():
 
 
 def test_words():
-    """Entries without a page say nothing; a pin on what is no page table is forgotten."""
+    """Entries without a page are left out; the pin bit of a page that isn't a page table is dropped."""
     records = [record for _, _, record in records_of(samples.hvm())]
     words = next(record for record in records if isinstance(record, PageData))
     assert list(zip(words.pfns.tolist(), words.types.tolist())) == [(0, 0), (2, XALLOC), (3, BROKEN), (4, 0)]
@@ -148,7 +148,7 @@ def test_remus(width, way):
 @pytest.mark.parametrize("width", [4, 8])
 @pytest.mark.parametrize("between", [False, True])
 def test_compressed_checkpoints(width, between):
-    """Joined over a checkpoint, wherever the chunks are cut and stand."""
+    """Compressed pages are joined within a checkpoint, wherever the chunks are cut and placed."""
     forms = [samples.whole(page(40)), b"\0", samples.whole(page(50)), b"\x01CHNG\xff\xff\xff\xff\xff\xff\xff\xff\x87"]
     data = b"".join(forms)
     first, second = batch(width, [word(0), word(2, XALLOC), word(1)]), batch(width, [word(5), word(0)])
@@ -235,7 +235,7 @@ def test_genuine_chunks(legacy_stream):
 
 @pytest.mark.parametrize("gathered", [True, False])
 def test_written_back_it_is_the_same_bytes(legacy_stream, gathered):
-    """But for the entries without a PFN, of which a reader makes nothing."""
+    """Except for entries without a PFN, which a reader leaves out."""
     out = io.BytesIO()
     with xstream.open(str(legacy_stream.path)) as reader:
         head = reader.memory.head
@@ -405,7 +405,7 @@ def test_the_cache_makes_deltas():
 
 
 def test_tables_that_changed_under_the_senders_hands():
-    """Their entries have any bits, superpages' among them, and are sent again: no matter, here and once converted."""
+    """Tables with arbitrary bits, superpage bits included, that are sent again are accepted, and converted."""
     torn = struct.pack("<Q", 0xE3) * 512
     body = batch(8, [word(3, L2TAB)], [torn]) + batch(8, [word(3, L2TAB)], [bytes(4096)])
     stream = samples.pv(8, 8, memory=body)
@@ -511,7 +511,7 @@ def test_any_pv_guest_converted_is_that_guest(width, guest_width, rounds, unmapp
 
 @pytest.mark.parametrize("width", [4, 8])
 def test_contents_of_a_toolstack_chunk(width):
-    """libxl's is told entry by entry, whichever toolstack's it is; anything else as bytes."""
+    """libxl's physmap is shown entry by entry, of a 32-bit or 64-bit toolstack; other contents as bytes."""
     for count in range(4):
         entries = [(number, 0xF0000000, 4096, b"vga.vram\0" if number else b"") for number in range(count)]
         stream = samples.hvm(width, chunks=samples.toolstack(samples.physmap(width, entries)))

@@ -1,4 +1,4 @@
-"""Legacy bytes from an enemy: a result or one of our errors, in bounded memory, through every kind of source."""
+"""Hostile legacy bytes: a result or one of our errors, in bounded memory, through every kind of source."""
 import io
 import os
 import struct
@@ -177,7 +177,7 @@ def test_pv_tails():
     for size in (1, 15, 2 ** 63, 2 ** 64 - 1):
         tail = struct.pack("<I", 0) + bytes(0x1430 + 128) + struct.pack("<QQ", 1, size)
         assert isinstance(error_of(body + tail), (CorruptStream, LimitExceeded))
-    # A guest without a vcpu 0 is none for version 3.
+    # Version 3 needs vcpu 0.
     stream = samples.pv_head(8, 8) + samples.vcpu_info(1) + chunk(-9) + chunk(0) + samples.pv_tail(8, 8)
     assert xstream.verify(stream).format == "legacy"
     with pytest.raises(OrderError):
@@ -196,7 +196,7 @@ def test_bad_physmaps(blob):
         xstream.convert(stream, io.BytesIO(), to="libxl")
     at = stream.index(samples.toolstack(blob))
     assert caught.value.layer == "legacy" and at <= caught.value.offset <= at + 8 + max(len(blob), 4) + 28
-    xstream.convert(stream, io.BytesIO())  # to whom it doesn't matter
+    xstream.convert(stream, io.BytesIO())  # which has no place for it
 
 
 def test_limits():

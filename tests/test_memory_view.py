@@ -1,4 +1,4 @@
-"""Random access to a saved guest's memory gives what loading the stream gives."""
+"""Random access to a saved guest's memory returns the same as loading the stream."""
 import gc
 import io
 import lzma

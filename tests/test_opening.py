@@ -1,4 +1,4 @@
-"""Recognition by content: of each format, from every kind of source, and of what isn't ours."""
+"""Recognition by content: of each format, from every kind of source, and of foreign formats."""
 import bz2
 import contextlib
 import gc

@@ -1,4 +1,4 @@
-"""What is printed, where it isn't seen on the command line's own tests."""
+"""Printing, as far as test_cli.py doesn't cover it."""
 import pytest
 
 from xstream import printing

@@ -1,4 +1,4 @@
-"""Reading libxc streams: every source gives the same records."""
+"""Reading libxc streams: every source yields the same records."""
 import os
 
 import numpy

@@ -1,4 +1,4 @@
-"""extract(salvage=True): what is whole of a stream that isn't good."""
+"""extract(salvage=True): keeps what is complete in a cut or damaged stream."""
 import json
 
 import containers

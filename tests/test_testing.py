@@ -1,4 +1,4 @@
-"""The conformance kit: good backends pass it, and a backend that breaks a rule is told which."""
+"""The conformance kit: good backends pass it; of a bad one it names the hook and the rule."""
 import io
 import re
 import struct

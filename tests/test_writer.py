@@ -118,7 +118,7 @@ def test_batches_of_ascending_pfns_keep_2_mib_pages_whole():
 
 
 def through(kind):
-    """A descriptor to write to, and a function that gives what was written."""
+    """A descriptor to write to, and a function that returns what was written."""
     if kind == "file":
         fd = os.memfd_create("out") if hasattr(os, "memfd_create") else os.open("/tmp", os.O_TMPFILE | os.O_RDWR)
 

@@ -1,4 +1,4 @@
-"""Genuine xl files, and what Xen's own verifier makes of what is written."""
+"""Genuine xl files, and Xen's own verifier on what the package writes."""
 import hashlib
 import io
 
@@ -97,7 +97,7 @@ def test_xens_verifier_accepts_what_is_written(xen_tools, name, format):
 @pytest.mark.parametrize("stream, reason", [
     # Python 3: an element of bytes is never '\x00'.
     (containers.libxl(), "Data not NUL terminated"),
-    # It doesn't come back to libxl's records behind a CHECKPOINT.
+    # It doesn't return to libxl's records after a CHECKPOINT.
     (containers.libxl_checkpointed(2), None),
 ])
 def test_faults_of_xens_verifier(xen_tools, stream, reason):

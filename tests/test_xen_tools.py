@@ -1,10 +1,10 @@
-"""Xen's tools and the genuine streams are what the other tests take them for."""
+"""Xen's tools and the genuine streams are as the other tests assume."""
 import hashlib
 
 import genuine_streams
 import pytest
 
-# What Xen 4.17's verifier makes of its own streams: one that Remus captured ends after a CHECKPOINT, without END.
+# How Xen 4.17's verifier judges Xen's own streams: one that Remus captured ends after a CHECKPOINT, without END.
 REJECTED = {"hvm-remus.xs": "Stream truncated"}
 
 

@@ -14,7 +14,7 @@ from xstream.stream.source import FedSource
 
 
 class Trickle(io.RawIOBase):
-    """An object that gives one byte at a time."""
+    """An object that returns one byte at a time."""
 
     def __init__(self, data: bytes) -> None:
         super().__init__()

@@ -88,7 +88,7 @@ def _state(name: str, row: int, left: float, box: float) -> str:
 
 
 def _beside(edges: List[Edge], side: float, direction: int, passing: float) -> List[str]:
-    """Arrows that leave a state sideways, run along the others and come back in, each in a lane of its own."""
+    """Arrows that leave a state sideways, run along the others and come back in, each in a separate lane."""
     widest = max([CHARACTER * len(edge.label) for edge in edges] + [passing])
     drawn, leaving, arriving = [], {}, {}  # type: Tuple[List[str], Dict[int, int], Dict[int, int]]
     for lane, edge in enumerate(edges):

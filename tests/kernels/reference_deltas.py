@@ -46,7 +46,7 @@ def decode(data, memory, pfns, held=None):
         pfn = int(pfn)
         status, end, page = page_of(data, at, memory[4096 * pfn:4096 * pfn + 4096])
         if status == OK and held is not None and not held[index]:
-            # Whether the form gives all of the page: it makes the same of its complement.
+            # A form replaces the whole page if applying it to the page's complement has the same result.
             inverse = bytes(byte ^ 0xff for byte in memory[4096 * pfn:4096 * pfn + 4096])
             if page_of(data, at, inverse)[2] != page:
                 return index, at, NOT_HELD, at

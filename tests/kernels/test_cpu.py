@@ -1,4 +1,4 @@
-"""Which implementation a kernel chooses: under some compilers, the usual way to ask says that a CPU can do nothing."""
+"""Which implementation a kernel chooses: with some compilers, the usual builtins report no CPU features at all."""
 import platform
 import re
 from pathlib import Path

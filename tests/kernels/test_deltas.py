@@ -290,7 +290,7 @@ def test_threads_in_turn_or_an_error():
     assert sent(cache, (511, 0, 0))[0] == 1
 
 
-# --- the face
+# --- the interface
 
 @pytest.mark.parametrize("shift", range(1, 9))
 def test_any_alignment(shift):

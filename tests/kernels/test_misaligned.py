@@ -1,7 +1,7 @@
 """Every kernel with every buffer at an odd address: the same results as with aligned ones.
 
 A stream inside a save file begins at any byte. scripts/sanitize runs these tests under the undefined-behaviour
-sanitizer, which reports a load or store that isn't fit for its address.
+sanitizer, which reports misaligned loads and stores.
 """
 import os
 import tempfile

@@ -13,7 +13,8 @@ from xstream.kernels import pagetables
 PAGE = 4096
 GOOD = (-1, -1, pagetables.OK)
 NX = 1 << 63
-#: A guest of 8 pages: MFN 17 is another's, MFN 18 says it is PFN 3, which says otherwise, PFN 5 has no page.
+#: A guest of 8 pages: MFN 17 belongs to another guest; the m2p maps MFN 18 to PFN 3, whose
+#: MFN is another one; PFN 5 has no page.
 P2M = array.array("Q", [20, 11, 12, 13, 14, pagetables.INVALID_MFN, 16, 10])
 M2P = array.array("Q", [99] * 10 + [7, 1, 2, 3, 4, 99, 6, 2 ** 64 - 1, 3, 99, 0])
 
@@ -209,7 +210,7 @@ def test_hypervisor_slots_are_looked_at_when_strict(kernel, page_type, levels, s
         assert kernel.check(page, bytes([page_type]), 8, levels=levels, strict=True) == expected
 
 
-# --- anything
+# --- random tables
 
 ENTRIES = st.builds(entry, st.one_of(st.integers(0, 22), st.integers(0, 2 ** 40 - 1)),
                     st.sampled_from([0, 1, 0x63, 0x63, 0x63, 0x81, 0xe3, NX | 0x63]))
@@ -297,7 +298,7 @@ def test_genuine_tables(kernel, genuine_stream, name):
     assert tables > 3
 
 
-# --- the face
+# --- the interface
 
 @pytest.mark.parametrize("shift", range(1, 9))
 def test_any_alignment(shift):

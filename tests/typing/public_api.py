@@ -116,7 +116,7 @@ def records(path: Path) -> Iterator[str]:
                 yield type(record).__name__
 
 
-#: Records without a branch of their own above.
+#: Records that have no branch above.
 OTHERS: Tuple[type, ...] = (
     xstream.Checkpoint, xstream.CheckpointDirtyPfnList, xstream.End, xstream.HvmContext, xstream.HvmParams,
     xstream.MsrPolicy, xstream.P2MFrames, xstream.SharedInfo, xstream.StaticDataEnd, xstream.Verify,

@@ -1,4 +1,4 @@
-"""The genuine blobs of tests/data, and what every parser of blobs is put through."""
+"""The genuine blobs of tests/data, and checks for every parser of blobs."""
 import lzma
 from pathlib import Path
 from typing import Any, Callable
@@ -15,7 +15,7 @@ def blob(name: str) -> bytes:
 
 
 def survives(read: Callable[[Any], Any], data: bytes) -> bool:
-    """Whether ``read`` takes the bytes. Anything but a result or a StreamError with an offset goes through."""
+    """Whether ``read`` accepts the bytes. It may raise StreamErrors with an offset, and nothing else."""
     try:
         read(data)
     except StreamError as error:

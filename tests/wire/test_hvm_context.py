@@ -1,4 +1,4 @@
-"""HVM contexts: genuine ones against what Xen's xen-hvmctx prints of them, made ones against Xen's own rules."""
+"""HVM contexts: genuine ones against what Xen's xen-hvmctx prints of them, constructed ones against Xen's own rules."""
 import struct
 
 import pytest

@@ -86,7 +86,7 @@ def test_extended_contexts_have_the_fields_of_their_size(size, last):
 
 
 def test_an_extended_context_may_claim_more_than_it_has():
-    """Xen only asks that the field vmce is beyond the end or whole."""
+    """Xen only requires that the field vmce is complete or absent."""
     assert "vmce.mcg_ext_ctl" in vcpu.extended(struct.pack("<II", 0, 0xFFFFFFFF) + bytes(120))
 
 

@@ -13,7 +13,7 @@ from xstream.xen.errors import QmpError, XenstoreError
 
 @pytest.fixture
 def serve(tmp_path):
-    """Serve one connection with a function; gives the socket's path."""
+    """Serve one connection with a function; returns the socket's path."""
     threads = []
 
     def start(answer):

@@ -43,7 +43,7 @@ if [ ! -e "$RX/unpack/.done" ]; then
     cpkg=$(apt-cache depends linux-image-cloud-amd64 | awk '/Depends: linux-image/{print $2; exit}')
     log "download xen-hypervisor-$XENVER-amd64 $kpkg $cpkg"
     (cd "$RX/pkgs" && apt-get download -qq "$kpkg" "$cpkg" 2>/dev/null)
-    # The hypervisor comes from its own suite, with apt's state of its own.
+    # The hypervisor comes from its own suite, with separate apt state.
     A=$RX/apt; mkdir -p "$A/lists/partial" "$A/cache/archives/partial"
     echo "deb $MIRROR $SUITE main" >"$A/sources.list"
     apt_="-o Dir::Etc::SourceList=$A/sources.list -o Dir::Etc::SourceParts=/dev/null -o Dir::State::Lists=$A/lists -o Dir::Cache=$A/cache"

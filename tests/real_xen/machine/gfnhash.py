@@ -4,7 +4,7 @@
     gfnhash.py DOMID
 
 Same output as core2hash.py.  xl dump-core would do, but it asks for every gfn up
-to 4 GiB with a hypercall of its own, which takes minutes under QEMU's TCG; this
+to 4 GiB with a separate hypercall, which takes minutes under QEMU's TCG; this
 maps whole batches with libxenforeignmemory.  Only the low 256 MiB and the top
 512 MiB below 4 GiB are looked at.  Don't use it on a populate-on-demand guest:
 mapping a page populates it.

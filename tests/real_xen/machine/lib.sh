@@ -19,7 +19,7 @@ wait_tick() {
     while [ "$(tick "$1")" -le "$2" ]; do
         sleep 1; _i=$((_i+1))
         [ $_i -lt "$3" ] || return 1
-        # NAME--incoming (the receiver's console log) is called NAME in the end
+        # NAME--incoming (the receiver's console log) is renamed to NAME at the end
         xl domid "$1" >/dev/null 2>&1 || xl domid "${1%--incoming}" >/dev/null 2>&1 || return 1
     done
 }
@@ -77,7 +77,7 @@ page_hashes() {
 # ticks_on NAME SECONDS: the guest must go on counting
 ticks_on() {
     _b=$(tick "$1")
-    wait_tick "$1" "$((_b+1))" "$2" && ok "$1 goes on: tick $_b, then $(tick "$1")" || fail "$1 stands still at $_b"
+    wait_tick "$1" "$((_b+1))" "$2" && ok "$1 goes on: tick $_b, then $(tick "$1")" || fail "$1 has stopped at $_b"
 }
 # gone NAME: destroy it and wait until it is gone
 gone() {
@@ -92,7 +92,7 @@ restored() {
     if wait_tick "$1" $((_b+2)) 60; then ok "restore $(basename "$2"): tick $_b before, $(tick "$1") after"
     else fail "restore $(basename "$2"): no tick after $_b"; tail -n 12 "$LOGS/guest-$1.log"; return 1; fi
 }
-# install_xstream: the wheel in /in, into an environment of its own
+# install_xstream: the wheel in /in, into a new virtual environment
 install_xstream() {
     python3 -m venv --without-pip /opt/xstream
     PIP_CONFIG_FILE=/dev/null /opt/xstream/bin/python "$(echo /in/pip-*.whl)/pip" install -q --no-index \

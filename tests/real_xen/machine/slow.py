@@ -1,4 +1,4 @@
-"""slow.py MIB: copy stdin to stdout at so many MiB a second."""
+"""slow.py MIB: copy stdin to stdout at MIB MiB a second."""
 import os
 import sys
 import time

@@ -1,4 +1,4 @@
-"""speed.py: the times of whole `xl save` and `xl restore` commands, the stock helper and ours by turns, medians.
+"""speed.py: the times of whole `xl save` and `xl restore` commands, the stock helper and ours alternately, medians.
 
 speed.py NAME SMALL BIG ROUNDS STOCK OURS: NAME.small and NAME.big are running guests of SMALL and BIG MiB.
 """

@@ -1,4 +1,4 @@
-# Speed against the stock helper, by turns in this same dom0, and the start of the helper against the start of Python.
+# Speed against the stock helper, alternately in this same dom0, and the start of the helper against the start of Python.
 . /rx-lib.sh
 install_xstream
 for kind in pvh pv; do
