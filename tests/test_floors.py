@@ -28,7 +28,7 @@ LAYERS = {
     "guest": 5,
     "tools": 6, "convert": 6, "aio": 6, "testing": 6,
     "xen": 7,
-    "arguments": 8, "cli": 8, "printing": 8, "bench": 8, "volatility": 8,
+    "arguments": 8, "cli": 8, "printing": 8, "bench": 8, "fleet": 8, "volatility": 8,
     "__init__": 9, "__main__": 9,
 }
 

@@ -10,6 +10,7 @@ from typing import Any, Callable, Dict, Iterator, List
 
 import xstream
 from xstream import GuestMemory, PageData, Reader
+from xstream.stream.ranges import RangeSource
 from xstream.stream.source import FedSource
 
 
@@ -136,9 +137,21 @@ def fed(data: bytes) -> Iterator[Any]:
     yield source
 
 
+class _SmallRanges(RangeSource):
+    """Seeks over whatever isn't wanted, even of small samples."""
+
+    FIRST_READ, LEAST_SKIPPED = 16, 1
+
+
+@contextlib.contextmanager
+def ranges(data: bytes) -> Iterator[Any]:
+    yield _SmallRanges(io.BytesIO(data))
+
+
 WAYS: Dict[str, Callable[[bytes], Any]] = {
     "buffer": buffer, "mapping": mapping, "misaligned": misaligned, "mapped": mapped, "descriptor": descriptor,
     "pipe": pipe, "socket": connection, "object": file_object, "read only": only_read, "trickle": trickle, "fed": fed,
+    "ranges": ranges,
 }
 
 

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
     Commands = argparse._SubParsersAction["Parser"]
 
-EXIT_STATUS = ("0: good. 1: the stream is bad (policy: incompatible; diff: they differ). 2: usage error or "
-               "operating-system error (policy: also a file that can't be read, or that has no policy). 3: a bug in "
-               "xstream; the message says so. 4: one of xstream's limits was reached; the stream may be good.")
+EXIT_STATUS = ("0: good. 1: the stream is bad (policy, scan --against: incompatible; diff: they differ). 2: usage "
+               "error or operating-system error (policy: also a file that can't be read, or that has no policy). 3: a "
+               "bug in xstream; the message says so. 4: one of xstream's limits was reached; the stream may be good.")
 #: The most threads that --jobs accepts.
 MOST_JOBS = 1024
 _PAGE_SIZE = 4096
@@ -50,6 +50,11 @@ EXAMPLES = {
         xstream policy guest.xl
         xstream policy guest.xl other-host.xl
         xstream policy --json guest.xl other-host.xl""",
+    "scan": """
+        xstream scan /srv/images
+        xstream scan --json --cache scan.cache 's3://backup/**/*.xl'
+        xstream scan --against new-host.json --csv report.csv '/srv/images/*.xl'
+        xstream scan --duplicates --dask tcp://scheduler:8786 /srv/images""",
     "convert": """
         xstream convert old.xl new.xl
         xstream convert --to libxc guest.xl guest.xs
@@ -168,6 +173,33 @@ def _add_policy(commands: "Commands") -> None:
                         "can run with its policy, 1 if not, 2 if that can't be told")
 
 
+def _add_scan(commands: "Commands") -> None:
+    scan = _new(commands, "scan", "check and list all images in folders, of patterns and at URLs", EXAMPLES["scan"])
+    scan.add_argument("images", metavar="PATH|URL", nargs="+", help="files; folders; patterns (*, **, ?, [...]); URLs "
+                      "that fsspec opens (s3://, sftp://, https://, ...), of which only what is needed is fetched")
+    scan.add_argument("--json", action="store_true", help="print one line of JSON for each image to stdout")
+    scan.add_argument("--csv", metavar="OUT", help="write the table to a CSV file, too")
+    scan.add_argument("--parquet", metavar="OUT", help="write the table to a Parquet file, too (needs pyarrow)")
+    scan.add_argument("-f", "--force", action="store_true", help="replace files that exist")
+    scan.add_argument("--cache", metavar="FILE", help="remember results in FILE: read only images that are new or have "
+                      "changed (by path, size, and modification time or ETag), and go on with an interrupted scan")
+    scan.add_argument("--digest", action="store_true", help="compute the CRC32C and SHA-256 of each guest's final "
+                      "memory, which is loaded for that")
+    scan.add_argument("--against", metavar="POLICY|IMAGE", help="find out which guests can run with the CPU policy of "
+                      "another host: what xstream policy --json has printed, or an image from there; incompatible "
+                      "counts as exit status 1, unknown as 2")
+    scan.add_argument("--duplicates", action="store_true", help="read all page data: count pages that are zero, and "
+                      "those that are equal within and between images")
+    scan.add_argument("--strict", action="store_true", help="also report what a restore ignores, as verify --strict")
+    _add_checkpointed(scan)
+    scan.add_argument("-j", "--jobs", type=_jobs, default=0, metavar="N", help="processes that scan (default: one for "
+                      "each CPU that the process may use)")
+    scan.add_argument("--dask", metavar="ADDRESS", help="scan on the Dask cluster whose scheduler is at ADDRESS; its "
+                      "workers need xstream and access to the images")
+    _add_limit(scan)
+    _add_quiet(scan, "print only images that aren't good")
+
+
 def _add_convert(commands: "Commands") -> None:
     convert = _add(commands, "convert", "convert a legacy stream to the current format, or move a guest between "
                    "containers", out=True)
@@ -242,7 +274,7 @@ def _add_end(ends: "Commands", name: str, text: str) -> Parser:
 #: The commands, and what adds their parsers.
 COMMANDS: Dict[str, Callable[["Commands"], None]] = {
     "info": _add_info, "verify": _add_verify, "extract": _add_extract, "digest": _add_digest, "diff": _add_diff,
-    "policy": _add_policy,
+    "policy": _add_policy, "scan": _add_scan,
     "convert": _add_convert, "save": _add_save, "simulate": _add_simulate,
 }
 
@@ -263,9 +295,13 @@ def _add(commands: "Commands", name: str, text: str, *, several: bool = False, o
                          "stream, if that can't be recognised")
     command.add_argument("--guest", choices=("pv", "hvm"), help="kind of guest in a legacy stream, if that can't be "
                          "recognised")
+    _add_limit(command)
+    return command
+
+
+def _add_limit(command: Parser) -> None:
     command.add_argument("--limit", type=parse_size, metavar="SIZE", default=Limits().guest_pfns * _PAGE_SIZE,
                          help="the largest guest to accept, by its highest PFN (K, M, G, T; default 16T)")
-    return command
 
 
 def _new(commands: "Commands", name: str, text: str, examples: str) -> Parser:
@@ -297,7 +333,7 @@ def _add_jobs(command: Parser) -> None:
 
 def _jobs(text: str) -> int:
     if not text.isdigit() or int(text) > MOST_JOBS:
-        raise argparse.ArgumentTypeError("not a number of threads: {!r}".format(text))
+        raise argparse.ArgumentTypeError("not a number of jobs: {!r}".format(text))
     return int(text)
 
 

@@ -19,6 +19,8 @@ from xstream.printing import (
     print_info,
     print_json,
     print_policy,
+    print_scan,
+    print_scanned,
     print_text,
     print_verified,
     printable,
@@ -31,9 +33,11 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import TextIO
 
+    from distributed import Client
     from tqdm import tqdm
 
     from xstream.convert.conversion import Converted
+    from xstream.fleet.image import ImageRecord, Settings
     from xstream.tools.contents import RecordContents
     from xstream.tools.digest import DigestReport
     from xstream.tools.extract import ExtractReport
@@ -136,7 +140,7 @@ def _emit(options: "Namespace", document: Mapping[str, object], out: "Optional[T
     if _several(options):
         options.documents.append(dict(document, file=_name(options)))
     else:
-        print_json(document, out)
+        print_json(document, out, line=options.command == "scan")
 
 
 def _report(options: "Namespace", error: Exception) -> int:
@@ -195,14 +199,15 @@ def _name(options: "Namespace") -> str:
 
 
 class _Progress:
-    """A progress bar on a terminal, if tqdm is installed; elsewhere nothing."""
+    """A progress bar on a terminal, if tqdm is installed; elsewhere nothing. It counts bytes; or ``images``."""
 
     #: Seconds before the bar appears. Most work is done by then and never imports tqdm.
     DELAY = 1.0
 
-    def __init__(self, options: "Namespace") -> None:
+    def __init__(self, options: "Namespace", images: Optional[int] = None) -> None:
         self._bar: Optional[tqdm] = None
-        self._total = _file_size(options.file)
+        self._images = images
+        self._total = _file_size(options.file) if images is None else images
         wanted = sys.stderr.isatty() and not options.json
         self._appears = time.monotonic() + self.DELAY if wanted else math.inf
 
@@ -225,7 +230,13 @@ class _Progress:
             from tqdm import tqdm
         except ImportError:
             return
-        self._bar = tqdm(total=self._total, initial=offset, unit="B", unit_scale=True, leave=False)
+        unit = "B" if self._images is None else "image"
+        self._bar = tqdm(total=self._total, initial=offset, unit=unit, unit_scale=self._images is None, leave=False)
+
+    def hide(self) -> None:
+        """Clear the bar's line for other output; the next update draws the bar again."""
+        if self._bar is not None:
+            self._bar.clear()
 
 
 def _file_size(path: str) -> Optional[int]:
@@ -258,9 +269,13 @@ def _sink(options: "Namespace") -> Union[str, int]:
 def _new_file(options: "Namespace") -> str:
     """The path to write to. Raises FileExistsError for a file that exists, unless --force is given."""
     path: str = options.out
-    if not options.force and os.path.isfile(path):
-        raise FileExistsError("{} exists; --force replaces it".format(path))
+    _refuse_existing(path, options.force)
     return path
+
+
+def _refuse_existing(path: str, force: bool) -> None:
+    if not force and os.path.isfile(path):
+        raise FileExistsError("{} exists; --force replaces it".format(path))
 
 
 def _format(options: "Namespace") -> Dict[str, Any]:
@@ -490,6 +505,68 @@ def _one_policy(options: "Namespace", policy: "Policy") -> None:
         print_policy(policy)
 
 
+def _scan(options: "Namespace") -> int:
+    from xstream.fleet.duplicates import Duplicates
+    from xstream.fleet.scanning import find_all, iterate
+    outputs = [path for path in (options.csv, options.parquet) if path]
+    for path in outputs:
+        _refuse_existing(path, options.force)
+    own = {os.path.abspath(path) for path in outputs + ([options.cache] if options.cache else [])}
+    places = [place for place in find_all(options.images) if os.path.abspath(place.path) not in own]
+    duplicates = Duplicates()
+    found = []
+    progress = _Progress(options, len(places))
+    with progress as update, contextlib.ExitStack() as stack:
+        client = None if options.dask is None else stack.enter_context(_dask_client(options.dask))
+        for number, record in enumerate(iterate(
+                places, _scan_settings(options), jobs=options.jobs or None, cache=options.cache, client=client), 1):
+            if record.sample is not None:
+                duplicates.add(record.sample)
+            found.append(record._replace(sample=None))
+            progress.hide()
+            if options.json:
+                print_json(dict(record.as_dict(), ok=record.status == GOOD), line=True)
+            elif record.status or not options.quiet:
+                print_scanned(record)
+            sys.stdout.flush()
+            update(number)
+    _write_tables(options, found)
+    report = duplicates.report() if options.duplicates else None
+    if options.json and report is not None:
+        print_json({"duplicates": report._asdict()}, line=True)
+    elif not options.json and not options.quiet:
+        print_scan(found, report)
+    if not found:
+        _complain("no images found")
+        return BAD_USE
+    return max(record.status for record in found)
+
+
+def _scan_settings(options: "Namespace") -> "Settings":
+    from xstream.fleet.image import Settings
+    from xstream.fleet.scanning import read_policy
+    options.current = options.against
+    against = None if options.against is None else read_policy(options.against)
+    return Settings(Limits(guest_pfns=-(-options.limit // _PAGE_SIZE)), options.strict, options.checkpointed,
+                    options.digest, options.duplicates, against)
+
+
+def _dask_client(address: str) -> "Client":
+    try:
+        from distributed import Client
+    except ImportError:
+        raise ImportError("--dask needs the package distributed: install xen-xstream[fleet]")
+    return Client(address)
+
+
+def _write_tables(options: "Namespace", found: "List[ImageRecord]") -> None:
+    from xstream.fleet.tables import write_csv, write_parquet
+    if options.csv:
+        write_csv(found, options.csv)
+    if options.parquet:
+        write_parquet(found, options.parquet)
+
+
 def _convert(options: "Namespace") -> Optional[int]:
     from xstream.convert.conversion import convert
     with _Progress(options) as progress:
@@ -579,7 +656,8 @@ def _with_address(options: "Namespace", run: Callable[[], T]) -> T:
 
 _COMMANDS: Dict[str, "Callable[[Namespace], Optional[int]]"] = {
     "info": _info, "verify": _verify, "extract": _extract, "digest": _digest, "diff": _diff, "policy": _policy,
-    "convert": _convert, "save": _save, "simulate send": _simulate_send, "simulate receive": _simulate_receive,
+    "scan": _scan, "convert": _convert, "save": _save, "simulate send": _simulate_send,
+    "simulate receive": _simulate_receive,
 }
 
 

@@ -13,6 +13,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import TextIO
 
+    from xstream.fleet.duplicates import DuplicatesReport
+    from xstream.fleet.image import ImageRecord
     from xstream.stream.reader import Layer
     from xstream.tools.contents import RecordContents
     from xstream.tools.diff import DiffReport
@@ -73,18 +75,23 @@ def _wrapped(text: str, first: int, others: int) -> Iterator[str]:
 
 def human_size(size: int) -> str:
     """Bytes, and the same in a unit that people read: "1073741824 bytes (1.0 GiB)"."""
-    value, unit = float(size), ""
+    return "{} bytes".format(size) if size < 1024 else "{} bytes ({})".format(size, short_size(size))
+
+
+def short_size(size: int) -> str:
+    """Bytes in a unit that people read: "1.0 GiB"."""
+    value, unit = float(size), "bytes"
     for larger in ("KiB", "MiB", "GiB", "TiB"):
         if value < 1024:
             break
         value, unit = value / 1024, larger
-    return "{} bytes ({:.1f} {})".format(size, value, unit) if unit else "{} bytes".format(size)
+    return "{} bytes".format(size) if unit == "bytes" else "{:.1f} {}".format(value, unit)
 
 
-def print_json(document: Mapping[str, object], out: "Optional[TextIO]" = None) -> None:
-    """Print one JSON document."""
+def print_json(document: Mapping[str, object], out: "Optional[TextIO]" = None, *, line: bool = False) -> None:
+    """Print one JSON document; with ``line`` in a single line."""
     import json
-    json.dump(document, out or sys.stdout, indent=2)
+    json.dump(document, out or sys.stdout, indent=None if line else 2)
     print(file=out or sys.stdout)
 
 
@@ -330,6 +337,66 @@ def print_differences(report: "PolicyReport") -> None:
         print_text("lacks: " + " ".join(report.lost), "  ")
     if report.notes:
         print_text("note: differs in bits that Xen accumulates or handles specially: " + " ".join(report.notes), "  ")
+
+
+#: What the exit statuses say about an image.
+_VERDICTS = {1: "bad", 2: "error", 3: "failed", 4: "limit reached"}
+
+
+def print_scanned(record: "ImageRecord") -> None:
+    """Print an ImageRecord in one line."""
+    state = record.state if record.state == "ok" else "{}: {}".format(_VERDICTS[record.status], record.state)
+    zero = None if record.zero is None else "{} zero".format(record.zero)
+    memory = None if record.memory is None else "{}, {} pages populated".format(
+        short_size(record.memory), record.populated)
+    unread = record.unread and "not read: {}".format(record.unread)
+    about = [record.format, record.guest, record.name, record.uuid, record.xen, memory, zero, unread, record.crc32c,
+             _suits(record)]
+    print_text("{}: {}".format(record.path, "; ".join([state] + [", ".join(filter(None, about))]).rstrip("; ")))
+
+
+def _suits(record: "ImageRecord") -> Optional[str]:
+    """What is known about the policy that the guest was compared with."""
+    if record.compatible:
+        return "compatible"
+    return record.incompatibility and "{}{}".format("" if record.compatible is None else "incompatible: ",
+                                                    record.incompatibility)
+
+
+def print_scan(records: "Sequence[ImageRecord]", duplicates: "Optional[DuplicatesReport]") -> None:
+    """Print the records as a table, without columns in which nothing is known, and the number of each verdict."""
+    rows = [[printable(cell) for cell in _scan_row(record)] for record in records]
+    if not rows:
+        return
+    names = ["path", "format", "guest", "name", "uuid", "Xen", "memory", "populated", "zero", "CRC32C", "policy",
+             "state"]
+    shown = [column for column in range(len(names)) if any(row[column] for row in rows)]
+    print_table([[row[column] for column in shown] for row in [names] + rows])
+    counts = {name: sum(record.status == status for record in records) for status, name in _VERDICTS.items()}
+    parts = ["{} {}".format(count, name) for name, count in counts.items() if count]
+    print()
+    print_text("{} images: {}".format(len(records), ", ".join(parts or ["all good"])))
+    if duplicates is not None:
+        _print_duplicates(duplicates)
+
+
+def _scan_row(record: "ImageRecord") -> List[str]:
+    def text(value: object) -> str:
+        return "" if value is None else str(value)
+
+    return [record.path, text(record.format), text(record.guest), text(record.name), text(record.uuid),
+            text(record.xen), "" if record.memory is None else short_size(record.memory), text(record.populated),
+            text(record.zero), text(record.crc32c), text(_suits(record)),
+            "ok" if record.state == "ok" else _VERDICTS[record.status]]
+
+
+def _print_duplicates(report: "DuplicatesReport") -> None:
+    saved = report.within + report.between
+    about = "" if report.sampled == 1 else ", estimated from {:.2%} of the different pages (standard error {})".format(
+        report.sampled, report.standard_error)
+    print_text("{} pages, {} different{}".format(report.pages, report.distinct, about))
+    print_text("deduplication would save {} pages, {} ({:.1%}): {} repeat within an image, {} between images".format(
+        saved, short_size(saved * 4096), saved / max(report.pages, 1), report.within, report.between))
 
 
 #: Runs of PFNs printed of each kind of difference.

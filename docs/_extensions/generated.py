@@ -37,7 +37,8 @@ SECTIONS: Tuple[Tuple[str, Tuple[str, ...], str], ...] = (
 #: Modules whose records are public.
 WIRE = (libxl, xl, libvirt, xenopsd, xend, colo, legacy)
 #: Modules that are public as a whole, with the name of their section.
-MODULES = (("Event loops: xstream.aio", "xstream.aio"), ("Testing a backend: xstream.testing", "xstream.testing"))
+MODULES = (("Event loops: xstream.aio", "xstream.aio"), ("Stores of images: xstream.fleet", "xstream.fleet"),
+           ("Testing a backend: xstream.testing", "xstream.testing"))
 
 
 def api() -> Iterator[str]:

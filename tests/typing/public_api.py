@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Callable, Dict, Iterator, List, Optional, Tuple, Type, Union
 
 import xstream
+from xstream import fleet
 
 ERRORS: List[Type[Exception]] = [
     xstream.CorruptStream, xstream.IncompleteStream, xstream.LimitExceeded, xstream.MemoryMismatch, xstream.OrderError,
@@ -81,6 +82,16 @@ def changes(first: Path, second: Path) -> List[str]:
     compared: xstream.DiffReport = xstream.diff(first, second)
     changed: Tuple[xstream.Changed, ...] = compared.state
     return [str(change) for change in changed]
+
+
+def store(folder: Path) -> Dict[str, bool]:
+    duplicates = fleet.Duplicates()
+    good: Dict[str, bool] = {}
+    for record in fleet.scan([folder], duplicates=True, jobs=1, against=fleet.read_policy(str(folder / "guest.xs"))):
+        if record.sample is not None:
+            duplicates.add(record.sample)
+        good[record.path] = record.state == "ok" and record.compatible is not False
+    return good if duplicates.report().distinct else {}
 
 
 def move(path: Path, out: Path) -> str:
@@ -178,6 +189,7 @@ def main(folder: Path) -> Dict[str, int]:
     assert compare(path) is not False and run_on(path) > 0 and len(list(records(path))) > 3
     assert memory_of(path)[0] > 0 and push(path.read_bytes()) > 3 and move(path, folder / "guest.libxl") == "libxl"
     rewrite(path, folder / "again.xs")
+    assert store(folder)[str(path)]
     assert copy(path, folder / "copy.xs") == (found["sent"], "libxc in libxc")
     assert changes(path, path) == []
     assert analyse(path, folder / "guest.lime") > 4096

@@ -132,8 +132,11 @@ class _Pfns:
             self.resent += applied.resent
 
 
-class _Survey:
+class Survey:
     """Collects the figures record by record."""
+
+    #: Whether page data is read, to find zero pages; a subclass may leave it unread.
+    reads_pages = True
 
     def __init__(self, limits: Limits) -> None:
         self.pfns = _Pfns(limits)
@@ -145,9 +148,9 @@ class _Survey:
         self._zero_indexes = memoryview(bytearray(8)).cast("Q")
 
     def run(self, reader: AnyReader, run: PageRun) -> None:
-        for at in range(0, len(run.extents), 2):
+        for at in range(0, len(run.extents) if self.reads_pages else 0, 2):
             offset = run.extents[at]
-            self._scan(run.data[offset:offset + run.extents[at + 1] * PAGE_SIZE])
+            self.scan(run.data[offset:offset + run.extents[at + 1] * PAGE_SIZE])
         self._words(reader, run.words)
         self._row(RecordRow(reader.layer, reader.index - run.records + 1, reader.offset, "PAGE_DATA", run.records,
                             len(run.data), len(run.words) // 8, run.pages))
@@ -158,8 +161,8 @@ class _Survey:
         pfns = pages = 0
         if isinstance(record, PageData):
             pfns, pages = record.pfn_count, len(record.data) // PAGE_SIZE
-            for piece in pieces(record.data):
-                self._scan(piece)
+            for piece in pieces(record.data) if self.reads_pages else ():
+                self.scan(piece)
             gone = taken_back(reader, record)
             if gone is not None:
                 self.pfns.take(_TAKEN_BACK, gone)
@@ -182,7 +185,8 @@ class _Survey:
             self.sent += pages
         self.pfns.take(_COMPARED if reader.verifying else _SENT, words)
 
-    def _scan(self, data: Buffer) -> None:
+    def scan(self, data: Buffer) -> None:
+        """Read whole pages."""
         if len(data) // PAGE_SIZE > len(self._zero_indexes):
             self._zero_indexes = memoryview(bytearray(len(data) // PAGE_SIZE * 8)).cast("Q")
         self.zero += page_kernel.zero_pages(data, self._zero_indexes)
@@ -209,7 +213,7 @@ def info(source: SourceLike, *, format: Optional[str] = None, limits: Limits = L
     Page data is read once, to find zero pages. A stream that is cut or damaged is described up to the fault, which is
     the report's ``error``. Raises StreamError or a subclass if not even the headers can be read, and OSError.
     """
-    survey = _Survey(limits)
+    survey = Survey(limits)
     with open_stream(source, format=format, limits=limits, strict=strict, checkpointed=checkpointed, width=width,
                      guest=guest) as reader, contextlib.closing(survey.pfns):
         reader.identity  # noqa: B018 - reads the headers: without them there is nothing to report
@@ -221,10 +225,9 @@ def info(source: SourceLike, *, format: Optional[str] = None, limits: Limits = L
         return _report(reader, survey, None)
 
 
-def _run(reader: AnyReader, survey: _Survey, progress: Callable[[int], object]) -> None:
+def _run(reader: AnyReader, survey: Survey, progress: Callable[[int], object]) -> None:
     while True:
-        # Several small batches at once, unless they may be a legacy stream's that take PFNs back.
-        run = None if reader.pt_levels and from_legacy(reader) else reader.next_run()
+        run = next_run(reader)
         if run is not None:
             survey.run(reader, run)
         else:
@@ -243,7 +246,13 @@ def _run(reader: AnyReader, survey: _Survey, progress: Callable[[int], object]) 
         progress(survey.end)
 
 
-def _report(reader: AnyReader, survey: _Survey, error: Optional[StreamError]) -> InfoReport:
+def next_run(reader: AnyReader) -> Optional[PageRun]:
+    """Several small batches at once, or None: then a record is next. None also where batches may be a legacy stream's
+    that take PFNs back, which a Survey has to see one by one."""
+    return None if reader.pt_levels and from_legacy(reader) else reader.next_run()
+
+
+def _report(reader: AnyReader, survey: Survey, error: Optional[StreamError]) -> InfoReport:
     memory = survey.pfns.memory
     histogram = pfn_kernel.type_histogram(memory.state)
     return InfoReport(

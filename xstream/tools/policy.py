@@ -93,7 +93,7 @@ def policy(source: SourceLike, *, format: Optional[str] = None, limits: Limits =
                 record = reader.next_record()
                 if record is None:
                     break
-                found = _with(found, record, reader)
+                found = with_record(found, record, reader)
         except StreamError as error:
             if not found:
                 raise
@@ -101,8 +101,8 @@ def policy(source: SourceLike, *, format: Optional[str] = None, limits: Limits =
         return found._replace(version=reader.identity.version)
 
 
-def _with(found: Policy, record: "AnyRecord", reader: "AnyReader") -> Policy:
-    """The policies after one more record."""
+def with_record(found: Policy, record: "AnyRecord", reader: "AnyReader") -> Policy:
+    """The policies after one more record, which ``reader`` has just returned. Raises CorruptStream."""
     try:
         if isinstance(record, libxc.CpuidPolicy):
             return found._replace(leaves=policies.parse(record.leaves))

@@ -1,10 +1,10 @@
 """Whether a stream is good: its structure, order, PFN words and record bodies; page data isn't read."""
-from typing import Callable, Dict, NamedTuple, Optional, Tuple
+from typing import Callable, Dict, NamedTuple, Optional, Tuple, Union
 
 from xstream.containers.opening import AnyReader, open_stream
 from xstream.errors import StreamError, TruncatedStream
 from xstream.limits import Limits
-from xstream.stream.reader import Layer, without_cut_record
+from xstream.stream.reader import Layer, PageRun, without_cut_record
 from xstream.stream.source import PendingPages, SourceLike
 from xstream.wire.frames import Buffer
 from xstream.wire.libxc import GUEST_WIDTHS, PAGE_SIZE, PageData
@@ -38,11 +38,16 @@ class VerifyReport(NamedTuple):
     unread: Optional[str] = None
 
 
-class _Verifier:
-    """One pass over a reader's records."""
+class Verifier:
+    """One pass over a reader's records. ``observe`` is called with each record, or PageRun, before it is checked;
+    ``next_run`` replaces the reader's, for an observer that must see some batches one by one."""
 
-    def __init__(self, reader: AnyReader) -> None:
+    def __init__(self, reader: AnyReader,
+                 observe: "Callable[[Union[AnyRecord, PageRun]], object]" = lambda item: None,
+                 next_run: Optional[Callable[[], Optional[PageRun]]] = None) -> None:
         self._reader = reader
+        self._observe = observe
+        self._next_run = next_run or reader.next_run
         self._pfn_checks: Optional[PfnChecks] = None
         self.batches = self.pfns = self.pages = 0
         self.end = reader.source.offset  # of the last complete record
@@ -50,8 +55,9 @@ class _Verifier:
 
     def step(self) -> bool:
         """Check the next record, or run of batches; False at the end."""
-        run = self._reader.next_run()
+        run = self._next_run()
         if run is not None:
+            self._observe(run)
             self._batches(run.records, run.words, run.pages)
             self.end = self._reader.source.offset
             return True
@@ -59,6 +65,7 @@ class _Verifier:
         if record is None:
             return False
         try:
+            self._observe(record)
             self._record(record)
         except TruncatedStream:
             # Data that is cut off after a complete checkpoint is void, like everything else there.
@@ -138,7 +145,7 @@ def verify(source: SourceLike, *, format: Optional[str] = None, limits: Limits =
     """
     with open_stream(source, format=format, limits=limits, strict=strict, checkpointed=checkpointed, width=width,
                      guest=guest) as reader:
-        verifier = _Verifier(reader)
+        verifier = Verifier(reader)
         while verifier.step():
             progress(verifier.end)
         verifier.finish()

@@ -1,0 +1,112 @@
+"""Runs a function on many items, in processes of this machine or on a Dask cluster. An item that ends the process which
+works on it doesn't take others with it: each item is accounted for once."""
+import multiprocessing
+import signal
+import sys
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from typing import Any, Callable, Dict, Generator, Iterable, Iterator, List, Optional, Tuple, TypeVar
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from distributed import Client
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+#: (item, its result; None if it ended its process, twice)
+Done = Tuple[T, Optional[R]]
+#: Items handed out for each process, so that none waits for the next.
+_AHEAD = 2
+
+
+def in_processes(work: Callable[[T], R], items: Iterable[T], jobs: int) -> Iterator[Done[T, R]]:
+    """Yields each item with its result, in the order in which they are done. ``jobs``: the number of processes.
+
+    If a process ends, the items that were handed out are tried again, one at a time, in a process of their own. The
+    function and the items must be picklable. What the function raises ends the iteration.
+    """
+    waiting = iter(items)
+    while True:
+        lost = yield from _in_one_pool(work, waiting, jobs)
+        if not lost:
+            return
+        for item in lost:
+            if (yield from _in_one_pool(work, iter([item]), 1)):
+                yield item, None
+
+
+def _in_one_pool(work: Callable[[T], R], waiting: Iterator[T], jobs: int
+                 ) -> Generator[Done[T, R], None, List[T]]:
+    """Yields until all items are done, or a process has ended; returns the items that were lost then."""
+    pool = _pool(jobs)
+    running: Dict[Future[R], T] = {}
+    lost: List[T] = []
+    try:
+        while True:
+            while not lost and len(running) < _AHEAD * jobs:
+                item = next(waiting, _NOTHING)
+                if item is _NOTHING:
+                    break
+                try:
+                    running[pool.submit(partial(_interruptible, work), item)] = item  # type: ignore[arg-type]
+                except BrokenProcessPool:
+                    lost.append(item)  # type: ignore[arg-type]
+            if not running:
+                return lost
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                item = running.pop(future)
+                try:
+                    result = future.result()
+                except BrokenProcessPool:
+                    lost.append(item)
+                else:
+                    yield item, result
+    finally:
+        for future in running:
+            future.cancel()
+        pool.shutdown(wait=not running)
+
+
+_NOTHING: Any = object()
+
+
+def _pool(jobs: int) -> ProcessPoolExecutor:
+    # Forking this process would copy the state of its other threads, such as fsspec's, at a bad moment.
+    options: Dict[str, Any] = {"mp_context": multiprocessing.get_context("forkserver")}
+    return ProcessPoolExecutor(jobs, **(options if sys.version_info >= (3, 7) else {}))  # noqa: UP036 - for Python 3.6
+
+
+def _interruptible(work: Callable[[T], R], item: T) -> R:
+    """Run in the process: SIGINT ends it without a traceback. The main process says what there is to say."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    return work(item)
+
+
+def on_cluster(work: Callable[[T], R], items: Iterable[T], client: "Client") -> Iterator[Done[T, R]]:
+    """The same on a Dask cluster. An item that has ended as many workers as Dask allows (``allowed-failures``) is tried
+    once more while nothing else runs: another item may have ended them."""
+    lost: List[T] = []
+    for item, result in _all_on_cluster(work, list(items), client):
+        if result is None:
+            lost.append(item)
+        else:
+            yield item, result
+    for item in lost:
+        yield from _all_on_cluster(work, [item], client)
+
+
+def _all_on_cluster(work: Callable[[T], R], items: List[T], client: "Client") -> Iterator[Done[T, R]]:
+    from distributed import KilledWorker, as_completed
+    futures = client.map(work, items, pure=False)
+    by_key = {future.key: item for future, item in zip(futures, items)}
+    finished = as_completed(futures)
+    del futures  # so that a result is released once it has been yielded
+    for future in finished:
+        item = by_key.pop(future.key)
+        try:
+            result = future.result()
+        except KilledWorker:
+            result = None
+        yield item, result
