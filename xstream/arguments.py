@@ -170,7 +170,7 @@ def _add_diff(commands: "Commands") -> None:
 def _add_policy(commands: "Commands") -> None:
     policy = _add(commands, "policy", "show a guest's CPU policy, or what OTHER's policy is missing")
     policy.add_argument("other", metavar="OTHER", nargs="?", help="another stream; exit status 0 if FILE's guest "
-                        "can run with its policy, 1 if not, 2 if that can't be told")
+                        "can run with its policy, 1 if not, 2 if they can't be compared")
 
 
 def _add_scan(commands: "Commands") -> None:
@@ -231,7 +231,7 @@ def _add_save(commands: "Commands") -> None:
                       "the rest")
     save.add_argument("--container", choices=("libxl", "libxc"), default="libxl", help="what to write: libxl, with "
                       "QEMU's record of an HVM guest (default); or libxc, the memory stream alone. To restore a "
-                      "domain takes a toolstack: use its own save command for that")
+                      "domain, use a toolstack's own save command instead")
     save.add_argument("--json", action="store_true", help="print one JSON document to stderr")
 
 

@@ -25,7 +25,7 @@ def snapshot(domain: str, sink: SinkLike, *, container: Optional[str] = "libxl",
     - ``sparse``: a regular file gets holes instead of blocks of zeros.
 
     The guest suspends itself on a request in xenstore and is resumed whatever happens. The result is for analysis and
-    backup. Restoring it takes a toolstack, which creates the domain and its devices.
+    backup. Restoring it needs a toolstack, which creates the domain and its devices.
 
     Raises XenError for a domain that doesn't exist, and what :func:`xstream.save` raises; the guest then runs.
     """
