@@ -1,7 +1,7 @@
 """Migrations in an asyncio event loop: a save that awaits its writer, a restore that is a protocol.
 
 Import it by name (``from xstream import aio``); it loads asyncio. The event loop is never blocked: each save or restore
-runs in a worker thread of its own, which calls the guest's hooks and the functions that the caller passes in, one at a
+runs in its own worker thread, which calls the guest's hooks and the functions that the caller passes in, one at a
 time. All network I/O happens in the event loop.
 """
 import asyncio

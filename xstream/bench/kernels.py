@@ -135,7 +135,7 @@ class Kernels:
         set_bits = int(numpy.unpackbits(bits).sum())
 
         def by_numpy() -> object:
-            # unpackbits() has the highest bit of a byte first; not every numpy can be told otherwise.
+            # unpackbits() has the highest bit of a byte first; older versions of numpy have no option for that.
             return numpy.flatnonzero(numpy.unpackbits(bits).reshape(-1, 8)[:, ::-1])
         return [ours("the PFNs of a dirty bitmap, half of its bits set",
                      lambda: pfn_kernel.bitmap_to_pfns(bits, 0, found)),

@@ -68,7 +68,7 @@ class Request(NamedTuple):
     sparse: bool
 
     def open(self, source: SourceLike) -> AnyReader:
-        """A reader for ``source``, which is this request's or stands for it."""
+        """A reader for ``source``, which is this request's or replaces it."""
         return open_stream(source, format=self.format, limits=self.limits, strict=self.strict, width=self.width,
                            guest=self.guest, checkpointed=self.checkpointed or self.squash or self.last_checkpoint)
 
@@ -151,7 +151,7 @@ def write_container(request: Request) -> Converted:
 
 
 def _origin(reader: AnyReader, formats: Tuple[str, ...], *, plain: bool) -> Origin:
-    """What targets are told of the stream to write; ``plain``: it has no checkpoints."""
+    """What targets need to know of the stream to write; ``plain``: it has no checkpoints."""
     if isinstance(reader.memory, LegacyReader):
         domain, image, checkpointed = domain_header(legacy_reader(reader).head), libxc.ImageHeader(), True
     else:

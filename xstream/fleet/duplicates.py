@@ -5,9 +5,10 @@ They are those of a random sample of the different pages, and of the same sample
 nothing is left out and the numbers are exact; beyond, they are estimates.
 """
 import math
-from typing import Any, Dict, NamedTuple, Set
+from typing import Dict, NamedTuple, Set
 
 from xstream.kernels import hashes
+from xstream.wire.frames import Buffer
 from xstream.wire.libxc import PAGE_SIZE
 
 #: Hashes kept of one image: all of them up to 128 MiB of different pages.
@@ -34,7 +35,7 @@ class Sampler:
         self._kept: Set[int] = set()
         self._hashes = memoryview(bytearray(8)).cast("Q")
 
-    def add(self, data: Any) -> None:
+    def add(self, data: Buffer) -> None:
         """Add whole pages."""
         count = len(data) // PAGE_SIZE
         if not count:

@@ -1,9 +1,9 @@
 """What a scan finds out about one image."""
 from functools import partial
-from typing import Any, Dict, Mapping, NamedTuple, Optional, Union
+from typing import Dict, Mapping, NamedTuple, Optional, Union
 
 from xstream.containers.opening import AnyReader, open_stream
-from xstream.errors import LimitExceeded, StreamError
+from xstream.errors import JsonValue, LimitExceeded, StreamError
 from xstream.fleet.duplicates import PageSample, Sampler
 from xstream.fleet.places import Place, open_place, reason
 from xstream.limits import Limits
@@ -14,6 +14,7 @@ from xstream.tools.names import DomainName, domain_name
 from xstream.tools.policy import Policy, compare_policies, with_record
 from xstream.tools.verify import Verifier
 from xstream.version import __version__
+from xstream.wire.frames import Buffer
 from xstream.wire.libxc import PAGE_SIZE
 
 TYPE_CHECKING = False
@@ -40,7 +41,7 @@ class Settings(NamedTuple):
     digest: bool = False
     duplicates: bool = False
     against: Optional[Policy] = None
-    storage_options: Optional[Mapping[str, Any]] = None
+    storage_options: Optional[Mapping[str, object]] = None
 
 
 class ImageRecord(NamedTuple):
@@ -96,7 +97,7 @@ class ImageRecord(NamedTuple):
         """The record of an image of which nothing else is known."""
         return cls(path=place.path, state=state, status=status, error=error, bytes=place.bytes)
 
-    def as_dict(self) -> Dict[str, Any]:
+    def as_dict(self) -> Dict[str, JsonValue]:
         """The fields by name, without the sample; values as JSON, CSV and Parquet represent them."""
         fields = dict(self._asdict())
         del fields["sample"]
@@ -126,7 +127,7 @@ class _ImageSurvey(Survey):
         self.reads_pages = sampler is not None
         self._sampler = sampler
 
-    def scan(self, data: Any) -> None:
+    def scan(self, data: Buffer) -> None:
         super().scan(data)
         if self._sampler is not None:
             self._sampler.add(data)

@@ -5,7 +5,7 @@ import os
 import re
 import stat
 from pathlib import PurePath
-from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional
+from typing import IO, Any, Iterator, List, Mapping, NamedTuple, Optional
 
 from xstream.stream.ranges import RangeSource
 from xstream.stream.source import ObjectSource, Source, open_source
@@ -13,7 +13,7 @@ from xstream.stream.source import ObjectSource, Source, open_source
 #: Fields of fsspec's descriptions of files that change with the contents, best first.
 _STAMPS = ("ETag", "etag", "mtime", "LastModified", "last_modified", "Last-Modified", "modified")
 
-#: The component of a pattern that stands for any number of folders.
+#: The component of a pattern that matches any number of folders.
 _RECURSIVE = re.compile(r"(?:(?<=/)|\A)\*\*(?:/|\Z)")
 
 
@@ -27,7 +27,7 @@ class Place(NamedTuple):
     error: Optional[str] = None
 
 
-def find_places(path: str, options: Mapping[str, Any]) -> Iterator[Place]:
+def find_places(path: str, options: Mapping[str, object]) -> Iterator[Place]:
     """The images that a path, a pattern (``*``, ``**``, ``?``, ``[...]``) or a URL names: of a folder, all files in it
     and in folders below, without those that a symbolic link names as folders. What can't be listed is a Place with an
     ``error``. ``options`` are those of the URL's file system in fsspec."""
@@ -95,7 +95,7 @@ def _file(path: str) -> Place:
     return Place(path) if stat.S_ISBLK(status.st_mode) else Place(path, error=_NOT_A_FILE)
 
 
-def _filesystem(url: str, options: Mapping[str, Any]) -> Any:
+def _filesystem(url: str, options: Mapping[str, object]) -> Any:
     """(file system, path in it). Raises ImportError with advice."""
     try:
         from fsspec.core import url_to_fs
@@ -104,7 +104,7 @@ def _filesystem(url: str, options: Mapping[str, Any]) -> Any:
     return url_to_fs(url, **options)
 
 
-def _remote(url: str, options: Mapping[str, Any]) -> Iterator[Place]:
+def _remote(url: str, options: Mapping[str, object]) -> Iterator[Place]:
     system, path = _filesystem(url, options)
     if "*" in path or "[" in path:  # "?" begins the query of a web address
         found = system.glob(path, detail=True)
@@ -124,12 +124,12 @@ def _remote(url: str, options: Mapping[str, Any]) -> Iterator[Place]:
         yield Place(url, error="no file matches")
 
 
-def _described(url: str, about: Dict[str, Any]) -> Place:
+def _described(url: str, about: Mapping[str, Any]) -> Place:
     stamp = next((about[name] for name in _STAMPS if about.get(name)), None)
     return Place(url, about.get("size"), None if stamp is None else str(stamp))
 
 
-def open_place(path: str, options: Mapping[str, Any]) -> Source:
+def open_place(path: str, options: Mapping[str, object]) -> Source:
     """A Source for an image, which the caller closes: for a URL one that reads only what is needed, if the server can
     send parts of files. Raises OSError, also for whatever else the file system raises, and ImportError."""
     if not is_url(path):
@@ -168,7 +168,7 @@ class _as_os_errors:
     def __enter__(self) -> None:
         pass
 
-    def __exit__(self, kind: Any, error: Optional[BaseException], trace: Any) -> None:
+    def __exit__(self, kind: object, error: Optional[BaseException], trace: object) -> None:
         if isinstance(error, Exception) and not isinstance(error, ImportError):
             raise OSError(getattr(error, "errno", None) or errno.EIO, reason(error), self._url) from error
 
@@ -176,7 +176,7 @@ class _as_os_errors:
 class _File:
     """A file of fsspec's that raises nothing but OSError."""
 
-    def __init__(self, file: Any, url: str) -> None:
+    def __init__(self, file: IO[bytes], url: str) -> None:
         self._file = file
         self._guard = _as_os_errors(url)
 

@@ -1,6 +1,5 @@
 """CPU policies as ``xstream policy --json`` prints them."""
 import json
-from typing import Any
 
 from xstream.errors import CorruptStream, LimitExceeded
 from xstream.tools.policy import Policy
@@ -30,7 +29,7 @@ def parse_policy(untrusted: bytes) -> Policy:
     return Policy(leaves, msrs)
 
 
-def _number(value: Any, bits: int = 32) -> int:
+def _number(value: object, bits: int = 32) -> int:
     if not isinstance(value, int) or value >> bits:
         raise ValueError("not a number of {} bits: {!r}".format(bits, value))
     return value

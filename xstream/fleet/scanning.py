@@ -2,7 +2,7 @@
 import contextlib
 import os
 from functools import partial
-from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Union, overload
+from typing import Dict, Iterable, Iterator, List, Mapping, Optional, Union, overload
 
 from xstream.errors import CorruptStream
 from xstream.fleet.cache import Cache
@@ -27,20 +27,20 @@ _KILLED = "ended the process that read it, twice: a crash, too little memory, or
 @overload
 def scan(places: Places, *, limits: Limits = ..., strict: bool = ..., checkpointed: bool = ...,
          jobs: Optional[int] = ..., digest: bool = ..., duplicates: bool = ..., against: Optional[Policy] = ...,
-         cache: Optional[str] = ..., storage_options: Optional[Mapping[str, Any]] = ...,
+         cache: Optional[str] = ..., storage_options: Optional[Mapping[str, object]] = ...,
          client: None = ...) -> Iterator[ImageRecord]: ...
 
 
 @overload
 def scan(places: Places, *, limits: Limits = ..., strict: bool = ..., checkpointed: bool = ...,
          jobs: Optional[int] = ..., digest: bool = ..., duplicates: bool = ..., against: Optional[Policy] = ...,
-         cache: Optional[str] = ..., storage_options: Optional[Mapping[str, Any]] = ...,
+         cache: Optional[str] = ..., storage_options: Optional[Mapping[str, object]] = ...,
          client: "Client") -> "Bag": ...
 
 
 def scan(places: Places, *, limits: Limits = Limits(), strict: bool = False, checkpointed: bool = False,
          jobs: Optional[int] = None, digest: bool = False, duplicates: bool = False, against: Optional[Policy] = None,
-         cache: Optional[str] = None, storage_options: Optional[Mapping[str, Any]] = None,
+         cache: Optional[str] = None, storage_options: Optional[Mapping[str, object]] = None,
          client: "Optional[Client]" = None) -> "Union[Iterator[ImageRecord], Bag]":
     """Scan stores of images. Yields an :class:`ImageRecord` for each image, as it is done.
 
@@ -64,7 +64,7 @@ def scan(places: Places, *, limits: Limits = Limits(), strict: bool = False, che
     return iterate(find_all(places, storage_options), settings, jobs=jobs, cache=cache)
 
 
-def find_all(places: Places, storage_options: Optional[Mapping[str, Any]] = None) -> List[Place]:
+def find_all(places: Places, storage_options: Optional[Mapping[str, object]] = None) -> List[Place]:
     """All images in these places, each once."""
     given = [places] if isinstance(places, (str, os.PathLike)) else places
     found: Dict[str, Place] = {}
@@ -98,7 +98,7 @@ def iterate(places: List[Place], settings: Settings, *, jobs: Optional[int] = No
             yield record
 
 
-def read_policy(path: str, storage_options: Optional[Mapping[str, Any]] = None) -> Policy:
+def read_policy(path: str, storage_options: Optional[Mapping[str, object]] = None) -> Policy:
     """A host's CPU policies for ``against``: from the JSON that ``xstream policy --json`` prints, or from an image.
 
     Raises CorruptStream if there is no CPUID policy in it, other subclasses of StreamError, and OSError.

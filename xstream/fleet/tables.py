@@ -4,6 +4,7 @@ import io
 import typing
 from typing import Any, Dict, Iterable, List
 
+from xstream.errors import JsonValue
 from xstream.fleet.image import ImageRecord
 from xstream.printing import printable
 from xstream.stream.sink import SinkLike, opened_sink
@@ -30,18 +31,19 @@ def write_parquet(records: Iterable[ImageRecord], sink: SinkLike) -> None:
         raise ImportError("--parquet needs the package pyarrow: install xen-xstream[parquet]")
     kinds = {str: pyarrow.string(), int: pyarrow.int64(), bool: pyarrow.bool_()}
     schema = pyarrow.schema([(name, kinds[_plain(kind)]) for name, kind in _TYPES.items()])
-    rows: List[Dict[str, Any]] = [_printable(record) for record in records]
+    rows: List[Dict[str, JsonValue]] = [_printable(record) for record in records]
     out = io.BytesIO()
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, schema=schema), out)
     _write(out.getvalue(), sink)
 
 
-def _plain(kind: Any) -> Any:
+def _plain(kind: Any) -> type:
     """The type itself, of one that may be None."""
-    return next((part for part in getattr(kind, "__args__", None) or () if part is not type(None)), kind)
+    found: type = next((part for part in getattr(kind, "__args__", None) or () if part is not type(None)), kind)
+    return found
 
 
-def _printable(record: ImageRecord) -> Dict[str, Any]:
+def _printable(record: ImageRecord) -> Dict[str, JsonValue]:
     return {name: printable(value) if isinstance(value, str) else value for name, value in record.as_dict().items()}
 
 

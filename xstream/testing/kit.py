@@ -176,7 +176,7 @@ class GuestTests:
                     _run(checked, lambda: restore(data[:place], checked))  # noqa: B023
 
     def test_colo(self) -> None:
-        """HVM: the restored guest runs between checkpoints, and the primary is told what it changed."""
+        """HVM: the restored guest runs between checkpoints, and the primary receives the list of what it changed."""
         target = self.target()
         self._need(self.colo and target.kind == "hvm", "COLO")
         primary = SimulatedGuest(target.kind, self.pages, seed=1, dirty=0.2)

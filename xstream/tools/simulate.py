@@ -25,7 +25,8 @@ class Received(NamedTuple):
 
 
 def send(guest: SimulatedGuest, address: str, **options: Any) -> Sent:
-    """Save a guest to ``HOST:PORT``, where somebody must be listening, or to ``-``, stdout. ``options`` are save()'s.
+    """Save a guest to ``HOST:PORT``, where another process must be listening, or to ``-``, stdout. ``options`` are
+    save()'s.
 
     Raises what save() raises, ValueError for what is no address.
     """
@@ -37,7 +38,7 @@ def send(guest: SimulatedGuest, address: str, **options: Any) -> Sent:
 def receive(guest: SimulatedGuest, address: str, *, listening: Callable[[str], object] = lambda address: None,
             **options: Any) -> Received:
     """Restore a guest from the first sender that connects to ``HOST:PORT`` (port 0: any), or from stdin for ``-``.
-    ``options`` are those of restore(). ``listening`` is called with the address once somebody can connect.
+    ``options`` are those of restore(). ``listening`` is called with the address once the port is open.
 
     Raises what restore() raises, ValueError for what is no address.
     """

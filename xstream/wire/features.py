@@ -105,7 +105,7 @@ PLATFORM_INFO: Dict[int, str] = {31: "CPUID_FAULTING"}
 #: Features that a guest should see if any host of its pool has them ("|" in cpufeatureset.h): Xen accumulates them.
 ACCUMULATED = frozenset(["NO_LMSL", "MD_CLEAR", "FS_GS_NS", "VERW_CLEAR", "FB_CLEAR", "RFDS_CLEAR"])
 
-#: Bits that don't simply stand for new functionality ("!" in cpufeatureset.h): Xen handles each in its own way.
+#: Bits that don't simply announce new functionality ("!" in cpufeatureset.h): Xen handles each in its own way.
 SPECIAL = frozenset([
     "APIC", "HTT", "X2APIC", "OSXSAVE", "RDRAND", "HYPERVISOR", "CMP_LEGACY", "HLE", "FDP_EXCP_ONLY", "RTM",
     "NO_FPU_SEL", "CLWB", "OSPKE", "VIRT_SSBD", "MD_CLEAR", "RTM_ALWAYS_ABORT", "ARCH_CAPS", "VERW_CLEAR", "SRSO_US_NO",

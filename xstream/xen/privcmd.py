@@ -61,7 +61,7 @@ _MEANINGS = {
     errno.ENOMEM: "the domain or the host has no memory left for this",
     errno.EOPNOTSUPP: "this Xen was built without it (log-dirty mode of PV guests needs shadow paging)",
     errno.ENOSYS: "this Xen or this kernel doesn't have the operation",
-    errno.EBUSY: "somebody else uses it for this domain",
+    errno.EBUSY: "another process uses it for this domain",
     errno.EINVAL: "the domain isn't in a state for this, or Xen rejects the value",
     errno.EFAULT: "Xen couldn't reach a buffer",
 }

@@ -64,7 +64,7 @@ class RestoreRequest(NamedTuple):
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
-    """Do what libxl asks for; returns the exit status: 0 where libxl has been told the result, 2 for wrong use."""
+    """Do what libxl asks for; returns the exit status: 0 if the result has been sent to libxl, 2 for a usage error."""
     words = sys.argv[1:] if arguments is None else arguments
     request = parse(words)
     if request is None:
