@@ -115,8 +115,8 @@ def _remote(url: str, options: Mapping[str, object]) -> Iterator[Place]:
             return
         found = system.find(path, detail=True)
     # The path may lack the URL's scheme and host.
-    outside = url.rstrip("/")
-    outside = outside[:-len(path)] if path and outside.endswith(path) else system.unstrip_protocol("")
+    inner, outside = path.rstrip("/"), url.rstrip("/")
+    outside = outside[:-len(inner)] if inner and outside.endswith(inner) else system.unstrip_protocol("")
     files = {name: about for name, about in sorted(found.items()) if about.get("type") != "directory"}
     for name, about in files.items():
         yield _described(outside + name, about)
@@ -139,7 +139,11 @@ def open_place(path: str, options: Mapping[str, object]) -> Source:
         file = system.open(inner, "rb", cache_type="none")
     try:
         source = RangeSource(_File(file, path))
-        source.peek(1)
+        if "http" in system.protocol:
+            # Some web servers answer every request with the whole file, which fsspec notices from the second byte on.
+            file.seek(1)
+            file.read(1)
+            file.seek(0)
         return source
     except (OSError, ValueError):
         file.close()

@@ -73,8 +73,8 @@ _NOTHING: Any = object()
 
 
 def _pool(jobs: int) -> ProcessPoolExecutor:
-    # Forking this process would copy the state of its other threads, such as fsspec's, at a bad moment.
-    options: Dict[str, Any] = {"mp_context": multiprocessing.get_context("forkserver")}
+    # Forking would copy the state of this process's other threads, such as fsspec's, at a bad moment.
+    options: Dict[str, Any] = {"mp_context": multiprocessing.get_context("spawn")}
     return ProcessPoolExecutor(jobs, **(options if sys.version_info >= (3, 7) else {}))  # noqa: UP036 - for Python 3.6
 
 

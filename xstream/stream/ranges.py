@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
         def close(self) -> None: ...
 
-#: Bytes of the largest read into the buffer. Page data that is wanted is read straight into its destination.
-_MOST = 1 << 20
+#: Bytes of the largest read.
+_MOST = 4 << 20
 
 
 class RangeSource(ObjectSource):
@@ -58,6 +58,21 @@ class RangeSource(ObjectSource):
         self._base += there - here
         self._read_size = self.FIRST_READ
         return held + there - here
+
+    def read_into(self, into: memoryview) -> int:
+        done = 0
+        while done < len(into):
+            if self._start == self._end:
+                self._base += self._end
+                self._start = self._end = 0
+                self._end = self._receive(self._buffer[:max(self._read_size, min(len(into) - done, _MOST))])
+                if not self._end:
+                    break
+            count = min(len(into) - done, self._end - self._start)
+            into[done:done + count] = self._buffer[self._start:self._start + count]
+            self._start += count
+            done += count
+        return done
 
     def _read_end(self, size: int) -> int:
         return min(len(self._buffer), max(self._start + size, self._end + self._read_size))
