@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from xstream import arguments, cli
+from xstream.containers.opening import FORMATS
 from xstream.version import __version__
 
 RELEASE = Path(__file__).resolve().parent.parent / "release"
@@ -55,6 +56,11 @@ def test_every_command_has_examples(drawn):
         assert 2 <= len(lines) <= 4 and all(line in text for line in lines)
         assert all(" ".join(("xstream",) + command.words) in line for line in lines)
     assert text.count(".EX") == text.count(".EE") > 7
+
+
+def test_format_has_every_format():
+    """The parser has a list of its own, so that it need not load the readers."""
+    assert sorted(arguments._FORMATS) == sorted(FORMATS)
 
 
 def test_help_ends_with_the_examples(capsys):

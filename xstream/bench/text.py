@@ -1,13 +1,11 @@
 """A run as text: aligned tables, and a sparkline for each sweep. No line is wider than the terminal."""
-import shutil
 import sys
-import textwrap
 from typing import Iterator, List, Sequence
 
 from xstream.bench import runs
 from xstream.bench.claim import size_name
 from xstream.bench.runs import Document
-from xstream.printing import print_table
+from xstream.printing import print_table, print_text, terminal_width
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 
@@ -15,11 +13,11 @@ _BLOCKS = "▁▂▃▄▅▆▇█"
 def print_run(run: Document) -> None:
     """Print all of a run."""
     machine, guest = run["machine"], run["guest"]
-    _print_text("{cpu}, {cores} cores, Linux {kernel}; Python {python}, numpy {numpy}, xstream {xstream}".format(
+    print_text("{cpu}, {cores} cores, Linux {kernel}; Python {python}, numpy {numpy}, xstream {xstream}".format(
         **machine))
-    _print_text("{} guest, {}; medians (least-most); the sides of a row are measured in turn".format(
+    print_text("{} guest, {}; medians (least-most); the sides of a row are measured in turn".format(
         size_name(guest["bytes"]), guest["source"]))
-    _print_text("ratio: a side's seconds divided by those of xstream, the first side: over 1 if xstream is faster")
+    print_text("ratio: a side's seconds divided by those of xstream, the first side: over 1 if xstream is faster")
     _print_parts(run["parts"])
     if run["sweeps"]:
         _print_sweeps(run["sweeps"])
@@ -39,7 +37,7 @@ def _print_parts(rows: Sequence[Document]) -> None:
     _print_wide(table, 2)
     print()
     for row in rows:
-        _print_text("{}: {}".format(row["name"], "; ".join(
+        print_text("{}: {}".format(row["name"], "; ".join(
             (side["what"] if side is row["sides"][0] else "{}: {}".format(side["name"], side["what"]))
             for side in row["sides"])))
 
@@ -64,11 +62,11 @@ def _print_claim(run: Document) -> None:
             table.append([row["name"].partition(" ")[2], "{:.1f}".format(sides[forms[0]]["seconds"]["median"] * 1e3)]
                          + [ratio(sides[form]["ratio"]) if form in sides else "" for form in forms[1:]])
         _print_wide(table, 1)
-        _print_text("each form's seconds divided by those of {}".format(forms[0]))
+        print_text("each form's seconds divided by those of {}".format(forms[0]))
     _print_costs(run["claim"])
     print()
     for line in verdict(run):
-        _print_text(line)
+        print_text(line)
 
 
 def _print_costs(rows: Sequence[Document]) -> None:
@@ -82,21 +80,12 @@ def _print_costs(rows: Sequence[Document]) -> None:
     _print_wide(table, 2)
 
 
-def _width() -> int:
-    """Columns of the terminal, or 0 if stdout isn't one: then nothing is wrapped."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
-
-
-def _print_text(line: str) -> None:
-    print(textwrap.fill(line, max(_width(), 20), subsequent_indent="  ") if _width() else line)
-
-
 def _print_wide(table: Sequence[Sequence[str]], keys: int) -> None:
     """Print a table; if it is wider than the terminal, as several, each with the first ``keys`` columns."""
     widths = [max(len(row[column]) for row in table) + 2 for column in range(len(table[0]))]
     at = keys
     while at < len(widths):
-        end, room = at + 1, (_width() or sys.maxsize) - sum(widths[:keys]) - widths[at] + 2
+        end, room = at + 1, (terminal_width() or sys.maxsize) - sum(widths[:keys]) - widths[at] + 2
         while end < len(widths) and widths[end] <= room:
             room -= widths[end]
             end += 1

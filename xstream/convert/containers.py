@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from xstream.wire.formats import AnyRecord
 
 #: xenopsd's types of QEMU's record, and libxl's emulator id for each. All but the second can be of any QEMU.
-_EMULATORS = {xenopsd.QEMU_TRAD: 0, xenopsd.QEMU_XEN: 2, xenopsd.QEMU_RECORD: 0}
-_QEMU_UPSTREAM = 2
+_EMULATORS = {xenopsd.QEMU_TRAD: 0, xenopsd.QEMU_XEN: libxl.QEMU_UPSTREAM, xenopsd.QEMU_RECORD: 0}
 #: libxl's physmap data of a legacy stream without any entry: a version and a count.
 _EMPTY_PHYSMAP_SIZE = 8
 #: Bytes of a toolstack chunk before its data: an id and a length.
@@ -196,7 +195,7 @@ class LibxlTarget(Target):
         self._device_model: Optional[libxl.EmulatorContext] = None
         self._physmap: Optional[libxl.EmulatorXenstoreData] = None
         if parts.device_model is not None:
-            self._device_model = libxl.EmulatorContext(_QEMU_UPSTREAM, 0, parts.device_model)
+            self._device_model = libxl.EmulatorContext(libxl.QEMU_UPSTREAM, 0, parts.device_model)
         if origin.formats[0] == libxc.LAYER:
             self.check_device_model(self._device_model is not None)
 

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
 #: Containers that a save can write.
 CONTAINERS = ("libxl", "xl", "libvirt", "xenopsd")
-#: The emulator id of an upstream QEMU.
-_QEMU_UPSTREAM = 2
 
 Pairs = Sequence[Tuple[bytes, bytes]]
 #: The device model's record and xenstore entries: as they are, or a function that returns them. It is called with the
@@ -105,9 +103,9 @@ class Enclosure:
         from xstream.wire import libxl
         if self._xenstore_data is not None:
             pairs = self._xenstore_data() if callable(self._xenstore_data) else self._xenstore_data
-            writer.write(libxl.EmulatorXenstoreData.of(pairs, emulator_id=_QEMU_UPSTREAM))
+            writer.write(libxl.EmulatorXenstoreData.of(pairs, emulator_id=libxl.QEMU_UPSTREAM))
         if self._device_model is not None:
-            writer.write(libxl.EmulatorContext(_QEMU_UPSTREAM, 0, _value(self._device_model)))
+            writer.write(libxl.EmulatorContext(libxl.QEMU_UPSTREAM, 0, _value(self._device_model)))
 
 
 def _value(device_model: DeviceModel) -> bytes:

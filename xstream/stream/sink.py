@@ -32,8 +32,6 @@ OpenSinkLike = Union[int, "socket.socket", "SupportsWrite", "Sink"]
 #: an object with ``write``, or a Sink. What was given open stays open. See :func:`~xstream.stream.sink.opened_sink`.
 SinkLike = Union[str, "os.PathLike[str]", OpenSinkLike]
 
-_F_SETPIPE_SZ = 1031  # not in Python's fcntl module before 3.10
-_PIPE_SIZE = 1 << 20  # the largest that unprivileged processes may request by default (/proc/sys/fs/pipe-max-size)
 _MUCH = 1 << 20  # bytes from which starting writeback early is worth a system call
 _DRAIN_INTERVAL = 1  # milliseconds
 _ZEROS = memoryview(bytes(1 << 20))
@@ -157,9 +155,7 @@ class SplicingSink(DescriptorSink):
 
     def __init__(self, fd: int) -> None:
         super().__init__(fd)
-        # A smaller pipe only takes more calls.
-        with contextlib.suppress(OSError):
-            fcntl.fcntl(fd, _F_SETPIPE_SZ, _PIPE_SIZE)
+        transfer.widen_pipe(fd)
 
     def write_pages(self, head: Sequence[Buffer], memory: Buffer, pfns: Buffer) -> None:
         self.write(head)

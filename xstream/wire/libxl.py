@@ -18,7 +18,9 @@ VERSION = 2
 #: Bits of ``Header.options``: a big-endian body; made by the converter of legacy streams.
 BIG_ENDIAN, FROM_LEGACY = 1, 2
 
-EMULATORS = {0: "unknown", 1: "qemu-traditional", 2: "qemu-upstream"}
+#: The id of a current QEMU as a guest's emulator.
+QEMU_UPSTREAM = 2
+EMULATORS = {0: "unknown", 1: "qemu-traditional", QEMU_UPSTREAM: "qemu-upstream"}
 #: CHECKPOINT_STATE's control ids. The primary sends the first, in the stream; the secondary sends the others back.
 CHECKPOINT_NEW, SECONDARY_SUSPENDED, SECONDARY_READY, SECONDARY_RESUMED = range(4)
 CHECKPOINT_STATES = {CHECKPOINT_NEW: "new", SECONDARY_SUSPENDED: "secondary suspended",

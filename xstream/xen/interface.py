@@ -67,7 +67,7 @@ GET_CPU_POLICY = Domctl(82, "get_cpu_policy", struct.Struct("<2I2Q3I"))
 SET_CPU_POLICY = Domctl(83, "set_cpu_policy", struct.Struct("<2I2Q3I"))
 
 # Flags of getdomaininfo.
-DOMAIN_HVM, DOMAIN_SHUTDOWN, DOMAIN_PAUSED = 2, 4, 8
+DOMAIN_HVM, DOMAIN_SHUTDOWN = 2, 4
 SHUTDOWN_REASON_SHIFT, SHUTDOWN_SUSPEND = 16, 2
 
 # shadow_op: operations, and the mode of the last read, which adds the pages that Xen itself has mapped.

@@ -17,7 +17,6 @@ from xstream.kernels.buffers import Numbers
 from xstream.xen.errors import XenError
 from xstream.xen.interface import (
     DOMAIN_HVM,
-    DOMAIN_PAUSED,
     DOMAIN_SHUTDOWN,
     DOMCTL,
     DOMCTL_HEAD,
@@ -78,13 +77,12 @@ def _error(number: Optional[int], what: str, domid: Optional[int] = None) -> Xen
 class DomainInfo(NamedTuple):
     """What Xen says of a domain.
 
-    - ``hvm``: an HVM or PVH guest, else PV; ``paused``: by the toolstack;
+    - ``hvm``: an HVM or PVH guest, else PV;
     - ``shutdown``: the shutdown reason (2: suspended), None while the domain hasn't shut down;
     - ``shared_info_frame``: MFN of a PV guest's shared info page; ``max_vcpu_id``: the highest vcpu number.
     """
 
     hvm: bool
-    paused: bool
     shutdown: Optional[int]
     shared_info_frame: int
     max_vcpu_id: int
@@ -205,7 +203,7 @@ class Privcmd:
         if found != domid:  # Xen answers for the next domain that there is
             raise _error(errno.ESRCH, "domctl getdomaininfo", domid)
         reason = flags >> SHUTDOWN_REASON_SHIFT & 0xFF if flags & DOMAIN_SHUTDOWN else None
-        return DomainInfo(bool(flags & DOMAIN_HVM), bool(flags & DOMAIN_PAUSED), reason, frame, max_vcpu_id)
+        return DomainInfo(bool(flags & DOMAIN_HVM), reason, frame, max_vcpu_id)
 
     def memory_op(self, command: int, argument: bytes, what: str, domid: Optional[int] = None) -> Tuple[int, bytes]:
         """Do a memory operation; returns its result and its structure after the call."""
