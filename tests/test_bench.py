@@ -12,6 +12,7 @@ import numpy
 import pytest
 import samples
 
+from xstream import printing
 from xstream.bench import __main__ as command
 from xstream.bench import (
     claim,
@@ -406,7 +407,8 @@ def test_how_busy_the_machine_is():
 
 @pytest.mark.parametrize("columns", [72, 80, 100, 0])
 def test_text_fits_the_terminal(run, monkeypatch, capsys, columns):
-    monkeypatch.setattr(text, "_width", lambda: columns)
+    for module in (text, printing):
+        monkeypatch.setattr(module, "terminal_width", lambda: columns or None)
     text.print_run(run)
     lines = capsys.readouterr().out.splitlines()
     widest = max(map(len, lines))
