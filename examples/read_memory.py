@@ -4,33 +4,33 @@
     python read_memory.py guest.xl                      the Linux kernel's banner
     python read_memory.py guest.xl --text "BIOS"
 
-FILE may be any stream or save file that xstream knows, compressed or not; nothing is written to disk.
+FILE may be any stream or save file that xstream knows. Its pages are read where they lie; those of a compressed file
+are first copied to an unnamed temporary file.
 """
 import argparse
 import re
 import sys
 from typing import Iterator
 
-import numpy
-
 import xstream
 
 PAGE_SIZE = 4096
 AROUND = 80
+AT_ONCE = 16 << 20
 
 
-def search(memory: xstream.GuestMemory, text: bytes) -> Iterator[int]:
+def search(view: xstream.MemoryView, text: bytes) -> Iterator[int]:
     """Guest-physical addresses at which the text occurs, ascending. (In a PV guest: pseudo-physical ones.)
 
     Only populated pages are looked at: what lies between them may be terabytes of nothing. A text across two pages is
     found where both are populated.
     """
-    edges = numpy.flatnonzero(numpy.diff(numpy.concatenate(([False], memory.populated, [False])).astype(numpy.int8)))
-    for first, end in edges.reshape(-1, 2):
-        start = int(first) * PAGE_SIZE
-        # A view: nothing is copied.
-        for found in re.finditer(re.escape(text), memory.buffer[start:int(end) * PAGE_SIZE]):
-            yield start + found.start()
+    for first, pages in view.runs().tolist():
+        end = (first + pages) * PAGE_SIZE
+        for start in range(first * PAGE_SIZE, end, AT_ONCE):
+            data = view.read(start, min(AT_ONCE + len(text) - 1, end - start))
+            for found in re.finditer(re.escape(text), data):
+                yield start + found.start()
 
 
 def printable(data: bytes) -> str:
@@ -42,17 +42,17 @@ def main() -> int:
     parser.add_argument("file", metavar="FILE")
     parser.add_argument("--text", default="Linux version ", help="what to search for (default: Linux version)")
     options = parser.parse_args()
-    memory = xstream.GuestMemory()
     try:
-        xstream.load(options.file, memory)
+        view = xstream.MemoryView(options.file)
     except xstream.StreamError as error:
         print("{}: {}".format(options.file, error), file=sys.stderr)
         return 1
     count = 0
-    for address in search(memory, options.text.encode()):
-        count += 1
-        around = bytes(memory.buffer[address:address + AROUND])
-        print("{:#x} (PFN {:#x}): {}".format(address, address // PAGE_SIZE, printable(around)))
+    with view:
+        for address in search(view, options.text.encode()):
+            count += 1
+            around = view.read(address, AROUND)
+            print("{:#x} (PFN {:#x}): {}".format(address, address // PAGE_SIZE, printable(around)))
     return 0 if count else 1
 
 
