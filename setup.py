@@ -68,6 +68,7 @@ VOLATILITY = ["volatility3>=2.5; python_version >= '3.8'"]
 FLEET = ["fsspec>=2021.7", "aiohttp>=3.7", "dask>=2022.2; python_version >= '3.8'",
          "distributed>=2022.2; python_version >= '3.8'"]
 PARQUET = ["pyarrow>=7; python_version >= '3.7'"]
+PICTURE = ["pillow>=5.1,<9; python_version < '3.7'", "pillow>=5.1; python_version >= '3.7'"]
 TEST = ["pytest>=6.2", "pytest-benchmark>=3.4", "hypothesis>=6.31"]
 
 setup(
@@ -99,8 +100,8 @@ setup(
     platforms=["Linux"],
     python_requires=">=3.6",
     # The command line has no requirements, so that a host without a network needs only this wheel.
-    extras_require={"arrays": NUMPY, "fleet": FLEET, "parquet": PARQUET, "progress": TQDM, "test": TEST + NUMPY + TQDM,
-                    "volatility": NUMPY + VOLATILITY},
+    extras_require={"arrays": NUMPY, "fleet": FLEET, "parquet": PARQUET, "picture": NUMPY + PICTURE, "progress": TQDM,
+                    "test": TEST + NUMPY + TQDM + PICTURE, "volatility": NUMPY + VOLATILITY},
     entry_points={"console_scripts": [
         "xstream = xstream.cli:main",
         "xstream-save-helper = xstream.xen.save_helper:main",

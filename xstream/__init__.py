@@ -36,6 +36,7 @@ _HOMES = {name: "xstream." + module for module, names in {
     "convert.exports": "Exported export",
     "tools.diff": "Changed DiffReport diff",
     "tools.digest": "DigestReport digest page_digests",
+    "tools.draw": "Drawn draw_memory",
     "tools.extract": "ExtractReport extract",
     "tools.info": "InfoReport RecordRow info",
     "tools.policy": "Policy PolicyReport compare_policies policy",

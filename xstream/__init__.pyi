@@ -35,6 +35,7 @@ from xstream.stream.writer import Writer
 from xstream.tools.contents import RecordContents, contents
 from xstream.tools.diff import Changed, DiffReport, diff
 from xstream.tools.digest import DigestReport, digest, page_digests
+from xstream.tools.draw import Drawn, draw_memory
 from xstream.tools.extract import ExtractReport, extract
 from xstream.tools.info import InfoReport, RecordRow, info
 from xstream.tools.policy import Policy, PolicyReport, compare_policies, policy
@@ -80,6 +81,7 @@ __all__ = [
     "DiffReport",
     "DigestReport",
     "DomainHeader",
+    "Drawn",
     "End",
     "Exported",
     "ExtractReport",
@@ -150,6 +152,7 @@ __all__ = [
     "diff",
     "digest",
     "downtime_policy",
+    "draw_memory",
     "export",
     "extract",
     "info",

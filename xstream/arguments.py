@@ -46,6 +46,10 @@ EXAMPLES = {
     "diff": """
         xstream diff before.xl after.xl
         xstream diff --json source.xl restored.xl""",
+    "map": """
+        xstream map guest.xl memory.html
+        xstream map guest.xl memory.png
+        xstream map --against after.xl before.xl changes.html""",
     "policy": """
         xstream policy guest.xl
         xstream policy guest.xl other-host.xl
@@ -167,6 +171,12 @@ def _add_diff(commands: "Commands") -> None:
     _add_jobs(diff)
 
 
+def _add_map(commands: "Commands") -> None:
+    draw = _add(commands, "map", "draw a picture of guest memory, as HTML, or as PNG if OUT ends in .png", out=True)
+    draw.add_argument("--against", metavar="OTHER", help="also show which pages differ in another saved guest")
+    _add_jobs(draw)
+
+
 def _add_policy(commands: "Commands") -> None:
     policy = _add(commands, "policy", "show a guest's CPU policy, or what OTHER's policy is missing")
     policy.add_argument("other", metavar="OTHER", nargs="?", help="another stream; exit status 0 if FILE's guest "
@@ -274,7 +284,7 @@ def _add_end(ends: "Commands", name: str, text: str) -> Parser:
 #: The commands, and what adds their parsers.
 COMMANDS: Dict[str, Callable[["Commands"], None]] = {
     "info": _add_info, "verify": _add_verify, "extract": _add_extract, "digest": _add_digest, "diff": _add_diff,
-    "policy": _add_policy, "scan": _add_scan,
+    "map": _add_map, "policy": _add_policy, "scan": _add_scan,
     "convert": _add_convert, "save": _add_save, "simulate": _add_simulate,
 }
 
@@ -327,8 +337,8 @@ def _add_quiet(command: Parser, text: str) -> None:
 
 
 def _add_jobs(command: Parser) -> None:
-    command.add_argument("-j", "--jobs", type=_jobs, default=0, metavar="N", help="threads that copy pages and compute "
-                         "CRCs (default: one for each CPU that the process may use)")
+    command.add_argument("-j", "--jobs", type=_jobs, default=0, metavar="N", help="threads that work on pages "
+                         "(default: one for each CPU that the process may use)")
 
 
 def _jobs(text: str) -> int:

@@ -183,7 +183,8 @@ def _verdict(options: "Namespace", error: Exception) -> Tuple[int, List[str]]:
             messages.append("--checkpointed reads a stream with checkpoints")
         return BAD_USE if options.command == "policy" else BAD_STREAM, messages
     if isinstance(error, ImportError):
-        return BAD_USE, ["numpy is needed for this, and not installed" if error.name == "numpy" else str(error)]
+        needed = {"numpy": "numpy", "PIL": "Pillow"}.get(error.name or "")
+        return BAD_USE, ["{} is needed for this, and not installed".format(needed) if needed else str(error)]
     if isinstance(error, OSError):
         reason = error.strerror or str(error)
         return BAD_USE, [reason if error.filename is None else "{}: {}".format(error.filename, reason)]
@@ -469,6 +470,16 @@ def _diff(options: "Namespace") -> Optional[int]:
     return GOOD if report.same else BAD_STREAM
 
 
+def _map(options: "Namespace") -> None:
+    from xstream.tools.draw import draw_memory
+    against = None if options.against is None else _input(options.against)
+    with _Progress(options) as progress:
+        drawn = draw_memory(_source(options), _sink(options), against=against, progress=progress,
+                            jobs=_threads(options), **_format(options))
+    if options.json and options.out != "-":
+        print_json(drawn._asdict())
+
+
 def _policy(options: "Namespace") -> Optional[int]:
     from xstream.tools.policy import compare_policies
     first = _read_policy(options, options.file)
@@ -655,8 +666,8 @@ def _with_address(options: "Namespace", run: Callable[[], T]) -> T:
 
 
 _COMMANDS: Dict[str, "Callable[[Namespace], Optional[int]]"] = {
-    "info": _info, "verify": _verify, "extract": _extract, "digest": _digest, "diff": _diff, "policy": _policy,
-    "scan": _scan, "convert": _convert, "save": _save, "simulate send": _simulate_send,
+    "info": _info, "verify": _verify, "extract": _extract, "digest": _digest, "diff": _diff, "map": _map,
+    "policy": _policy, "scan": _scan, "convert": _convert, "save": _save, "simulate send": _simulate_send,
     "simulate receive": _simulate_receive,
 }
 

@@ -14,7 +14,7 @@ import time
 import numpy
 import pytest
 
-from xstream.kernels import batches, deltas, p2m, pages, pagetables, pfns, vmsplice
+from xstream.kernels import batches, contents, deltas, p2m, pages, pagetables, pfns, vmsplice
 
 SECONDS = 0.15
 COUNT = 512
@@ -204,6 +204,13 @@ def cache_case():
     return on_pfns(lambda array: cache.encode(array, types, fresh, out))
 
 
+def classify_case():
+    """A page that changes between all zeros, text and every byte while its bytes are counted."""
+    pages, kinds = page_room(1), numpy.zeros(1, numpy.uint8)
+    forms = [bytes(4096), b"text" * 1024, bytes(range(256)) * 16]
+    return pages, forms, lambda: contents.classify(pages, kinds)
+
+
 def encode_case():
     """Pages that change while their deltas are written."""
     fresh, held, out = page_room(4), page_room(4), bytearray(deltas.bound(4))
@@ -255,6 +262,7 @@ CASES = {
     "pagetables.localise, p2m": lambda: map_case(lambda frames: pagetables.localise(TABLES, L1, frames, OUT)),
     "pagetables.check": lambda: entries_case(
         lambda tables: pagetables.check(tables, L1, STATE, levels=4, strict=True)),
+    "contents.classify": classify_case,
     "deltas.decode, data": deltas_case,
     "deltas.decode, PFNs": lambda: on_pfns(lambda array: deltas.decode(bytes(COUNT), SMALL, array)),
     "deltas.Cache": cache_case,

@@ -8,7 +8,7 @@ import tempfile
 
 import pytest
 
-from xstream.kernels import batches, checksum, deltas, hashes, mapping, p2m, pages, pagetables, pfns, vmsplice
+from xstream.kernels import batches, checksum, contents, deltas, hashes, mapping, p2m, pages, pagetables, pfns, vmsplice
 
 PAGE = 4096
 
@@ -159,6 +159,7 @@ CASES = {
         m.octets(b"\x80" + PAGES[:PAGE] + b"\x02" + b"8 bytes." + b"\xff" * 8 + b"\x86"), m.octets(bytes(3 * PAGE)),
         m.numbers(2, 1), m.octets(b"\0\1")),
     "deltas.Cache": encode_by_cache,
+    "contents.classify": lambda m: contents.classify(m.octets(PAGES), m.octets(bytes(3))),
     "mapping.address": lambda m: mapping.address(m.octets(PAGES)) % 8 == m.shift,
     "checksum.crc32c": lambda m: checksum.crc32c(m.octets(PAGES)),
     "hashes.xxh64_pages": lambda m: hashes.xxh64_pages(m.octets(PAGES), m.numbers(0, 0, 0)),
@@ -180,6 +181,7 @@ def test_every_kernel_function_has_a_case():
     skipped = {"pages.use", "pages.implementation", "pages.implementations", "checksum.use", "checksum.implementation",
                "checksum.implementations", "checksum.crc32c_combine", "checksum.crc32c_zeros", "deltas.bound"}
     public = {"{}.{}".format(module.__name__.split(".")[-1], name)
-              for module in (batches, checksum, deltas, hashes, mapping, p2m, pages, pagetables, pfns, vmsplice)
+              for module in (batches, checksum, contents, deltas, hashes, mapping, p2m, pages, pagetables, pfns,
+                             vmsplice)
               for name in dir(module) if callable(getattr(module, name)) and not name.startswith("_")}
     assert {name.split(",")[0] for name in CASES} | skipped == public

@@ -94,6 +94,11 @@ def store(folder: Path) -> Dict[str, bool]:
     return good if duplicates.report().distinct else {}
 
 
+def draw(path: Path, other: Path, out: Path) -> int:
+    drawn: xstream.Drawn = xstream.draw_memory(path, out, to="html", against=other, jobs=2)
+    return drawn.contents["zero"] + drawn.resent
+
+
 def move(path: Path, out: Path) -> str:
     converted: xstream.Converted = xstream.convert(path, out, to="libxl", no_device_model=True)
     return converted.target

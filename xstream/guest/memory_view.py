@@ -247,6 +247,14 @@ class MemoryView:
         return len(self) * PAGE_SIZE
 
     @property
+    def state(self) -> numpy.ndarray:
+        """What the stream says of each PFN, ndarray (n,) uint8, the bits described in xstream/kernels/pfns.pyi; a
+        read-only view."""
+        state = numpy.frombuffer(self._memory.state, numpy.uint8)
+        state.flags.writeable = False
+        return state
+
+    @property
     def populated(self) -> numpy.ndarray:
         """Which PFNs are populated, ndarray (n,) bool; a copy."""
         return self._memory.populated

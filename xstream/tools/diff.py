@@ -65,17 +65,35 @@ def diff(first: SourceLike, second: SourceLike, *, format: Optional[str] = None,
         return diff_views(one, other, jobs)
 
 
+class PageChanges(NamedTuple):
+    """The PFNs of each of the kinds that a :class:`DiffReport` lists, and those populated in both guests: ndarrays (n,)
+    bool, as long as the larger guest."""
+
+    both: numpy.ndarray
+    differing: numpy.ndarray
+    appeared: numpy.ndarray
+    vanished: numpy.ndarray
+    retyped: numpy.ndarray
+
+
 def diff_views(one: MemoryView, other: MemoryView, jobs: int = 1) -> DiffReport:
     """Compare two views."""
+    pages = changed_pages(one, other, jobs)
+    return DiffReport(_runs(pages.differing), _runs(pages.appeared), _runs(pages.vanished), _runs(pages.retyped),
+                      tuple(_state_changes(one, other)), int(pages.both.sum()))
+
+
+def changed_pages(one: MemoryView, other: MemoryView, jobs: int = 1) -> PageChanges:
+    """Compare the memory of two views."""
     size = max(len(one), len(other))
-    here, there = _grown(one.populated, size, False), _grown(other.populated, size, False)
+    here, there = grown(one.populated, size, False), grown(other.populated, size, False)
     both = here & there
-    retyped = both & (_grown(one.types, size, 0xF) != _grown(other.types, size, 0xF))
-    return DiffReport(_runs(_differing(one, other, both, jobs)), _runs(~here & there), _runs(here & ~there),
-                      _runs(retyped), tuple(_state_changes(one, other)), int(both.sum()))
+    retyped = both & (grown(one.types, size, 0xF) != grown(other.types, size, 0xF))
+    return PageChanges(both, _differing(one, other, both, jobs), ~here & there, here & ~there, retyped)
 
 
-def _grown(array: numpy.ndarray, size: int, fill: int) -> numpy.ndarray:
+def grown(array: numpy.ndarray, size: int, fill: int) -> numpy.ndarray:
+    """An array with ``fill`` added up to a size; a copy."""
     return numpy.concatenate((array, numpy.full(size - len(array), fill, array.dtype)))
 
 
