@@ -1,11 +1,31 @@
 """Decompression of input: gzip, xz and bzip2 by the standard library; zstd by that of Python 3.14, or by the package
 ``zstandard`` if it is installed."""
 import importlib
-from typing import Any, Callable, Dict, NamedTuple, Tuple
+from types import ModuleType
+from typing import Callable, Dict, NamedTuple, Tuple, Type
 
 from xstream.errors import CorruptStream, LimitExceeded, TruncatedStream, UnsupportedStream
 from xstream.stream.signs import COMPRESSED
 from xstream.stream.source import Source, StreamSource
+from xstream.wire.frames import Buffer
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class _Decompressor(Protocol):
+        """What lzma.LZMADecompressor has."""
+
+        @property
+        def eof(self) -> bool: ...
+
+        @property
+        def needs_input(self) -> bool: ...
+
+        @property
+        def unused_data(self) -> bytes: ...
+
+        def decompress(self, __data: bytes, __most: int) -> bytes: ...
 
 #: Compressed bytes read at once.
 _INPUT = 64 << 10
@@ -23,8 +43,8 @@ class _Codec(NamedTuple):
     ``unused_data``; ``errors`` are the exceptions that it raises for bad data.
     """
 
-    new: Callable[[], Any]
-    errors: Tuple[Any, ...]
+    new: "Callable[[], _Decompressor]"
+    errors: Tuple[Type[BaseException], ...]
 
 
 class DecompressedSource(StreamSource):
@@ -74,13 +94,13 @@ class DecompressedSource(StreamSource):
     def _decompress(self, untrusted: bytes, most: int) -> bytes:
         try:
             wanted = self._member.needs_input
-            data: bytes = self._member.decompress(untrusted, most)
+            data = self._member.decompress(untrusted, most)
         except self._codec.errors as error:
-            where: Dict[str, Any] = {"layer": self._format, "offset": self._lower.offset}
             if "usage limit" in str(error):
-                raise LimitExceeded("dictionary larger than the limit",
-                                    expected="at most {} bytes".format(_XZ_MEMORY), **where)
-            raise CorruptStream("bad compressed data: {}".format(error), **where)
+                raise LimitExceeded("dictionary larger than the limit", layer=self._format, offset=self._lower.offset,
+                                    expected="at most {} bytes".format(_XZ_MEMORY))
+            raise CorruptStream("bad compressed data: {}".format(error), layer=self._format,
+                                offset=self._lower.offset)
         if self._member.eof:
             self._input = self._member.unused_data
         elif wanted:
@@ -110,7 +130,7 @@ class _Gzip:
         self._inner = zlib.decompressobj(wbits=31)
         self._full = False
 
-    def decompress(self, untrusted: Any, most: int) -> bytes:
+    def decompress(self, untrusted: Buffer, most: int) -> bytes:
         data = self._inner.decompress(self._inner.unconsumed_tail or untrusted, most)
         self._full = len(data) == most
         return data
@@ -135,13 +155,13 @@ class _Zstandard:
 
     _FED = 1 << 10
 
-    def __init__(self, module: Any) -> None:
+    def __init__(self, module: ModuleType) -> None:
         self._inner = module.ZstdDecompressor().decompressobj()
         self._waiting = memoryview(b"")
         self._data = memoryview(b"")
         self.unused_data = b""
 
-    def decompress(self, untrusted: Any, most: int) -> bytes:
+    def decompress(self, untrusted: Buffer, most: int) -> bytes:
         if len(untrusted):
             self._waiting = memoryview(untrusted)
         while not self._data and self._waiting and not self._inner.eof:
