@@ -2,7 +2,7 @@
 import io
 import os
 from functools import partial
-from typing import Any, Callable, Dict, List, NamedTuple, Sequence, Tuple, TypeVar
+from typing import Callable, Dict, List, NamedTuple, Sequence, Tuple, TypeVar
 
 import numpy
 
@@ -61,17 +61,17 @@ class Sweeps:
 
     def _sizes(self) -> List[Sweep]:
         values = self._thin([self._pages >> shift for shift in range(5, -1, -1)])
-        return self._road("guest size", "page", [
+        return self._by_stream("guest size", "page", [
             (pages, "{:g}M".format(pages / 256), _streamed(pages, write_stream)) for pages in values])
 
     def _batches(self) -> List[Sweep]:
         values = self._thin([1024, 512, 256, 128, 64, 32, 16, 8, 4, 2, 1])
-        return self._road("pages in a batch", "record", [
+        return self._by_stream("pages in a batch", "record", [
             (self._pages / batch, str(batch), _streamed(self._pages, _batched(batch, 0))) for batch in values])
 
     def _absent_shares(self) -> List[Sweep]:
         values = self._thin([0.0, 0.2, 0.4, 0.6, 0.8])
-        return self._road("share of XTAB entries", "XTAB entry", [
+        return self._by_stream("share of XTAB entries", "XTAB entry", [
             (self._pages * share / (1 - share), "{:.0%}".format(share), _streamed(self._pages, _batched(64, share)))
             for share in values])
 
@@ -98,8 +98,8 @@ class Sweeps:
             points.append(Point(count, str(count), seconds))
         return [Sweep("verify by number of records", "optional records without contents", "record", points)]
 
-    def _road(self, quantity: str, unit: str,
-              streams: Sequence[Tuple[float, str, Callable[[Any], Tuple[str, int]]]]) -> List[Sweep]:
+    def _by_stream(self, quantity: str, unit: str,
+              streams: Sequence[Tuple[float, str, Callable[[str], Tuple[str, int]]]]) -> List[Sweep]:
         """Decode and verify the same streams."""
         points: Dict[str, List[Point]] = {"decode": [], "verify": []}
         with machine.scratch(self._pages * 4096) as folder:

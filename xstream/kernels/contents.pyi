@@ -1,5 +1,5 @@
 """What kind of data is in a page: zeros, text, random bytes or something else."""
-from typing import Any
+from xstream.kernels.buffers import BufferLike
 
 #: Kinds of contents: neither of the following; all zero; mostly text; random bytes, as compressed or encrypted data is.
 OTHER: int
@@ -7,7 +7,7 @@ ZERO: int
 TEXT: int
 RANDOM: int
 
-def classify(pages: Any, kinds: Any) -> None:
+def classify(pages: BufferLike, kinds: BufferLike) -> None:
     """Write the kind of each page to ``kinds`` (writable uint8, one element a page).
 
     TEXT: at least an eighth of the page is printable ASCII or whitespace, and so are seven eighths of the bytes that

@@ -5,10 +5,14 @@ these names in libvirt's XML; ``vm_str`` in xenopsd's record, the S-expression (
 UUID.
 """
 import re
-from typing import Any, Dict, NamedTuple, Optional
+from typing import Dict, NamedTuple, Optional
 
 from xstream.errors import StreamError
 from xstream.wire import libvirt, sexp, xend, xenopsd, xl
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from xstream.wire.formats import AnyRecord
 
 #: Characters of a name that are kept.
 _MOST_TEXT = 256
@@ -26,7 +30,7 @@ class DomainName(NamedTuple):
     uuid: Optional[str] = None
 
 
-def domain_name(record: Any) -> DomainName:
+def domain_name(record: "AnyRecord") -> DomainName:
     """The domain's name in a record of a container. Empty for records without a configuration, and for one that can't
     be parsed: that isn't judged here."""
     try:
@@ -64,27 +68,27 @@ def _unescaped(text: str) -> str:
     return text
 
 
-def _of_vm(text: Any) -> DomainName:
+def _of_vm(text: Optional[sexp.Sexp]) -> DomainName:
     if not isinstance(text, str):
         return DomainName()
     if text.lstrip().startswith("{"):
-        fields = xl.SaveHeader.of(text.encode("utf-8")).config_object
+        fields: object = xl.SaveHeader.of(text.encode("utf-8")).config_object
     else:
         fields = _fields(sexp.parse(text.encode("utf-8")))
     return _of_fields(fields, uuid="id")
 
 
-def _fields(whole: sexp.Sexp) -> Dict[str, Any]:
+def _fields(whole: sexp.Sexp) -> Dict[str, sexp.Sexp]:
     """The fields of an S-expression that are pairs of a name and an atom."""
     return {field[0]: field[1] for field in whole
             if isinstance(field, tuple) and len(field) == 2 and isinstance(field[0], str)}
 
 
-def _of_fields(fields: Any, uuid: str = "uuid") -> DomainName:
+def _of_fields(fields: object, uuid: str = "uuid") -> DomainName:
     if not isinstance(fields, dict):
         return DomainName()
     return DomainName(_text(fields.get("name")), _text(fields.get(uuid)))
 
 
-def _text(value: Any) -> Optional[str]:
+def _text(value: object) -> Optional[str]:
     return value[:_MOST_TEXT] if isinstance(value, str) else None
