@@ -1,8 +1,11 @@
-"""Readers of ELF core files and LiME images, written from the formats' descriptions, independently of the package."""
+"""Readers of ELF core files, LiME images, raw images and save files, written from the formats' descriptions,
+independently of the package."""
+import os
 import struct
-from typing import Dict, List, NamedTuple, Tuple
+from typing import Dict, Iterator, List, NamedTuple, Tuple
 
 PT_LOAD, PT_NOTE = 1, 4
+XL_MAGIC = b"Xen saved domain, xl format\n \0 \r"
 
 
 class Segment(NamedTuple):
@@ -71,3 +74,72 @@ def lime_memory(data: bytes) -> Dict[int, bytes]:
 def _pages(data: bytes, offset: int, address: int, size: int) -> List[Tuple[int, bytes]]:
     assert address % 4096 == 0 and size % 4096 == 0 and offset + size <= len(data)
     return [(address + at, data[offset + at:offset + at + 4096]) for at in range(0, size, 4096)]
+
+
+def raw_memory(path: str) -> Dict[int, bytes]:
+    """The pages of a raw image that aren't all zero, by PFN. Holes aren't read."""
+    memory: Dict[int, bytes] = {}
+    with open(path, "rb") as file:
+        end = os.fstat(file.fileno()).st_size
+        assert end % 4096 == 0
+        pfn = 0
+        while pfn < end // 4096:
+            try:
+                pfn = os.lseek(file.fileno(), pfn * 4096, os.SEEK_DATA) // 4096
+            except OSError:
+                break  # a hole up to the end
+            page = os.pread(file.fileno(), 4096, pfn * 4096)
+            if page.strip(b"\0"):
+                memory[pfn] = page
+            pfn += 1
+    return memory
+
+
+def saved_memory(data: bytes) -> Dict[int, bytes]:
+    """The memory that a libxc stream of version 2 or 3 ends in, or one in an xl save file: by PFN, of all that are
+    populated. What follows the last checkpoint doesn't count, nor do pages sent for comparison."""
+    at = 0
+    if data.startswith(XL_MAGIC):
+        at = 48 + struct.unpack_from("<I", data, 44)[0]
+        assert data[at:at + 8] == b"LibxlFmt"
+        at += 16
+        while struct.unpack_from("<I", data, at)[0] != 1:  # LIBXC_CONTEXT
+            at += 8 + -(-struct.unpack_from("<I", data, at + 4)[0] // 8) * 8
+        at += 8
+    assert data[at:at + 12] == b"\xff" * 8 + b"XENF"
+    memory: Dict[int, bytes] = {}
+    coming: Dict[int, bytes] = {}
+    for kind, body in _records(data, at + 40):
+        if kind == 1:  # PAGE_DATA
+            for pfn, page in _batch(body):
+                # XALLOC leaves the contents of a page that is there.
+                coming[pfn] = page or coming.get(pfn) or memory.get(pfn) or bytes(4096)
+        elif kind in (0, 0xD, 0xE):  # END, VERIFY, CHECKPOINT
+            memory.update(coming)
+            coming = {}
+            if kind == 0xD:
+                break
+    return memory
+
+
+def _records(data: bytes, at: int) -> Iterator[Tuple[int, memoryview]]:
+    while at < len(data):
+        kind, size = struct.unpack_from("<II", data, at)
+        yield kind, memoryview(data)[at + 8:at + 8 + size]
+        if kind == 0:
+            return
+        at += 8 + -(-size // 8) * 8
+
+
+def _batch(body: memoryview) -> Iterator[Tuple[int, bytes]]:
+    """(PFN, page) of a batch's PFNs that are populated; no page for those that have none (XALLOC)."""
+    count, = struct.unpack_from("<I", body)
+    at = 8 + 8 * count
+    for word in struct.unpack_from("<{}Q".format(count), body, 8):
+        kind, pfn = word >> 60, word & (1 << 52) - 1
+        if kind < 0xD:
+            yield pfn, bytes(body[at:at + 4096])
+            at += 4096
+        elif kind == 0xE:
+            yield pfn, b""
+    assert at == len(body)

@@ -5,11 +5,12 @@ import struct
 import threading
 
 import containers
+import genuine_streams
 import legacy_samples
 import numpy
 import pytest
 import samples
-from memory_images import PT_LOAD, PT_NOTE, Core, lime_memory
+from memory_images import PT_LOAD, PT_NOTE, Core, lime_memory, raw_memory, saved_memory
 from samples import XALLOC, batch, page, word
 from ways import loaded
 
@@ -42,8 +43,28 @@ def check_exports(source, tmp_path):
     return Core((tmp_path / "elf").read_bytes())
 
 
+def check_saved(path, tmp_path):
+    """The exports hold what a reader that shares no code with the package finds in the save file."""
+    memory = saved_memory(path.read_bytes())
+    for to in ("elf", "lime", "raw"):
+        report = export(str(path), str(tmp_path / to), to=to)
+        assert report.populated == len(memory) and report.bytes == (tmp_path / to).stat().st_size
+    assert Core((tmp_path / "elf").read_bytes()).memory == memory
+    assert lime_memory((tmp_path / "lime").read_bytes()) == memory
+    assert raw_memory(str(tmp_path / "raw")) == {pfn: page for pfn, page in memory.items() if page.strip(b"\0")}
+
+
 def test_v3(v3_stream, tmp_path):
-    check_exports(str(v3_stream.path), tmp_path)
+    check_saved(v3_stream.path, tmp_path)
+
+
+def test_xl(xl_stream, tmp_path):
+    check_saved(xl_stream.path, tmp_path)
+
+
+@pytest.mark.parametrize("name", genuine_streams.images("few") or ["absent"])
+def test_linux(name, genuine_stream, tmp_path):
+    check_saved(genuine_stream("few", name).path, tmp_path)
 
 
 def test_legacy(legacy_stream, tmp_path):

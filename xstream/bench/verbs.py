@@ -15,6 +15,7 @@ from xstream.bench.guests import BenchGuest, write_legacy, write_single, write_s
 from xstream.bench.partner import PIPE_SIZE, Partner, pipe
 from xstream.bench.workloads import THREADS, Side, Workload, limit, ours, peer, xen_converter, xen_module
 from xstream.convert.conversion import convert
+from xstream.convert.exports import export
 from xstream.guest.load import load
 from xstream.guest.memory import GuestMemory
 from xstream.guest.parallel import usable_cpus
@@ -147,6 +148,13 @@ class Verbs:
         yield limit("write()", "map the file, write as many bytes to a new file, 1 MiB at a time",
                     lambda: self._to_file(lambda fd: machine.write_all(fd, self._mapped_pages().data)))
 
+    def _export(self) -> Iterator[Side]:
+        target = os.path.join(self.folder, "core")
+        yield ours("write the guest's memory out of the stream's file to an ELF core file",
+                   lambda: export(self.files.full, target, to="elf"))
+        yield limit("write()", "map the file, write as many bytes to a new file, 1 MiB at a time",
+                    lambda: self._to_file(lambda fd: machine.write_all(fd, self._mapped_pages().data)))
+
     def _page_digests(self) -> Iterator[Side]:
         memory, jobs = self.guest.memory, usable_cpus()
         yield ours("the CRC32C of each populated page, by {} threads".format(jobs),
@@ -216,6 +224,7 @@ _MAKERS: Dict[str, Callable[[Verbs], Iterator[Side]]] = {
     "convert": Verbs._convert_pipe,
     "convert a file": Verbs._convert_file,
     "extract": Verbs._extract,
+    "extract to ELF": Verbs._export,
     "page digests": Verbs._page_digests,
     "digest": Verbs._digest,
 }
