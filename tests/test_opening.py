@@ -13,6 +13,7 @@ import sys
 import tarfile
 
 import containers
+import legacy_samples
 import pytest
 import samples
 from ways import WAYS, whole
@@ -302,3 +303,20 @@ def test_reports_of_a_stream_cut_after_a_checkpoint_are_the_same_from_every_sour
                     except xstream.StreamError as error:
                         reports.add(str(error))
             assert len(reports) == 1, cut
+
+
+@pytest.mark.parametrize("name", ["hvm", "libxl", "legacy"])
+def test_readers_as_sources(name, tmp_path):
+    """Whatever reads a whole stream takes a reader that is open already, and leaves it open."""
+    data = {"hvm": samples.hvm(), "libxl": containers.libxl(), "legacy": legacy_samples.hvm(8)}[name]
+    for work in (xstream.verify, xstream.info, xstream.digest, xstream.policy,
+                 lambda source: list(xstream.contents(source)),
+                 lambda source: list(xstream.page_digests(source)),
+                 lambda source: xstream.extract(source, io.BytesIO()),
+                 lambda source: xstream.convert(source, io.BytesIO(), to="libxc")):
+        expected = work(data)
+        with open(str(tmp_path / "stream"), "wb") as file:
+            file.write(data)
+        with open(str(tmp_path / "stream"), "rb") as file, xstream.open(file) as reader:
+            assert work(reader) == expected
+            assert not file.closed

@@ -26,7 +26,7 @@ _HOMES = {name: "xstream." + module for module, names in {
     "containers.reader": "NestedReader",
     "stream.legacy_reader": "LegacyReader",
     "stream.legacy_writer": "LegacyWriter",
-    "containers.opening": "PushReader open",
+    "containers.opening": "PushReader StreamLike open",
     "stream.reader": "AnyReader Identity Layer PageRun Reader",
     "stream.sink": "SinkLike",
     "stream.source": "NeedMoreData SourceLike",

@@ -242,7 +242,9 @@ def fill(app: Sphinx, name: str, source: List[str]) -> None:
 def _aliases() -> List[Tuple[str, str]]:
     """How the package's type aliases are written out in signatures, and their names; the longest first."""
     found = []
-    for module, name, shown in (("stream.source", "SourceLike", "SourceLike"), ("stream.sink", "SinkLike", "SinkLike"),
+    for module, name, shown in (("containers.opening", "StreamLike", "StreamLike"),
+                                ("stream.source", "SourceLike", "SourceLike"),
+                                ("stream.sink", "SinkLike", "SinkLike"),
                                 ("wire.legacy", "Record", "legacy.Record"), ("wire.libxc", "Record", "Record")):
         alias = getattr(import_module("xstream." + module), name, None)
         if alias is not None:

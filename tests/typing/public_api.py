@@ -43,6 +43,10 @@ def make(path: Path, kind: str = "hvm") -> xstream.Saved:
     return saved
 
 
+def reread(stream: xstream.StreamLike) -> int:
+    return xstream.verify(stream).records
+
+
 def check(path: Union[str, Path]) -> Dict[str, int]:
     verified: xstream.VerifyReport = xstream.verify(path, strict=False, limits=xstream.Limits(guest_pfns=1 << 20))
     surveyed: xstream.InfoReport = xstream.info(path)
@@ -195,6 +199,7 @@ def main(folder: Path) -> Dict[str, int]:
     assert memory_of(path)[0] > 0 and push(path.read_bytes()) > 3 and move(path, folder / "guest.libxl") == "libxl"
     rewrite(path, folder / "again.xs")
     assert store(folder)[str(path)]
+    assert reread(path) == reread(xstream.open(path)) == found["records"]
     assert copy(path, folder / "copy.xs") == (found["sent"], "libxc in libxc")
     assert changes(path, path) == []
     assert analyse(path, folder / "guest.lime") > 4096

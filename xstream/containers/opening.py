@@ -1,7 +1,7 @@
 """Recognition of formats by content, and the reader for each."""
 import contextlib
 from functools import partial
-from typing import Iterator, Optional, Tuple
+from typing import Iterator, Optional, Tuple, Union
 
 from xstream.errors import CorruptStream, UnsupportedStream
 from xstream.kernels.buffers import BufferLike
@@ -16,6 +16,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from xstream.stream.signs import Sign
     from xstream.wire.formats import AnyRecord
+
+#: What functions that read a whole stream take: a SourceLike, or a reader that nothing has been read from. A reader
+#: keeps its own settings, is read to its end, and stays open.
+StreamLike = Union[SourceLike, AnyReader]
 
 #: Bytes of a disk to look at: enough for every magic number in signs.
 DISK_START = 2048
@@ -67,7 +71,7 @@ def _reader(source: Source, format: str, limits: Limits, strict: bool, checkpoin
 
 
 @contextlib.contextmanager
-def reading(source: SourceLike, *, format: Optional[str] = None, limits: Limits = Limits(), strict: bool = False,
+def reading(source: StreamLike, *, format: Optional[str] = None, limits: Limits = Limits(), strict: bool = False,
             checkpointed: bool = False, width: Optional[int] = None, guest: Optional[str] = None,
             exact: bool = False) -> Iterator[AnyReader]:
     """A reader for ``source``, for the length of a ``with`` block: :func:`open_stream`'s, closed at the end of the
@@ -75,8 +79,8 @@ def reading(source: SourceLike, *, format: Optional[str] = None, limits: Limits 
     if isinstance(source, RecordReader):
         yield source  # type: ignore[misc]
         return
-    with open_stream(source, format=format, limits=limits, strict=strict, checkpointed=checkpointed, width=width,
-                     guest=guest, exact=exact) as reader:
+    with open_stream(source, format=format, limits=limits, strict=strict,  # type: ignore[arg-type]  # no reader
+                     checkpointed=checkpointed, width=width, guest=guest, exact=exact) as reader:
         yield reader
 
 

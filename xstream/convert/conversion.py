@@ -2,9 +2,9 @@
 import contextlib
 import os
 import stat
-from typing import Callable, Dict, Iterator, NamedTuple, Optional, Tuple, Union
+from typing import Callable, ContextManager, Dict, Iterator, NamedTuple, Optional, Tuple, Union
 
-from xstream.containers.opening import AnyReader, open_stream
+from xstream.containers.opening import AnyReader, StreamLike, reading
 from xstream.containers.reader import NestedReader
 from xstream.convert.containers import TARGETS, Origin, Parts, Target
 from xstream.convert.legacy import Again, Items, LegacyConversion, domain_header, legacy_reader
@@ -15,7 +15,7 @@ from xstream.kernels import transfer
 from xstream.limits import Limits
 from xstream.stream.legacy_reader import LegacyReader
 from xstream.stream.sink import Sink, SinkLike, check_not_same_file, opened_sink
-from xstream.stream.source import DescriptorSource, SourceLike
+from xstream.stream.source import DescriptorSource
 from xstream.wire import legacy, libxc, libxl, xenopsd
 
 TYPE_CHECKING = False
@@ -51,7 +51,7 @@ class Converted(NamedTuple):
 class Request(NamedTuple):
     """The arguments of ``convert``, as every writer in the table below gets them."""
 
-    source: SourceLike
+    source: StreamLike
     sink: SinkLike
     to: Optional[str]
     parts: Parts
@@ -67,13 +67,13 @@ class Request(NamedTuple):
     jobs: int
     sparse: bool
 
-    def open(self, source: SourceLike) -> AnyReader:
+    def open(self, source: StreamLike) -> ContextManager[AnyReader]:
         """A reader for ``source``, which is this request's or replaces it."""
-        return open_stream(source, format=self.format, limits=self.limits, strict=self.strict, width=self.width,
-                           guest=self.guest, checkpointed=self.checkpointed or self.squash or self.last_checkpoint)
+        return reading(source, format=self.format, limits=self.limits, strict=self.strict, width=self.width,
+                       guest=self.guest, checkpointed=self.checkpointed or self.squash or self.last_checkpoint)
 
 
-def convert(source: SourceLike, sink: SinkLike, *, to: Optional[str] = None, config: Optional[bytes] = None,
+def convert(source: StreamLike, sink: SinkLike, *, to: Optional[str] = None, config: Optional[bytes] = None,
             device_model: Optional[bytes] = None, no_device_model: bool = False, squash: bool = False,
             last_checkpoint: bool = False, checkpointed: bool = False, format: Optional[str] = None,
             width: Optional[int] = None, guest: Optional[str] = None, limits: Limits = Limits(), strict: bool = False,
@@ -91,8 +91,8 @@ def convert(source: SourceLike, sink: SinkLike, *, to: Optional[str] = None, con
     - "config": the domain's configuration alone, "device-model": QEMU's record alone, as ``config`` and
       ``device_model`` take them.
 
-    ``source`` is anything that :func:`xstream.open` takes. ``sink`` is a path (the file appears when it is complete,
-    mode 0600, and replaces what was there; a pipe or device is written in place) or anything else that
+    ``source`` is anything that :func:`xstream.open` takes, or a reader. ``sink`` is a path (the file appears when it is
+    complete, mode 0600, and replaces what was there; a pipe or device is written in place) or anything else that
     :func:`~xstream.stream.sink.opened_sink` takes.
 
     - ``config``: for "xl" the domain's configuration as JSON or as the text of a config file, for "libvirt" its XML,
@@ -257,7 +257,7 @@ def _opened_again(request: Request, fd: int, begin: int) -> Iterator[AnyReader]:
         os.lseek(fd, here, os.SEEK_SET)
 
 
-def _is_file(source: SourceLike) -> bool:
+def _is_file(source: object) -> bool:
     """Whether a source is a regular file, by path or descriptor."""
     return isinstance(source, (str, int, os.PathLike)) and stat.S_ISREG(os.stat(source).st_mode)
 

@@ -3,7 +3,7 @@ import struct
 import tempfile
 from typing import IO, Callable, Iterator, NamedTuple, Optional, Tuple, Union
 
-from xstream.containers.opening import AnyReader, reading
+from xstream.containers.opening import AnyReader, StreamLike, reading
 from xstream.containers.reader import NestedReader
 from xstream.errors import MemoryMismatch, StreamError, TruncatedStream
 from xstream.guest.deltas import DeltaDecoder
@@ -12,7 +12,7 @@ from xstream.guest.parallel import Workers, usable_cpus
 from xstream.guest.tables import checked_tables, from_legacy
 from xstream.kernels import pfns as pfn_kernel
 from xstream.limits import Limits
-from xstream.stream.source import ObjectSource, SourceLike, pieces
+from xstream.stream.source import ObjectSource, pieces
 from xstream.wire.legacy import CompressedBatch, CompressedPages, UnmappedPfns
 from xstream.wire.libxc import PAGE_SIZE, PageData
 
@@ -261,7 +261,7 @@ def taken_back(reader: AnyReader, record: PageData) -> Optional[memoryview]:
     return pfns if types.count(0xF) == len(types) else None
 
 
-def load(source: SourceLike, memory: GuestMemory, *, format: Optional[str] = None, limits: Optional[Limits] = None,
+def load(source: StreamLike, memory: GuestMemory, *, format: Optional[str] = None, limits: Optional[Limits] = None,
          strict: bool = False, checkpointed: bool = False, width: Optional[int] = None, guest: Optional[str] = None,
          jobs: Optional[int] = None) -> Loaded:
     """Load a stream's final memory into ``memory``.

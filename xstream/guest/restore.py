@@ -7,7 +7,7 @@ from array import array
 from types import ModuleType
 from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple, TypeVar, Union
 
-from xstream.containers.opening import AnyReader, open_stream
+from xstream.containers.opening import AnyReader, StreamLike, open_stream
 from xstream.errors import (
     IncompleteStream,
     LimitExceeded,
@@ -152,7 +152,7 @@ class Restorer:
     fed; call it again then. ``restored`` is set at the end.
     """
 
-    def __init__(self, source: Union[SourceLike, AnyReader], guest: Guest, *, format: Optional[str] = None,
+    def __init__(self, source: StreamLike, guest: Guest, *, format: Optional[str] = None,
                  limits: Limits = Limits(), strict: bool = False, checkpointed: bool = False, exact: bool = True,
                  checkpoint: Callable[[int], bool] = lambda number: True, back_channel: Optional[SinkLike] = None,
                  progress: Callable[[int], object] = lambda offset: None,
@@ -499,7 +499,7 @@ def _reported(state: StateRecords) -> Iterator[LayerRecord]:
             yield LayerRecord(place.layer, owned(record))  # type: ignore[arg-type]  # the state is what others are
 
 
-def restore(source: Union[SourceLike, AnyReader], guest: Guest, *, format: Optional[str] = None,
+def restore(source: StreamLike, guest: Guest, *, format: Optional[str] = None,
             limits: Limits = Limits(), strict: bool = False, checkpointed: bool = False, exact: bool = True,
             checkpoint: Callable[[int], bool] = lambda number: True, back_channel: Optional[SinkLike] = None,
             progress: Callable[[int], object] = lambda offset: None,

@@ -7,10 +7,10 @@ import contextlib
 from itertools import islice
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Tuple, Union
 
-from xstream.containers.opening import open_stream
+from xstream.containers.opening import StreamLike, reading
 from xstream.errors import JsonValue, StreamError
 from xstream.limits import Limits
-from xstream.stream.source import PendingPages, SourceLike
+from xstream.stream.source import PendingPages
 from xstream.wire import (
     features,
     hvm_context,
@@ -78,7 +78,7 @@ class Wanted(NamedTuple):
     record: int
 
 
-def contents(source: SourceLike, wanted: Optional[Wanted] = None, *, format: Optional[str] = None,
+def contents(source: StreamLike, wanted: Optional[Wanted] = None, *, format: Optional[str] = None,
              limits: Limits = Limits(), strict: bool = False, checkpointed: bool = True, width: Optional[int] = None,
              guest: Optional[str] = None,
              progress: Callable[[int], object] = lambda offset: None) -> Iterator[RecordContents]:
@@ -88,8 +88,8 @@ def contents(source: SourceLike, wanted: Optional[Wanted] = None, *, format: Opt
     that can't be parsed doesn't end the iteration: see :class:`RecordContents`. Raises StreamError or a subclass for
     what can't be read past, and OSError.
     """
-    with open_stream(source, format=format, limits=limits, strict=strict, checkpointed=checkpointed, width=width,
-                     guest=guest) as reader:
+    with reading(source, format=format, limits=limits, strict=strict, checkpointed=checkpointed, width=width,
+                 guest=guest) as reader:
         while True:
             if wanted is None and reader.next_run() is not None:
                 continue

@@ -4,12 +4,11 @@ from functools import partial
 from itertools import islice
 from typing import Callable, Iterator, List, NamedTuple, Optional, Tuple, TypeVar
 
-from xstream.containers.opening import AnyReader, open_stream
+from xstream.containers.opening import AnyReader, StreamLike, reading
 from xstream.guest.load import Loader
 from xstream.guest.memory import GuestMemory
 from xstream.kernels import checksum
 from xstream.limits import Limits
-from xstream.stream.source import SourceLike
 from xstream.tools.extract import image_pieces, runs
 from xstream.wire.libxc import PAGE_SIZE
 
@@ -40,7 +39,7 @@ class DigestReport(NamedTuple):
     unread: Optional[str] = None
 
 
-def digest(source: SourceLike, *, format: Optional[str] = None, limits: Limits = Limits(), strict: bool = False,
+def digest(source: StreamLike, *, format: Optional[str] = None, limits: Limits = Limits(), strict: bool = False,
            checkpointed: bool = False, width: Optional[int] = None, guest: Optional[str] = None,
            progress: Callable[[int], object] = lambda offset: None, jobs: int = 1) -> DigestReport:
     """Load a stream's final memory and compute its checksums.
@@ -49,20 +48,20 @@ def digest(source: SourceLike, *, format: Optional[str] = None, limits: Limits =
     and compute CRCs (each SHA-256 takes one). The other arguments are those of :func:`xstream.open`. Raises StreamError
     or a subclass.
     """
-    with open_stream(source, format=format, limits=limits, strict=strict, checkpointed=checkpointed, width=width,
-                     guest=guest) as reader:
+    with reading(source, format=format, limits=limits, strict=strict, checkpointed=checkpointed, width=width,
+                 guest=guest) as reader:
         memory = _load(reader, limits, progress, jobs)
         unread = reader.unread
     return digest_memory(memory, jobs)._replace(unread=unread)
 
 
-def page_digests(source: SourceLike, *, format: Optional[str] = None, limits: Limits = Limits(), strict: bool = False,
+def page_digests(source: StreamLike, *, format: Optional[str] = None, limits: Limits = Limits(), strict: bool = False,
                  checkpointed: bool = False, width: Optional[int] = None, guest: Optional[str] = None,
                  progress: Callable[[int], object] = lambda offset: None, jobs: int = 1) -> Iterator[Tuple[int, int]]:
     """(PFN, CRC32C of its page) of each populated PFN, ascending. The arguments are those of :func:`digest`. Raises
     StreamError or a subclass before the first pair."""
-    with open_stream(source, format=format, limits=limits, strict=strict, checkpointed=checkpointed, width=width,
-                     guest=guest) as reader:
+    with reading(source, format=format, limits=limits, strict=strict, checkpointed=checkpointed, width=width,
+                 guest=guest) as reader:
         memory = _load(reader, limits, progress, jobs)
     return (pair for first, sums in run_digests(memory, jobs) for pair in enumerate(sums, first))
 

@@ -2,7 +2,7 @@
 import os
 from typing import Callable, Iterator, List, NamedTuple, Optional, Tuple
 
-from xstream.containers.opening import AnyReader, open_stream
+from xstream.containers.opening import AnyReader, StreamLike, reading
 from xstream.errors import LimitExceeded, StreamError
 from xstream.guest.load import Loader, WholeRecordLoader
 from xstream.guest.memory import GuestMemory
@@ -10,7 +10,6 @@ from xstream.kernels import pfns as pfn_kernel
 from xstream.limits import Limits
 from xstream.stream.output import replacing, written_in_place
 from xstream.stream.sink import SinkLike, check_not_same_file, opened_sink
-from xstream.stream.source import SourceLike
 from xstream.wire.libxc import PAGE_SIZE
 
 _ZEROS = memoryview(bytes(1 << 20))
@@ -70,7 +69,7 @@ def zeros(size: int) -> Iterator[memoryview]:
         yield _ZEROS[:size - start]
 
 
-def extract(source: SourceLike, sink: SinkLike, *, salvage: bool = False, format: Optional[str] = None,
+def extract(source: StreamLike, sink: SinkLike, *, salvage: bool = False, format: Optional[str] = None,
             limits: Limits = Limits(), strict: bool = False, checkpointed: bool = False, width: Optional[int] = None,
             guest: Optional[str] = None, progress: Callable[[int], object] = lambda offset: None,
             jobs: int = 1, sparse: bool = True) -> ExtractReport:
@@ -89,8 +88,8 @@ def extract(source: SourceLike, sink: SinkLike, *, salvage: bool = False, format
     shutil.SameFileError if source and sink are the same file; other OSErrors.
     """
     check_not_same_file(source, sink)
-    with open_stream(source, format=format, limits=limits, strict=strict, checkpointed=checkpointed, width=width,
-                     guest=guest) as reader:
+    with reading(source, format=format, limits=limits, strict=strict, checkpointed=checkpointed, width=width,
+                 guest=guest) as reader:
         path = os.fspath(sink) if isinstance(sink, (str, os.PathLike)) else None
         if path is not None and not written_in_place(path):
             with replacing(path) as fd:

@@ -4,7 +4,7 @@ import struct
 import tempfile
 from typing import IO, Callable, Dict, List, NamedTuple, Optional, Tuple
 
-from xstream.containers.opening import AnyReader, open_stream
+from xstream.containers.opening import AnyReader, StreamLike, reading
 from xstream.errors import StreamError, TruncatedStream
 from xstream.guest.load import taken_back
 from xstream.guest.memory import GuestMemory
@@ -13,7 +13,7 @@ from xstream.kernels import pages as page_kernel
 from xstream.kernels import pfns as pfn_kernel
 from xstream.limits import Limits
 from xstream.stream.reader import Layer, PageRun, without_cut_record
-from xstream.stream.source import SourceLike, pieces
+from xstream.stream.source import pieces
 from xstream.wire.formats import record_name
 from xstream.wire.frames import Buffer
 from xstream.wire.legacy import CompressedBatch, UnmappedPfns
@@ -205,7 +205,7 @@ class Survey:
             self.more_rows += 1
 
 
-def info(source: SourceLike, *, format: Optional[str] = None, limits: Limits = Limits(), strict: bool = False,
+def info(source: StreamLike, *, format: Optional[str] = None, limits: Limits = Limits(), strict: bool = False,
          checkpointed: bool = True, width: Optional[int] = None, guest: Optional[str] = None,
          progress: Callable[[int], object] = lambda offset: None) -> InfoReport:
     """Survey a whole stream. The parameters are those of xstream.open; ``progress`` is called with the offset reached.
@@ -214,8 +214,8 @@ def info(source: SourceLike, *, format: Optional[str] = None, limits: Limits = L
     the report's ``error``. Raises StreamError or a subclass if not even the headers can be read, and OSError.
     """
     survey = Survey(limits)
-    with open_stream(source, format=format, limits=limits, strict=strict, checkpointed=checkpointed, width=width,
-                     guest=guest) as reader, contextlib.closing(survey.pfns):
+    with reading(source, format=format, limits=limits, strict=strict, checkpointed=checkpointed, width=width,
+                 guest=guest) as reader, contextlib.closing(survey.pfns):
         reader.identity  # noqa: B018 - reads the headers: without them there is nothing to report
         survey.end = reader.source.offset
         try:

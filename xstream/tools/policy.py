@@ -1,10 +1,9 @@
 """The CPU that a guest sees: the policies of one stream, or whether a guest can move from one to another."""
 from typing import Callable, List, NamedTuple, Optional, Tuple
 
-from xstream.containers.opening import open_stream
+from xstream.containers.opening import StreamLike, reading
 from xstream.errors import StreamError
 from xstream.limits import Limits
-from xstream.stream.source import SourceLike
 from xstream.wire import features, libxc, msrs, policies
 from xstream.wire.formats import record_name
 
@@ -74,7 +73,7 @@ class PolicyReport(NamedTuple):
         return tuple(dict.fromkeys(found))
 
 
-def policy(source: SourceLike, *, format: Optional[str] = None, limits: Limits = Limits(), strict: bool = False,
+def policy(source: StreamLike, *, format: Optional[str] = None, limits: Limits = Limits(), strict: bool = False,
            checkpointed: bool = True, width: Optional[int] = None, guest: Optional[str] = None,
            progress: Callable[[int], object] = lambda offset: None) -> Policy:
     """The CPU policies of a stream; the arguments are those of :func:`xstream.open`. ``progress`` is called with the
@@ -82,8 +81,8 @@ def policy(source: SourceLike, *, format: Optional[str] = None, limits: Limits =
 
     Raises StreamError or a subclass if reading fails before any policy was found; a later error is in the result.
     """
-    with open_stream(source, format=format, limits=limits, strict=strict, checkpointed=checkpointed, width=width,
-                     guest=guest) as reader:
+    with reading(source, format=format, limits=limits, strict=strict, checkpointed=checkpointed, width=width,
+                 guest=guest) as reader:
         found = Policy((), ())
         try:
             while True:

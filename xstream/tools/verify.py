@@ -1,11 +1,11 @@
 """Whether a stream is good: its structure, order, PFN words and record bodies; page data isn't read."""
 from typing import Callable, Dict, NamedTuple, Optional, Tuple, Union
 
-from xstream.containers.opening import AnyReader, open_stream
+from xstream.containers.opening import AnyReader, StreamLike, reading
 from xstream.errors import StreamError, TruncatedStream
 from xstream.limits import Limits
 from xstream.stream.reader import Layer, PageRun, without_cut_record
-from xstream.stream.source import PendingPages, SourceLike
+from xstream.stream.source import PendingPages
 from xstream.wire.frames import Buffer
 from xstream.wire.libxc import GUEST_WIDTHS, PAGE_SIZE, PageData
 
@@ -126,7 +126,7 @@ class Verifier:
         return self._pfn_checks
 
 
-def verify(source: SourceLike, *, format: Optional[str] = None, limits: Limits = Limits(), strict: bool = False,
+def verify(source: StreamLike, *, format: Optional[str] = None, limits: Limits = Limits(), strict: bool = False,
            checkpointed: bool = False, width: Optional[int] = None, guest: Optional[str] = None,
            progress: Callable[[int], object] = lambda offset: None) -> VerifyReport:
     """Check a whole stream: structure, order, PFN words, record bodies, and that it has all a guest needs to run.
@@ -143,8 +143,8 @@ def verify(source: SourceLike, *, format: Optional[str] = None, limits: Limits =
     Raises the first fault: StreamError or a subclass. IncompleteStream means that the stream ends without what a guest
     can't run without, as after an interrupted save.
     """
-    with open_stream(source, format=format, limits=limits, strict=strict, checkpointed=checkpointed, width=width,
-                     guest=guest) as reader:
+    with reading(source, format=format, limits=limits, strict=strict, checkpointed=checkpointed, width=width,
+                 guest=guest) as reader:
         verifier = Verifier(reader)
         while verifier.step():
             progress(verifier.end)
