@@ -62,7 +62,21 @@ def api() -> Iterator[str]:
     assert not left, "public names without a section in docs/_extensions/generated.py: {}".format(left)
     for title, module in MODULES:
         if util.find_spec(module):
-            yield from ("## " + title, "", "```{eval-rst}", ".. automodule:: " + module, "   :members:", "```", "")
+            yield from ("## " + title, "", "```{eval-rst}", ".. automodule:: " + module, "")
+            names = vars(import_module(module))
+            for name in sorted(names.get("__all__") or _defined(module)):
+                yield from _documented_member(names[name], module + "." + name)
+            yield from ("```", "")
+
+
+def _defined(module: str) -> List[str]:
+    """The public names that a module itself defines."""
+    return [name for name, value in vars(import_module(module)).items()
+            if not name.startswith("_") and callable(value) and getattr(value, "__module__", None) == module]
+
+
+def _documented_member(value: Any, path: str) -> List[str]:
+    return _documented_class(value, path) if inspect.isclass(value) else [".. autofunction:: " + path, ""]
 
 
 def _home(name: str) -> str:
