@@ -541,6 +541,7 @@ def _scan(options: "Namespace") -> int:
                 print_scanned(record)
             sys.stdout.flush()
             update(number)
+    found.sort(key=lambda record: record.path)  # images are done in any order
     _write_tables(options, found)
     report = duplicates.report() if options.duplicates else None
     if options.json and report is not None:
