@@ -189,3 +189,10 @@ def test_index_is_small():
 def test_starts():
     view = MemoryView(samples.hvm(memory=batch([word(1), word(2), word(4, XALLOC)], [page(1), page(2)])))
     assert bytes(view.starts(numpy.array([2, 4, 0, 1]), 8)) == page(2)[:8] + bytes(16) + page(1)[:8]
+
+
+def test_no_memory_at_all():
+    data = samples.hvm(memory=samples.tsc_info(), tail=samples.hvm_context() + samples.hvm_params() + samples.end())
+    for source in (data, io.BytesIO(data), io.BytesIO(lzma.compress(data))):
+        with MemoryView(source) as view:
+            assert len(view) == view.populated_count == 0 and view.read(0, 2) == b"\0\0" and len(view.runs()) == 0

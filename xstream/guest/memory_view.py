@@ -411,7 +411,7 @@ def _count(copies: numpy.ndarray, pfns: numpy.ndarray) -> None:
 
 def _array(length: int, dtype: type) -> numpy.ndarray:
     """Zeros that take memory only where they are written to."""
-    return numpy.frombuffer(reserve(length * numpy.dtype(dtype).itemsize), dtype)[:length]
+    return numpy.frombuffer(reserve(max(length, 1) * numpy.dtype(dtype).itemsize), dtype)[:length]
 
 
 def _address(buffer: Buffer) -> int:
