@@ -1,5 +1,6 @@
-# cython: boundscheck=False, wraparound=False, cdivision=True, auto_pickle=False
+# cython: boundscheck=False, wraparound=False, cdivision=True
 """What kind of data is in a page: zeros, text, random bytes or something else."""
+from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport uint8_t, uint16_t, uint64_t
 from libc.string cimport memset
 
@@ -68,10 +69,21 @@ cdef Kind kind_of(const uint8_t *page) noexcept nogil:
     return C_OTHER
 
 
+cdef void classify_pages(const uint8_t *pages, Py_ssize_t count, uint8_t *kinds) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(count):
+        kinds[i] = kind_of(pages + i * PAGE)
+
+
 def classify(pages, kinds):
-    cdef const uint8_t[::1] data = _buffers.pages("pages", pages)
-    cdef Py_ssize_t i, count = data.shape[0] // PAGE
-    cdef uint8_t[::1] found = _buffers.array("kinds", kinds, "uint8", length=count, writable=True)
-    with nogil:
-        for i in range(count):
-            found[i] = kind_of(&data[i * PAGE])
+    # Without typed memoryviews, which would make this module four times as large.
+    cdef Py_buffer data, found
+    PyObject_GetBuffer(_buffers.pages("pages", pages), &data, PyBUF_SIMPLE)
+    try:
+        kinds = _buffers.array("kinds", kinds, "uint8", length=data.len // PAGE, writable=True)
+        PyObject_GetBuffer(kinds, &found, PyBUF_WRITABLE)
+        with nogil:
+            classify_pages(<const uint8_t *>data.buf, data.len // PAGE, <uint8_t *>found.buf)
+        PyBuffer_Release(&found)
+    finally:
+        PyBuffer_Release(&data)
