@@ -184,7 +184,8 @@ def _add_policy(commands: "Commands") -> None:
 
 
 def _add_scan(commands: "Commands") -> None:
-    scan = _new(commands, "scan", "check and list all images in folders, of patterns and at URLs", EXAMPLES["scan"])
+    scan = _new(commands, "scan", "check and list all images in folders, matching patterns and at URLs",
+                EXAMPLES["scan"])
     scan.add_argument("images", metavar="PATH|URL", nargs="+", help="files; folders; patterns (*, **, ?, [...]); URLs "
                       "that fsspec opens (s3://, sftp://, https://, ...), of which only what is needed is fetched")
     scan.add_argument("--json", action="store_true", help="print one line of JSON for each image to stdout")
@@ -192,7 +193,7 @@ def _add_scan(commands: "Commands") -> None:
     scan.add_argument("--parquet", metavar="OUT", help="write the table to a Parquet file, too (needs pyarrow)")
     scan.add_argument("-f", "--force", action="store_true", help="replace files that exist")
     scan.add_argument("--cache", metavar="FILE", help="remember results in FILE: read only images that are new or have "
-                      "changed (by path, size, and modification time or ETag), and go on with an interrupted scan")
+                      "changed (by path, size, and modification time or ETag), and continue an interrupted scan")
     scan.add_argument("--digest", action="store_true", help="compute the CRC32C and SHA-256 of each guest's final "
                       "memory, which is loaded for that")
     scan.add_argument("--against", metavar="POLICY|IMAGE", help="find out which guests can run with the CPU policy of "
