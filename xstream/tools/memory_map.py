@@ -174,12 +174,9 @@ def _spans(view: MemoryView, against: Optional[MemoryView]) -> Iterator[Tuple[in
     """(first PFN, the guests' states from there on combined by or) of each span in which any PFN is mentioned."""
     states = [each.state for each in (view, against) if each is not None]
     for start in range(0, max(map(len, states)), _AT_ONCE):
-        combined = numpy.zeros(_AT_ONCE, numpy.uint8)
-        for state in states:
-            some = state[start:start + _AT_ONCE]
-            combined[:len(some)] |= some
-        if combined.any():
-            yield start, combined
+        here = [state[start:start + _AT_ONCE] for state in states if state[start:start + _AT_ONCE].any()]
+        if here:
+            yield start, numpy.bitwise_or.reduce([grown(state, _AT_ONCE, 0) for state in here])
 
 
 def _grid(view: MemoryView, against: Optional[MemoryView]) -> Grid:
