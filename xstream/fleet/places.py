@@ -68,7 +68,7 @@ def _below(pattern: str) -> Iterator[Place]:
 
 
 def _local(path: str) -> Iterator[Place]:
-    if not os.path.isdir(path):
+    if "\0" in path or not os.path.isdir(path):  # Python 3.7 and older raise ValueError for NUL
         yield _file(path)
         return
     unlisted: List[OSError] = []
