@@ -406,7 +406,7 @@ def test_command_line(store, capsys):
     out = capsys.readouterr().out
     lines, table = out.split("\n\n", 1)
     assert len(lines.splitlines()) == 6 and "\x1b" not in out
-    assert "a.xl: ok; xl, x86 HVM, web 1, {}, Xen 4.17, 12.0 KiB, 3 pages populated\n".format(UUID) in lines
+    assert "a.xl: ok; xl, x86 HVM, web 1, {}, Xen 4.17, 12.0 KiB, 3 pages populated\n".format(UUID) in lines + "\n"
     assert "{}: error: No such file or directory".format(store / "broken") in lines
     assert "cut.xs: bad: libxc, offset" in lines and "new\\nline\\x1b[31m.xs: ok" in lines
     assert table.splitlines()[0].split() == ["path", "format", "guest", "name", "uuid", "Xen", "memory", "populated",

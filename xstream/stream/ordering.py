@@ -212,7 +212,7 @@ class Ordering:
         self.state = state
         if record_type not in (CHECKPOINT, END):
             self._in_checkpoint = True
-        if isinstance(record, libxc.PER_VCPU) and record_type in self._vcpus and record.vcpu_id < _MOST_VCPUS:
+        if record_type in self._vcpus and isinstance(record, libxc.PER_VCPU) and record.vcpu_id < _MOST_VCPUS:
             self._vcpus[record_type].add(record.vcpu_id)
         if record_type & OPTIONAL:
             self._optional_since_checkpoint = self.checkpoints > 0
