@@ -69,6 +69,9 @@ FLEET = ["fsspec>=2021.7", "aiohttp>=3.7", "dask>=2022.2; python_version >= '3.8
          "distributed>=2022.2; python_version >= '3.8'"]
 PARQUET = ["pyarrow>=7; python_version >= '3.7'"]
 PICTURE = ["pillow>=5.1,<9; python_version < '3.7'", "pillow>=5.1; python_version >= '3.7'"]
+# Older versions lack what tells where a frame ends.
+ZSTD = ["zstandard>=0.19,<0.20; python_version < '3.7'",
+        "zstandard>=0.19; python_version >= '3.7' and python_version < '3.14'"]
 TEST = ["pytest>=6.2", "pytest-benchmark>=3.4", "hypothesis>=6.31"]
 
 setup(
@@ -101,7 +104,7 @@ setup(
     python_requires=">=3.6",
     # The command line has no requirements, so that a host without a network needs only this wheel.
     extras_require={"arrays": NUMPY, "fleet": FLEET, "parquet": PARQUET, "picture": NUMPY + PICTURE, "progress": TQDM,
-                    "test": TEST + NUMPY + TQDM + PICTURE, "volatility": NUMPY + VOLATILITY},
+                    "test": TEST + NUMPY + TQDM + PICTURE + ZSTD, "volatility": NUMPY + VOLATILITY, "zstd": ZSTD},
     entry_points={"console_scripts": [
         "xstream = xstream.cli:main",
         "xstream-save-helper = xstream.xen.save_helper:main",

@@ -220,6 +220,7 @@ def _add_convert(commands: "Commands") -> None:
                          "container that FILE has, in its current form)")
     convert.add_argument("--last-checkpoint", action="store_true",
                          help="write the last complete checkpoint as a plain stream")
+    _add_compress(convert)
     _add_jobs(convert)
     convert.add_argument("--squash", action="store_true",
                          help="write each page once, with its final contents, as a plain stream")
@@ -238,6 +239,7 @@ def _add_save(commands: "Commands") -> None:
     save.add_argument("domain", metavar="DOMAIN", help="number or name of the domain; it suspends itself for the "
                       "snapshot and always runs again afterwards")
     _add_out(save)
+    _add_compress(save)
     save.add_argument("--live", action="store_true", help="send memory while the guest runs, and suspend it only for "
                       "the rest")
     save.add_argument("--container", choices=("libxl", "libxc"), default="libxl", help="what to write: libxl, with "
@@ -250,6 +252,21 @@ def _add_out(command: Parser) -> None:
     command.add_argument("out", metavar="OUT", help="file to write; - for stdout")
     command.add_argument("-f", "--force", action="store_true", help="replace OUT if it exists")
     command.add_argument("--no-sparse", action="store_true", help="write blocks of zeros to a file, not holes")
+
+
+def _add_compress(command: Parser) -> None:
+    command.add_argument("--compress", type=_compression, metavar="zstd[:LEVEL]", help="compress OUT by zstd, which "
+                         "zstd -d undoes; xstream reads it without decompressing what it doesn't need. Without this "
+                         "option, an OUT that ends in .zst is compressed at level 3. Needs the package zstandard")
+
+
+def _compression(text: str) -> str:
+    from xstream.stream.zstd import level_of
+    try:
+        level_of(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error))
+    return text
 
 
 def _add_simulate(commands: "Commands") -> None:

@@ -586,7 +586,7 @@ def _convert(options: "Namespace") -> Optional[int]:
                          device_model=_contents_of(options.device_model), no_device_model=options.no_device_model,
                          squash=options.squash, last_checkpoint=options.last_checkpoint,
                          checkpointed=options.checkpointed, progress=progress, jobs=_threads(options),
-                         sparse=not options.no_sparse, **_format(options))
+                         sparse=not options.no_sparse, compress=options.compress, **_format(options))
     if options.json and options.out != "-":
         print_json(report._asdict())
     if report.dropped and not options.quiet:
@@ -606,7 +606,7 @@ def _save(options: "Namespace") -> None:
     from xstream.xen.snapshot import snapshot
     saved = snapshot(options.domain, _STDOUT if options.out == "-" else _new_file(options), live=options.live,
                      container=None if options.container == "libxc" else options.container,
-                     sparse=not options.no_sparse)
+                     sparse=not options.no_sparse, compress=options.compress)
     if options.json:
         print_json(dict(saved._asdict(), rounds=[last._asdict() for last in saved.rounds]), sys.stderr)
 

@@ -36,10 +36,11 @@ class StreamError(Exception):
                 record_type: Optional[str] = None) -> "StreamError":
         """Add the place, which the code that raised the error didn't know; returns the error itself.
 
-        The error's offset (0 if it has none) is relative to ``base``, and becomes absolute. Other attributes that are
-        already set are kept.
+        The offset of an error without a layer (0 if it has none) is relative to ``base``, and becomes absolute. Other
+        attributes that are already set are kept.
         """
-        self.offset = base + (self.offset or 0)
+        if self.layer is None:
+            self.offset = base + (self.offset or 0)
         self.layer = layer if self.layer is None else self.layer
         self.record = record if self.record is None else self.record
         self.record_type = record_type if self.record_type is None else self.record_type

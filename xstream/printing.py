@@ -241,8 +241,8 @@ def print_unread(report: "Union[InfoReport, VerifyReport]") -> None:
 def _print_pages(report: "InfoReport") -> None:
     print_text("{}, {} populated PFNs, highest PFN {:#x}".format(
         human_size(report.bytes), report.populated, max(report.highest_pfn, 0)))
-    print_text("{} pages sent, of them {} sent again, {} all zero{}".format(
-        report.sent, report.resent, report.zero,
+    print_text("{} pages sent, of them {} sent again{}{}".format(
+        report.sent, report.resent, "" if report.zero is None else ", {} all zero".format(report.zero),
         "; {} for comparison".format(report.verified) if report.verified else ""))
     if report.checkpoints:
         print("{} checkpoints; what follows the last is void".format(report.checkpoints))

@@ -1,12 +1,13 @@
 """The verbs: streams read, written, checked and extracted."""
 import contextlib
 import hashlib
+import importlib.util
 import mmap
 import os
 import shutil
 import subprocess
 import tempfile
-from typing import Callable, Dict, Iterator, NamedTuple
+from typing import Callable, Dict, Iterator, List, NamedTuple
 
 import numpy
 
@@ -155,6 +156,19 @@ class Verbs:
         yield limit("write()", "map the file, write as many bytes to a new file, 1 MiB at a time",
                     lambda: self._to_file(lambda fd: machine.write_all(fd, self._mapped_pages().data)))
 
+    def _compress(self) -> Iterator[Side]:
+        jobs, target = usable_cpus(), os.path.join(self.folder, "compressed.zst")
+        yield ours("write the stream's file as a compressed image, at level 1, by {} threads".format(jobs),
+                   lambda: convert(self.files.full, target, compress="zstd:1", jobs=jobs))
+        yield from _zstd(["-1", "-T0", "-f", self.files.full, "-o", target], "compress the file by zstd -1 -T0")
+
+    def _decompress(self) -> Iterator[Side]:
+        image = os.path.join(self.folder, "image.zst")
+        if not os.path.exists(image):
+            convert(self.files.full, image, compress="zstd:1", jobs=usable_cpus())
+        yield ours("load a compressed image's pages into guest memory that is there", lambda: load(image, self.ready))
+        yield from _zstd(["-d", "-c", image], "decompress the image to /dev/null by zstd -d")
+
     def _page_digests(self) -> Iterator[Side]:
         memory, jobs = self.guest.memory, usable_cpus()
         yield ours("the CRC32C of each populated page, by {} threads".format(jobs),
@@ -228,8 +242,18 @@ _MAKERS: Dict[str, Callable[[Verbs], Iterator[Side]]] = {
     "page digests": Verbs._page_digests,
     "digest": Verbs._digest,
 }
+if importlib.util.find_spec("zstandard"):
+    _MAKERS.update({"compress": Verbs._compress, "decompress": Verbs._decompress})
 #: Of all verbs' workloads, in order.
 NAMES = tuple(_MAKERS)
+
+
+def _zstd(arguments: List[str], what: str) -> Iterator[Side]:
+    """zstd's own program, if it is installed."""
+    program = shutil.which("zstd")
+    if program:
+        command = [program, "-q", *arguments]
+        yield peer("zstd", what, lambda: subprocess.check_call(command, stdout=subprocess.DEVNULL))
 
 
 def _xen_verifier(path: str) -> Iterator[Side]:

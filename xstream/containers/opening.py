@@ -49,7 +49,7 @@ def open_stream(source: SourceLike, *, format: Optional[str] = None, limits: Lim
     opened = open_source(source, exact=exact)
     try:
         if format is None:
-            opened, format = _recognised(opened)
+            opened, format = _recognised(opened, strict)
         return _reader(opened, format, limits, strict, checkpointed, width, guest)
     except BaseException:
         if opened is not source:
@@ -84,7 +84,7 @@ def reading(source: StreamLike, *, format: Optional[str] = None, limits: Limits 
         yield reader
 
 
-def _recognised(source: Source) -> Tuple[Source, str]:
+def _recognised(source: Source, strict: bool) -> Tuple[Source, str]:
     """The source to read from, itself or one that decompresses it, and the format of what it holds."""
     if not isinstance(source, FedSource) and source.peek(len(libxc.MARKER)) == libxc.MARKER:
         return source, libxc.LAYER  # without loading the other formats
@@ -94,8 +94,7 @@ def _recognised(source: Source) -> Tuple[Source, str]:
         if isinstance(source, FedSource):
             raise UnsupportedStream("input compressed by {}, fed piece by piece: decompress what is fed".format(
                 sign.format), layer=sign.format, offset=0)
-        from xstream.stream.compressed import DecompressedSource
-        source = DecompressedSource(source, sign.format)
+        source = _decompressed(source, sign.format, strict)
         sign = recognise(source)
         if sign in COMPRESSED:
             raise UnsupportedStream("input compressed by {} within compressed input".format(sign.format),
@@ -108,6 +107,19 @@ def _recognised(source: Source) -> Tuple[Source, str]:
         name, advice = _advice(source, sign)
         raise UnsupportedStream("not a Xen stream but {}: {}".format(name, advice), offset=source.offset)
     return source, sign.format
+
+
+def _decompressed(source: Source, compression: str, strict: bool) -> Source:
+    """The source of what a compressed source holds. Raises UnsupportedStream if no library for it is installed."""
+    from xstream.stream.compressed import DecompressedSource
+    whole = DecompressedSource(source, compression)
+    if compression == "zstd" and isinstance(source, BufferSource):
+        from xstream.stream.seekable import SeekableSource, frames
+        data = source.buffered()
+        found = frames(data)
+        if found is not None:
+            return SeekableSource(source, data, found, strict=strict)
+    return whole
 
 
 def _advice(source: Source, sign: "Sign") -> Tuple[str, str]:

@@ -16,6 +16,7 @@ from xstream.limits import Limits
 from xstream.stream.legacy_reader import LegacyReader
 from xstream.stream.sink import Sink, SinkLike, check_not_same_file, opened_sink
 from xstream.stream.source import DescriptorSource
+from xstream.stream.zstd import compressed, compression_of
 from xstream.wire import legacy, libxc, libxl, xenopsd
 
 TYPE_CHECKING = False
@@ -66,6 +67,7 @@ class Request(NamedTuple):
     progress: Progress
     jobs: int
     sparse: bool
+    compress: Optional[str]
 
     def open(self, source: StreamLike) -> ContextManager[AnyReader]:
         """A reader for ``source``, which is this request's or replaces it."""
@@ -77,7 +79,8 @@ def convert(source: StreamLike, sink: SinkLike, *, to: Optional[str] = None, con
             device_model: Optional[bytes] = None, no_device_model: bool = False, squash: bool = False,
             last_checkpoint: bool = False, checkpointed: bool = False, format: Optional[str] = None,
             width: Optional[int] = None, guest: Optional[str] = None, limits: Limits = Limits(), strict: bool = False,
-            progress: Progress = lambda offset: None, jobs: int = 1, sparse: bool = True) -> Converted:
+            progress: Progress = lambda offset: None, jobs: int = 1, sparse: bool = True,
+            compress: Optional[str] = None) -> Converted:
     """Write what ``source`` contains to ``sink`` in the format ``to``.
 
     ``to`` is one of:
@@ -105,8 +108,10 @@ def convert(source: StreamLike, sink: SinkLike, *, to: Optional[str] = None, con
       ``last_checkpoint`` or ``squash``, so that a copy of the memory is kept in a temporary file;
     - ``format``, ``width``, ``guest``, ``limits``, ``strict``: as :func:`xstream.open` has them;
     - ``progress``: called with the source's offset, once per batch;
-    - ``jobs``: threads that copy pages with ``squash``. The output is the same with any number;
-    - ``sparse``: a regular file gets holes instead of blocks of zeros; its bytes are the same.
+    - ``jobs``: threads that copy pages with ``squash``, and that compress. The output is the same with any number;
+    - ``sparse``: a regular file gets holes instead of blocks of zeros; its bytes are the same;
+    - ``compress``: "zstd" or "zstd:LEVEL": write a compressed image (:mod:`xstream.stream.zstd`), which ``zstd -d``
+      turns into the stream. None stands for "zstd" if ``sink`` is a path that ends in ".zst".
 
     Page data moves from descriptor to descriptor inside the kernel where possible. Memory use is bounded whatever the
     size of the guest.
@@ -122,7 +127,8 @@ def convert(source: StreamLike, sink: SinkLike, *, to: Optional[str] = None, con
         raise ValueError("unknown target {!r}; known are {}".format(to, ", ".join(WRITERS)))
     check_not_same_file(source, sink)
     request = Request(source, sink, to, Parts(config, device_model, no_device_model), squash, last_checkpoint,
-                      checkpointed, format, width, guest, limits, strict, progress, jobs, sparse)
+                      checkpointed, format, width, guest, limits, strict, progress, jobs, sparse,
+                      compression_of(sink, compress))
     return write_container(request) if to is None else WRITERS[to](request)
 
 
@@ -141,7 +147,7 @@ def write_container(request: Request) -> Converted:
             items = LegacyConversion(reader, again, last_checkpoint=request.last_checkpoint,
                                      keep=request.checkpointed).items()
         else:
-            items = _copied(reader)
+            items = _copied(reader, runs=request.compress is None)
         with _sink(request) as sink:
             target = TARGETS[to](sink, request.parts, origin)
             _transfer(items, target, request.progress)
@@ -204,10 +210,10 @@ def _transfer(items: Items, target: Target, progress: Progress) -> None:
     whole.check_whole()
 
 
-def _copied(reader: AnyReader) -> Items:
-    """The records of a reader, in runs where it has them."""
+def _copied(reader: AnyReader, *, runs: bool) -> Items:
+    """The records of a reader; with ``runs`` in runs where it has them. In a run, pages aren't apart from the rest."""
     while True:
-        record = reader.next_run() or reader.next_record()
+        record = (runs and reader.next_run()) or reader.next_record()
         if record is None:
             return
         yield reader.layer, record
@@ -288,5 +294,6 @@ def _descriptor(source: "Union[int, str, os.PathLike[str]]") -> Iterator[int]:
 def _sink(request: Request) -> Iterator[Sink]:
     if isinstance(request.sink, int):
         transfer.widen_pipe(request.sink)
-    with opened_sink(request.sink, sparse=request.sparse) as opened:
-        yield opened
+    with opened_sink(request.sink, sparse=request.sparse) as opened, \
+            compressed(opened, request.compress, request.jobs) as sink:
+        yield sink

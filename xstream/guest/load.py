@@ -7,11 +7,12 @@ from xstream.containers.opening import AnyReader, StreamLike, reading
 from xstream.containers.reader import NestedReader
 from xstream.errors import MemoryMismatch, StreamError, TruncatedStream
 from xstream.guest.deltas import DeltaDecoder
-from xstream.guest.memory import Applied, GuestMemory, uint64
+from xstream.guest.memory import Applied, GuestMemory, data_pfns, uint64
 from xstream.guest.parallel import Workers, usable_cpus
 from xstream.guest.tables import checked_tables, from_legacy
 from xstream.kernels import pfns as pfn_kernel
 from xstream.limits import Limits
+from xstream.stream.seekable import SeekableSource, name_pages
 from xstream.stream.source import ObjectSource, pieces
 from xstream.wire.legacy import CompressedBatch, CompressedPages, UnmappedPfns
 from xstream.wire.libxc import PAGE_SIZE, PageData
@@ -199,7 +200,7 @@ class Loader:
                 self._count(self.memory.apply(record, self._workers))
         except StreamError as error:
             self._locate(error)
-            raise
+            raise name_pages(error, data_pfns(record.words))
 
     def _locate(self, error: StreamError) -> None:
         if error.layer is None:
@@ -238,15 +239,31 @@ class Loader:
 
 class WholeRecordLoader(Loader):
     """A Loader that applies a batch only once all of its pages have been read: a stream that ends or fails within one
-    leaves the memory as the batch before left it, whatever the source."""
+    leaves the memory as the batch before left it, whatever the source. Of a compressed image with damaged page data the
+    other batches are applied; ``damage`` is the first such error then."""
+
+    def __init__(self, reader: AnyReader, memory: GuestMemory, *, jobs: int = 1) -> None:
+        super().__init__(reader, memory, jobs=jobs)
+        self._image = reader.source if isinstance(reader.source, SeekableSource) else None
+        if self._image is not None:
+            self._image.forgiving = True
+
+    @property
+    def damage(self) -> Optional[StreamError]:
+        """The first error in page data that did not end the reading, or None."""
+        return None if self._image is None else self._image.damage
 
     def _page_data(self, record: PageData) -> None:
+        damaged = 0 if self._image is None else self._image.damaged
         try:
             whole = b"".join(bytes(piece) for piece in pieces(record.data))
         except StreamError as error:
             self._locate(error)
             raise
-        super()._page_data(PageData(record.words, whole))
+        if self._image is None or self._image.damaged == damaged:
+            super()._page_data(PageData(record.words, whole))
+        elif self._image.damage is not None:
+            name_pages(self._image.damage, data_pfns(record.words))
 
 
 def taken_back(reader: AnyReader, record: PageData) -> Optional[memoryview]:

@@ -13,6 +13,7 @@ from xstream.guest.enclosure import DeviceModel, Enclosure, XenstoreData
 from xstream.guest.guest import GUEST_TYPES, Cancelled, Guest, GuestError, HookError, Pages
 from xstream.guest.hooks import Hooks
 from xstream.guest.memory import data_pfns, uint64
+from xstream.guest.parallel import usable_cpus
 from xstream.guest.policies import Decision, Policy, Round, xen_policy
 from xstream.guest.pv_source import SourceP2M
 from xstream.guest.tables import any_tables, data_types
@@ -25,6 +26,7 @@ from xstream.limits import Limits
 from xstream.stream.sink import Sink, SinkLike, opened_sink
 from xstream.stream.source import Source, SourceLike, open_source
 from xstream.stream.writer import BATCH_PFNS
+from xstream.stream.zstd import compressed, compression_of
 from xstream.wire import libxc
 from xstream.wire.frames import FRAME
 from xstream.wire.libxc import (
@@ -77,11 +79,14 @@ class Saver:
                  on_round: Callable[[Round], object] = lambda last: None,
                  progress: Callable[[int, int], object] = lambda done, total: None,
                  cancelled: Callable[[], bool] = lambda: False, limits: Limits = Limits(),
-                 sparse: bool = True) -> None:
+                 sparse: bool = True, compress: Optional[str] = None) -> None:
         if back_channel is not None and (checkpoint is None or guest.kind != "hvm" or container is not None):
             raise ValueError("a back channel is for bare streams with checkpoints of HVM guests")
         if verify and checkpoint is not None:
             raise ValueError("verify and checkpoint exclude each other: a stream with checkpoints can't hold VERIFY")
+        self._compress = compression_of(sink, compress)
+        if self._compress is not None and checkpoint is not None:
+            raise ValueError("checkpoints can't be compressed: each must reach the other side at once")
         self.saved: Optional[Saved] = None
         self._sink_like = sink
         self._sparse = sparse
@@ -116,7 +121,9 @@ class Saver:
         says."""
         try:
             # A file at a path is completed at the end of this block, before the guest is given up.
-            with opened_sink(self._sink_like, splice=self._guest.spliceable, sparse=self._sparse) as self._sink:
+            with opened_sink(self._sink_like, splice=self._guest.spliceable and self._compress is None,
+                             sparse=self._sparse) as opened, \
+                    compressed(opened, self._compress, usable_cpus()) as self._sink:
                 yield from self._stream()
         except BaseException:
             try:
@@ -399,7 +406,8 @@ def save(guest: Guest, sink: SinkLike, *, live: bool = False, policy: Optional[P
          xenstore_data: Optional[XenstoreData] = None, checkpoint: Optional[Callable[[int], bool]] = None,
          back_channel: Optional[SourceLike] = None, on_round: Callable[[Round], object] = lambda last: None,
          progress: Callable[[int, int], object] = lambda done, total: None,
-         cancelled: Callable[[], bool] = lambda: False, limits: Limits = Limits(), sparse: bool = True) -> Saved:
+         cancelled: Callable[[], bool] = lambda: False, limits: Limits = Limits(), sparse: bool = True,
+         compress: Optional[str] = None) -> Saved:
     """Write a guest's stream to ``sink``: a path, a descriptor, a socket, or an object with ``write``.
 
     A file at a path appears when the stream is complete and synced, with mode 0600; a pipe or device at the path is
@@ -423,7 +431,9 @@ def save(guest: Guest, sink: SinkLike, *, live: bool = False, policy: Optional[P
       of PFNs sent and to send in this round; ``cancelled``: called before each batch, True stops. To end a write that
       the other side doesn't accept, close that side;
     - ``limits``: ``guest_pfns`` is the size of the largest guest;
-    - ``sparse``: a regular file gets holes instead of blocks of zeros; its bytes are the same.
+    - ``sparse``: a regular file gets holes instead of blocks of zeros; its bytes are the same;
+    - ``compress``: "zstd" or "zstd:LEVEL": write a compressed image, by as many threads as the process may use CPUs;
+      see :func:`xstream.convert`.
 
     Afterwards the guest is suspended; or running, if ``checkpoint`` ended the save.
 
@@ -437,7 +447,7 @@ def save(guest: Guest, sink: SinkLike, *, live: bool = False, policy: Optional[P
     saver = Saver(guest, sink, live=live, policy=policy, verify=verify, container=container, config=config,
                   device_model=device_model, xenstore_data=xenstore_data, checkpoint=checkpoint,
                   back_channel=back_channel, on_round=on_round, progress=progress, cancelled=cancelled, limits=limits,
-                  sparse=sparse)
+                  sparse=sparse, compress=compress)
     for _ in saver.steps():
         pass
     assert saver.saved is not None

@@ -1,6 +1,7 @@
 """Decompression of input: gzip, xz and bzip2 by the standard library; zstd by that of Python 3.14, or by the package
 ``zstandard`` if it is installed."""
 import importlib
+import struct
 from types import ModuleType
 from typing import Callable, Dict, NamedTuple, Tuple, Type
 
@@ -33,6 +34,8 @@ _INPUT = 64 << 10
 _BEHIND = 1 << 20
 #: Most memory for the dictionary of an xz stream; ``xz -9`` needs 64 MiB.
 _XZ_MEMORY = 256 << 20
+_SKIPPABLE = struct.Struct("<II")  # magic number and size of what follows
+_SKIPPABLE_MAGIC = 0x184D2A50  # any of its last 4 bits
 _MAGICS = {sign.format: sign.magic for sign in COMPRESSED}
 
 
@@ -109,8 +112,8 @@ class DecompressedSource(StreamSource):
 
     def _next_member(self) -> bool:
         """Begin the next member; False if none follows. Zeros after the last one are padding."""
-        while self._take(1) and not self._input.strip(b"\0"):
-            self._input = b""
+        while self._skip_frame() or (self._take(1) and not self._input.strip(b"\0")):
+            self._input = self._input.lstrip(b"\0")
         self._input = self._input.lstrip(b"\0")
         magic = _MAGICS[self._format]
         if not self._take(1):
@@ -119,6 +122,25 @@ class DecompressedSource(StreamSource):
             raise CorruptStream("bytes after the compressed data", layer=self._format, offset=self._lower.offset,
                                 expected="the end of the input", got=self._input[:16])
         self._member = self._codec.new()
+        return True
+
+
+    def _skip_frame(self) -> bool:
+        """Skip a frame of zstd that isn't contents, such as a table; False if there is none."""
+        head = self._take(_SKIPPABLE.size)
+        if self._format != "zstd" or len(head) < _SKIPPABLE.size:
+            return False
+        magic, left = _SKIPPABLE.unpack_from(head)
+        if magic & ~0xF != _SKIPPABLE_MAGIC:
+            return False
+        self._input = self._input[_SKIPPABLE.size:]
+        while left:
+            if not self._take(1):
+                raise TruncatedStream("the input ends inside compressed data", missing=left, layer=self._format,
+                                      offset=self._lower.offset)
+            skipped = min(left, len(self._input))
+            self._input = self._input[skipped:]
+            left -= skipped
         return True
 
 

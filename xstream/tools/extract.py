@@ -82,7 +82,8 @@ def extract(source: StreamLike, sink: SinkLike, *, salvage: bool = False, format
     copy pages. The other arguments are those of :func:`xstream.open`.
 
     With ``salvage``, an error in the stream ends the reading and is in the report: the pages of every record before it
-    are written, of a stream with checkpoints those up to its last complete one.
+    are written, of a stream with checkpoints those up to its last complete one. Damaged page data of a compressed image
+    (:mod:`xstream.stream.zstd`) doesn't end the reading.
 
     Raises StreamError or a subclass, with ``salvage`` only if there is no page to save or a limit is exceeded;
     shutil.SameFileError if source and sink are the same file; other OSErrors.
@@ -109,16 +110,20 @@ def extract(source: StreamLike, sink: SinkLike, *, salvage: bool = False, format
 
 def _load(reader: AnyReader, memory: GuestMemory, salvage: bool, progress: Callable[[int], object],
           jobs: int) -> Optional[StreamError]:
-    """Load the memory; returns the error that ended that, if it may be incomplete."""
+    """Load the memory; returns an error if it may be incomplete: the one that ended that, or one in page data."""
+    if not salvage:
+        Loader(reader, memory, jobs=jobs).run(progress)
+        return None
+    loader = WholeRecordLoader(reader, memory, jobs=jobs)
     try:
-        (WholeRecordLoader if salvage else Loader)(reader, memory, jobs=jobs).run(progress)
+        loader.run(progress)
     except LimitExceeded:
         raise
     except StreamError as error:
-        if not salvage or not memory.populated_count:
+        if not memory.populated_count:
             raise
-        return error
-    return None
+        return loader.damage or error
+    return loader.damage
 
 
 def _missing(memory: GuestMemory, pfn_end: int) -> Tuple[Tuple[Tuple[int, int], ...], int]:

@@ -13,6 +13,7 @@ from xstream.kernels import pages as page_kernel
 from xstream.kernels import pfns as pfn_kernel
 from xstream.limits import Limits
 from xstream.stream.reader import Layer, PageRun, without_cut_record
+from xstream.stream.seekable import SeekableSource
 from xstream.stream.source import pieces
 from xstream.wire.formats import record_name
 from xstream.wire.frames import Buffer
@@ -51,7 +52,8 @@ class InfoReport(NamedTuple):
     """What a stream holds.
 
     - ``format``: the outermost layer's; ``version``, ``guest``, ``made_by``: the memory stream's;
-    - ``sent``: pages in the stream; ``zero``: those that are all zeros; ``verified``: those sent only for comparison;
+    - ``sent``: pages in the stream; ``zero``: those that are all zeros, None if pages weren't read; ``verified``: those
+      sent only for comparison;
     - as of the end, or of the last complete checkpoint: ``populated`` PFNs, the ``highest_pfn``, pages ``resent`` over
       an earlier copy, and ``types``: the number of mentioned PFNs by their last page type;
     - ``sizes``: bytes by layer and record type; ``records``: the first 10000 rows; ``more_rows``: the number of others;
@@ -71,7 +73,7 @@ class InfoReport(NamedTuple):
     populated: int
     sent: int
     resent: int
-    zero: int
+    zero: Optional[int]
     verified: int
     checkpoints: int
     types: Dict[str, int]
@@ -135,7 +137,7 @@ class _Pfns:
 class Survey:
     """Collects the figures record by record."""
 
-    #: Whether page data is read, to find zero pages; a subclass may leave it unread.
+    #: Whether page data is read, to find zero pages.
     reads_pages = True
 
     def __init__(self, limits: Limits) -> None:
@@ -210,14 +212,16 @@ def info(source: StreamLike, *, format: Optional[str] = None, limits: Limits = L
          progress: Callable[[int], object] = lambda offset: None) -> InfoReport:
     """Survey a whole stream. The parameters are those of xstream.open; ``progress`` is called with the offset reached.
 
-    Page data is read once, to find zero pages. A stream that is cut or damaged is described up to the fault, which is
-    the report's ``error``. Raises StreamError or a subclass if not even the headers can be read, and OSError.
+    Page data is read once, to find zero pages, but not that of a compressed image with a table. A stream that is cut or
+    damaged is described up to the fault, which is the report's ``error``. Raises StreamError or a subclass if not even
+    the headers can be read, and OSError.
     """
     survey = Survey(limits)
     with reading(source, format=format, limits=limits, strict=strict, checkpointed=checkpointed, width=width,
                  guest=guest) as reader, contextlib.closing(survey.pfns):
         reader.identity  # noqa: B018 - reads the headers: without them there is nothing to report
         survey.end = reader.source.offset
+        survey.reads_pages = not isinstance(reader.source, SeekableSource)
         try:
             _run(reader, survey, progress)
         except StreamError as error:
@@ -257,7 +261,8 @@ def _report(reader: AnyReader, survey: Survey, error: Optional[StreamError]) -> 
     histogram = pfn_kernel.type_histogram(memory.state)
     return InfoReport(
         *reader.identity, bytes=survey.end, highest_pfn=len(memory) - 1, populated=memory.populated_count,
-        sent=survey.sent, resent=survey.pfns.resent, zero=survey.zero, verified=survey.verified,
+        sent=survey.sent, resent=survey.pfns.resent, zero=survey.zero if survey.reads_pages else None,
+        verified=survey.verified,
         checkpoints=reader.checkpoints,
         types={PAGE_TYPES[code]: count for code, count in enumerate(histogram) if count}, sizes=survey.sizes,
         records=survey.rows, more_rows=survey.more_rows,

@@ -16,13 +16,13 @@ from xstream.xen.xenstore import Xenstore
 
 def snapshot(domain: str, sink: SinkLike, *, container: Optional[str] = "libxl", live: bool = False,
              policy: Optional[Policy] = None, progress: Callable[[int, int], object] = lambda done, total: None,
-             sparse: bool = True) -> Saved:
+             sparse: bool = True, compress: Optional[str] = None) -> Saved:
     """Write a running domain's memory and state to ``sink`` (as :func:`xstream.save` takes it); then it runs again.
 
     - ``domain``: its number or name;
     - ``container``: "libxl", with QEMU's record of an HVM guest; None: the bare memory stream;
     - ``live``: send memory while the guest runs, and suspend it for the rest; ``policy`` says when;
-    - ``sparse``: a regular file gets holes instead of blocks of zeros.
+    - ``sparse``: a regular file gets holes instead of blocks of zeros; ``compress``: as :func:`xstream.save` has it.
 
     The guest suspends itself on a request in xenstore and is resumed whatever happens. The result is for analysis and
     backup. Restoring it needs a toolstack, which creates the domain and its devices.
@@ -42,7 +42,7 @@ def snapshot(domain: str, sink: SinkLike, *, container: Optional[str] = "libxl",
         guest = XenGuest(domid, toolstack, xen=xen)
         opened.callback(toolstack.resume)
         return save(guest, sink, container=container, live=live, policy=policy, progress=progress,
-                    sparse=sparse,
+                    sparse=sparse, compress=compress,
                     device_model=(lambda: toolstack.device_model) if qmp is not None and container else None)
 
 

@@ -1,0 +1,201 @@
+"""Compressed images that need not be read front to back: zstd frames with a table of their sizes at the end.
+
+The table is never trusted: it counts only if each frame that it names says the same of itself. Otherwise the file is
+read front to back, like one without a table.
+"""
+import os
+from typing import Dict, List, NamedTuple, Optional
+
+from xstream.errors import CorruptStream, StreamError
+from xstream.kernels import pages as page_kernel
+from xstream.stream.source import Source, StreamSource
+from xstream.stream.zstd import ENTRY, FOOTER, FOOTER_MAGIC, FORMAT, PAGES_LEAST, SKIPPABLE, SKIPPABLE_MAGIC, frame_end
+from xstream.stream.zstd import library as zstd_library
+from xstream.wire.frames import Buffer
+from xstream.wire.libxc import PAGE_SIZE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
+
+#: Largest contents of a frame that is decompressed as a whole: what this package writes, and eight times that.
+_MOST_CONTENTS = 32 << 20
+#: Threads that decompress ahead of the reader at most.
+_MOST_THREADS = 8
+
+
+class Frame(NamedTuple):
+    """A frame: where it begins and ends in the file, and the size of its contents."""
+
+    begin: int
+    end: int
+    size: int
+
+
+def frames(data: memoryview) -> Optional[List[Frame]]:
+    """The frames of a file by its table; None if it has none, or one that its frames contradict."""
+    if len(data) < FOOTER.size + SKIPPABLE.size:
+        return None
+    count, descriptor, magic = FOOTER.unpack_from(data, len(data) - FOOTER.size)
+    size = count * ENTRY.size + FOOTER.size
+    begin = len(data) - size - SKIPPABLE.size
+    # Descriptor bits: checksums in the table, which this package doesn't write; reserved.
+    if magic != FOOTER_MAGIC or descriptor or begin < 0 or SKIPPABLE.unpack_from(data, begin) != (
+            SKIPPABLE_MAGIC, size):
+        return None
+    found, at = [], 0
+    table = data[begin + SKIPPABLE.size:len(data) - FOOTER.size]
+    for compressed, contents in ENTRY.iter_unpack(table):
+        if contents > _MOST_CONTENTS or compressed > begin - at:
+            return None
+        found.append(Frame(at, at + compressed, contents))
+        at += compressed
+    return found if at == begin and all(_agrees(data[:begin], frame) for frame in found) else None
+
+
+def _agrees(data: memoryview, frame: Frame) -> bool:
+    """Whether a frame begins and ends where the table says, and has contents of that size by its own header."""
+    try:
+        return frame_end(data, frame.begin) == (frame.end, frame.size)
+    except ValueError:
+        return False
+
+
+class SeekableSource(StreamSource):
+    """The decompressed bytes of a file's frames. Frames whose contents are skipped aren't decompressed, except with
+    ``strict``; once page data is read, more of it is decompressed ahead, by one thread for each CPU.
+
+    ``offset`` counts decompressed bytes. Reading raises CorruptStream for a frame that can't be decompressed; its layer
+    is the compression, its offset that of the frame in the file. If ``forgiving`` is set, a bad frame of nothing but
+    page data reads as zeros instead: ``damage`` is the first such error, ``damaged`` counts them.
+    """
+
+    def __init__(self, source: Source, data: memoryview, found: List[Frame], *, strict: bool = False) -> None:
+        super().__init__()
+        self._lower = source
+        self._file = data
+        self._frames = found
+        self._strict = strict
+        self._library = zstd_library()
+        self._next = 0
+        self._contents = memoryview(b"")  # of the frame before the next one: what hasn't been taken yet
+        self._ahead: Dict[int, Future[bytes]] = {}
+        self._threads = min(len(os.sched_getaffinity(0)), _MOST_THREADS)
+        self._pool: Optional[ThreadPoolExecutor] = None
+        self.forgiving = False
+        self.damage: Optional[CorruptStream] = None
+        self.damaged = 0
+
+    def close(self) -> None:
+        for ahead in self._ahead.values():
+            ahead.cancel()
+        self._ahead.clear()
+        if self._pool is not None:
+            self._pool.shutdown()
+        self._file = self._contents = memoryview(b"")
+        self._lower.close()
+
+    def _receive(self, into: memoryview) -> int:
+        if not self._fill():
+            return 0
+        got = min(len(into), len(self._contents))
+        into[:got] = self._contents[:got]
+        self._contents = self._contents[got:]
+        return got
+
+    def read_pages(self, memory: Buffer, pfns: memoryview) -> int:
+        try:
+            return self._read_pages(memory, pfns)
+        except CorruptStream as error:
+            raise name_pages(error, pfns)
+
+    def _read_pages(self, memory: Buffer, pfns: memoryview) -> int:
+        done = 0
+        while done < len(pfns):
+            if self._end == self._start and self._fill() and len(self._contents) >= PAGE_SIZE:
+                count = min(len(self._contents) // PAGE_SIZE, len(pfns) - done)
+                page_kernel.scatter(memory, pfns[done:done + count], self._contents[:count * PAGE_SIZE])
+                self._contents = self._contents[count * PAGE_SIZE:]
+                self._base += count * PAGE_SIZE
+                done += count
+                continue
+            got = super().read_pages(memory, pfns[done:done + 1])
+            if got < PAGE_SIZE:
+                return done * PAGE_SIZE + got
+            done += 1
+        return done * PAGE_SIZE
+
+    def discard(self, size: int) -> int:
+        if self._strict:
+            return super().discard(size)
+        done = min(size, self._end - self._start)
+        self._start += done
+        while done < size and (len(self._contents) or self._next < len(self._frames)):
+            left = size - done
+            if not len(self._contents) and self._frames[self._next].size <= left:
+                step = self._frames[self._next].size
+                self._ahead.pop(self._next, None)
+                self._next += 1
+            else:
+                self._fill()
+                step = min(left, len(self._contents))
+                self._contents = self._contents[step:]
+            self._base += step
+            done += step
+        return done
+
+    def _fill(self) -> bool:
+        """Decompress the next frame if nothing is left of the last one; False at the end of the file."""
+        while not len(self._contents):
+            if self._next == len(self._frames):
+                return False
+            number, self._next = self._next, self._next + 1
+            ahead = self._ahead.pop(number, None)
+            if self._frames[number].size >= PAGES_LEAST:
+                self._decompress_ahead()
+            try:
+                self._contents = memoryview(self._decompress(number) if ahead is None else ahead.result())
+            except CorruptStream as error:
+                if not self.forgiving or not self._is_pages(self._frames[number].size):
+                    raise
+                self.damage = self.damage or error
+                self.damaged += 1
+                self._contents = memoryview(bytes(self._frames[number].size))
+        return True
+
+    def _is_pages(self, size: int) -> bool:
+        """Whether the next ``size`` bytes, of a new frame, are all page data that is being read."""
+        pending = self.pending
+        return pending is not None and self.offset - pending.left + size <= pending.offset + len(pending)
+
+    def _decompress_ahead(self) -> None:
+        """Have the next frames of page data decompressed while the reader is busy with this one."""
+        if self._threads < 2:
+            return
+        if self._pool is None:
+            from concurrent.futures import ThreadPoolExecutor  # loaded when there are pages to read
+            self._pool = ThreadPoolExecutor(self._threads)
+        number = self._next
+        while number < len(self._frames) and len(self._ahead) < self._threads:
+            if number not in self._ahead and self._frames[number].size >= PAGES_LEAST:
+                self._ahead[number] = self._pool.submit(self._decompress, number)
+            number += 1
+
+    def _decompress(self, number: int) -> bytes:
+        frame = self._frames[number]
+        try:
+            contents = self._library.decompress(self._file[frame.begin:frame.end], frame.size)
+        except self._library.error as error:
+            raise CorruptStream("bad compressed data: {}".format(error), layer=FORMAT, offset=frame.begin,
+                                field="frame {}".format(number))
+        if len(contents) != frame.size:
+            raise CorruptStream("compressed contents of another size", layer=FORMAT, offset=frame.begin,
+                                field="frame {}".format(number), expected=frame.size, got=len(contents))
+        return contents
+
+
+def name_pages(error: StreamError, pfns: memoryview) -> StreamError:
+    """Add to the error of a damaged frame which pages (uint64 PFNs) of a batch could not be read."""
+    if error.layer == FORMAT and error.got is None and len(pfns):
+        error.got = "damaged pages of a batch of PFNs {:#x} to {:#x}".format(min(pfns), max(pfns))
+    return error

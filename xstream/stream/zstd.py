@@ -1,0 +1,258 @@
+"""Compressed images: the seekable format of zstd, written along the structure of the stream.
+
+A compressed image is a series of ordinary zstd frames with content checksums, and a skippable frame with a table of
+their sizes at the end: ``zstd -d`` yields the stream. Page data is in frames apart from everything else, so that a
+reader that needs no page decompresses none (:mod:`xstream.stream.seekable`).
+
+The compression is done by Python 3.14's ``compression.zstd``, or by the package ``zstandard``.
+
+Source: doc/zstd_compression_format.md and contrib/seekable_format/zstd_seekable_compression_format.md in zstd's
+repository.
+"""
+import contextlib
+import importlib
+import os
+import struct
+from collections import deque
+from typing import Any, Callable, Deque, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Type
+
+from xstream.errors import UnsupportedStream
+from xstream.kernels import pages as page_kernel
+from xstream.stream.sink import Sink
+from xstream.wire.frames import Buffer
+from xstream.wire.pending import PendingPages
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
+
+FORMAT = "zstd"
+DEFAULT_LEVEL, _HIGHEST_LEVEL = 3, 22
+#: Page data in one frame at most: a batch of 1024 pages.
+PAGES_SIZE = 4 << 20
+#: Page data smaller than this isn't worth a frame.
+PAGES_LEAST = 64 << 10
+#: Bytes other than page data in one frame at most.
+_REST_SIZE = 1 << 20
+#: Frames that wait for their turn, per thread.
+_WAITING = 2
+
+SKIPPABLE = struct.Struct("<II")  # magic number, size of what follows
+SKIPPABLE_MAGIC = 0x184D2A5E
+ENTRY = struct.Struct("<II")  # compressed and decompressed size of a frame
+FOOTER = struct.Struct("<IBI")  # number of entries, descriptor, magic number
+FOOTER_MAGIC = 0x8F92EAB1
+
+
+class Library(NamedTuple):
+    """What compresses one frame, and decompresses one. ``decompress`` takes the frame and the size of its contents;
+    it checks the content checksum and raises ``error``."""
+
+    compress: Callable[[Buffer, int], bytes]
+    decompress: Callable[[Buffer, int], bytes]
+    error: Type[BaseException]
+
+
+def library(*, offset: int = 0) -> Library:
+    """The library that is installed. Raises UnsupportedStream if there is none."""
+    for name, wrap in (("compression.zstd", _standard), ("zstandard", _zstandard)):
+        try:
+            return wrap(importlib.import_module(name))
+        except ImportError:
+            pass
+    raise UnsupportedStream("zstd needs Python 3.14 or the package zstandard", layer=FORMAT, offset=offset)
+
+
+def _standard(module: Any) -> Library:
+    parameter = module.CompressionParameter
+
+    def compress(data: Buffer, level: int) -> bytes:
+        return bytes(module.compress(data, options={parameter.compression_level: level, parameter.checksum_flag: 1}))
+
+    return Library(compress, lambda frame, size: bytes(module.decompress(frame)), module.ZstdError)
+
+
+def _zstandard(module: Any) -> Library:
+    def compress(data: Buffer, level: int) -> bytes:
+        return bytes(module.ZstdCompressor(level=level, write_checksum=True, write_content_size=True).compress(data))
+
+    def decompress(frame: Buffer, size: int) -> bytes:
+        return bytes(module.ZstdDecompressor().decompress(frame, max_output_size=size))
+
+    return Library(compress, decompress, module.ZstdError)
+
+
+def _pool(threads: int) -> "ThreadPoolExecutor":
+    from concurrent.futures import ThreadPoolExecutor  # loaded when threads are needed
+    return ThreadPoolExecutor(threads)
+
+
+def level_of(compression: str) -> int:
+    """The level that "zstd" or "zstd:LEVEL" names. Raises ValueError."""
+    name, colon, level = compression.partition(":")
+    if name != FORMAT or (colon and not (level.isdigit() and 1 <= int(level) <= _HIGHEST_LEVEL)):
+        raise ValueError("unknown compression {!r}; known are zstd and zstd:LEVEL, from 1 to {}".format(
+            compression, _HIGHEST_LEVEL))
+    return int(level) if colon else DEFAULT_LEVEL
+
+
+def compression_of(sink: object, compress: Optional[str]) -> Optional[str]:
+    """``compress``, or if that is None what the name of a sink's path says: zstd for ``.zst``."""
+    if compress is None and isinstance(sink, (str, os.PathLike)) and os.fspath(sink).endswith(".zst"):
+        return FORMAT
+    return compress
+
+
+@contextlib.contextmanager
+def compressed(sink: Sink, compress: Optional[str], threads: int = 1) -> Iterator[Sink]:
+    """A sink that compresses into ``sink``, or without ``compress`` that sink itself. The image is ended when the block
+    succeeds. Raises what ZstdSink and level_of raise."""
+    if compress is None:
+        yield sink
+        return
+    into = ZstdSink(sink, level_of(compress), threads)
+    try:
+        yield into
+        into.finish()
+    finally:
+        into.close()
+
+
+class ZstdSink(Sink):
+    """Compresses into another sink. ``offset`` counts the bytes before compression. :meth:`finish` ends the image.
+
+    ``threads`` compress at the same time; at most three frames for each are in memory. Raises UnsupportedStream if no
+    library is installed.
+    """
+
+    def __init__(self, sink: Sink, level: int = DEFAULT_LEVEL, threads: int = 1) -> None:
+        self._library = library()
+        self._sink = sink
+        self._level = level
+        self._pool: Optional[ThreadPoolExecutor] = _pool(threads) if threads > 1 else None
+        self._most = threads * _WAITING
+        self._waiting: Deque[Tuple[Future[bytes], int]] = deque()
+        self._rest = bytearray()  # what isn't page data, or too little of it, since the last frame
+        self._table: List[bytes] = []
+        self.offset = 0
+
+    def write(self, pieces: Sequence[Buffer]) -> None:
+        for piece in pieces:
+            view = memoryview(piece).cast("B")
+            self._rest += view
+            self.offset += len(view)
+        if len(self._rest) >= _REST_SIZE:
+            self._end_rest()
+
+    def pass_on(self, data: PendingPages) -> None:
+        held = bytearray()
+        for piece in data.pieces():
+            held += piece
+            if len(held) >= PAGES_SIZE:
+                self._pages(memoryview(held))
+                held = bytearray()
+        self._pages(memoryview(held))
+
+    def write_pages(self, head: Sequence[Buffer], memory: Buffer, pfns: Buffer) -> None:
+        pages = memoryview(bytearray(len(pfns) * page_kernel.PAGE_SIZE))
+        page_kernel.gather(memory, pfns, pages)
+        self.write_data(head, pages)
+
+    def write_data(self, head: Sequence[Buffer], data: Buffer) -> None:
+        self.write(head)
+        view = memoryview(data).cast("B")
+        for start in range(0, len(view), PAGES_SIZE):
+            self._pages(view[start:start + PAGES_SIZE])
+
+    def finish(self) -> None:
+        """Write what is left, and the table. Raises OSError."""
+        self._end_rest()
+        while self._waiting:
+            self._write_first()
+        table = b"".join(self._table)
+        self._sink.write([SKIPPABLE.pack(SKIPPABLE_MAGIC, len(table) + FOOTER.size), table,
+                          FOOTER.pack(len(self._table), 0, FOOTER_MAGIC)])
+
+    def close(self) -> None:
+        """End the threads, without writing anything more."""
+        for waiting, _ in self._waiting:
+            waiting.cancel()
+        self._waiting.clear()
+        if self._pool is not None:
+            self._pool.shutdown()
+
+    def _pages(self, data: memoryview) -> None:
+        if len(data) < PAGES_LEAST:
+            self.write([data])
+            return
+        self._end_rest()
+        self.offset += len(data)
+        self._compress(data)
+
+    def _end_rest(self) -> None:
+        if self._rest:
+            rest, self._rest = self._rest, bytearray()
+            self._compress(rest)
+
+    def _compress(self, data: Buffer) -> None:
+        """Compress one frame and write it, both now or both later. The caller may change ``data`` afterwards."""
+        size = len(data)
+        if self._pool is None:
+            self._write_frame(self._library.compress(data, self._level), size)
+            return
+        while len(self._waiting) >= self._most:
+            self._write_first()
+        self._waiting.append((self._pool.submit(self._library.compress, bytes(data), self._level), size))
+
+    def _write_first(self) -> None:
+        frame, size = self._waiting.popleft()
+        self._write_frame(frame.result(), size)
+
+    def _write_frame(self, frame: bytes, size: int) -> None:
+        self._sink.write([frame])
+        self._table.append(ENTRY.pack(len(frame), size))
+
+
+def frame_end(data: memoryview, begin: int) -> Tuple[int, Optional[int]]:
+    """Where the zstd frame that begins at ``begin`` ends, by its blocks' headers, and the size of its contents, None if
+    it doesn't say. Nothing is decompressed. Raises ValueError if there is no frame, if it doesn't end within ``data``,
+    and if it has far more blocks than its contents need."""
+    at, size, checksum = _after_header(data, begin)
+    for _ in range(_FEW_BLOCKS + (size or 0) // _SMALL_BLOCK):
+        block = int.from_bytes(_bytes(data, at, 3), "little")
+        kind, length = block >> 1 & 3, block >> 3
+        if kind == _RESERVED_BLOCK:
+            raise ValueError("reserved block type")
+        at += 3 + (1 if kind == _RLE_BLOCK else length)
+        if block & 1:
+            end = at + (4 if checksum else 0)
+            if end > len(data):
+                raise ValueError("cut frame")
+            return end, size
+    raise ValueError("too many blocks")
+
+
+#: Blocks that a frame may have beside one for each small block of its contents.
+_FEW_BLOCKS, _SMALL_BLOCK = 64, 1024
+_MAGIC = b"\x28\xb5\x2f\xfd"
+_RLE_BLOCK, _RESERVED_BLOCK = 1, 3
+_DICTIONARY_SIZES = (0, 1, 2, 4)
+
+
+def _after_header(data: memoryview, begin: int) -> Tuple[int, Optional[int], bool]:
+    """Where a frame's header ends, the size of its contents or None, and whether a checksum ends the frame."""
+    if _bytes(data, begin, 4) != _MAGIC:
+        raise ValueError("no zstd frame")
+    descriptor = _bytes(data, begin + 4, 1)[0]
+    single = bool(descriptor & 0x20)
+    at = begin + 5 + (0 if single else 1) + _DICTIONARY_SIZES[descriptor & 3]
+    length = (1 if single else 0, 2, 4, 8)[descriptor >> 6]
+    size = int.from_bytes(_bytes(data, at, length), "little") + (256 if length == 2 else 0) if length else None
+    return at + length, size, bool(descriptor & 4)
+
+
+def _bytes(data: memoryview, at: int, count: int) -> bytes:
+    found = bytes(data[at:at + count])
+    if len(found) < count:
+        raise ValueError("cut frame")
+    return found
