@@ -169,6 +169,38 @@ def test_salvage_takes_the_other_frames(tmp_path):
     assert status == 1 and "missing: 80 PFNs: 0x28-0x77" in err
 
 
+@pytest.mark.parametrize("at", [0, 1, 3, 5, 6, 9, 10, 11])
+def test_a_frame_with_a_damaged_header(at, tmp_path):
+    """Its magic number, size or first block's header: where it ends is known from the table alone."""
+    image = compressed(STREAM, tmp_path)
+    second = pages_of(image)[1]
+    image[second.begin + at] ^= 2
+    bad = tmp_path / "bad.zst"
+    bad.write_bytes(image)
+    assert [frame.begin for frame in opened_frames(image) if frame.broken] == [second.begin]
+    for strict in (False, True):
+        with pytest.raises(xstream.CorruptStream, match="PFNs 0x28 to 0x4f") as caught:
+            xstream.verify(bad, strict=strict)
+        assert caught.value.layer == "zstd" and caught.value.offset == second.begin
+    error = xstream.info(bad).error
+    assert error is not None and error.offset == second.begin
+    report = xstream.extract(bad, tmp_path / "memory", salvage=True)
+    assert report.populated == PAGES - BATCH and report.missing == ((BATCH, BATCH),)
+
+
+def test_frames_that_only_zstd_itself_would_accept():
+    """Nothing that zstd decompresses counts as damaged because of a table."""
+    raw = zstandard.ZstdCompressor(write_checksum=True, write_content_size=True).compress(STREAM)
+    skippable = struct.pack("<II", 0x184D2A50, 4) + b"abcd"
+    unsized = zstandard.ZstdCompressor(write_content_size=False).compress(b"xyz")
+    many = b"\x28\xb5\x2f\xfd\x60\x03\0" + bytes(3 * 5000) + struct.pack("<I", 259 << 3 | 1)[:3] + b"x" * 259
+    assert decompressed(many) == b"x" * 259
+    for odd in (skippable, unsized, many, raw):
+        rows = [(len(odd), 7), (len(raw), len(STREAM))]
+        table = b"".join(struct.pack("<II", *row) for row in rows) + struct.pack("<IBI", len(rows), 0, 0x8F92EAB1)
+        assert frames(memoryview(odd + raw + struct.pack("<II", 0x184D2A5E, len(table)) + table)) is None
+
+
 def test_damaged_structure_is_not_salvaged(tmp_path):
     """Zeros in place of records would be an END."""
     image = compressed(STREAM, tmp_path)

@@ -124,7 +124,6 @@ class DecompressedSource(StreamSource):
         self._member = self._codec.new()
         return True
 
-
     def _skip_frame(self) -> bool:
         """Skip a frame of zstd that isn't contents, such as a table; False if there is none."""
         head = self._take(_SKIPPABLE.size)

@@ -1,7 +1,7 @@
 """Compressed images that need not be read front to back: zstd frames with a table of their sizes at the end.
 
-The table is never trusted: it counts only if each frame that it names says the same of itself. Otherwise the file is
-read front to back, like one without a table.
+The table is never trusted: it counts only if each frame that it names says the same of itself, or can't be decompressed
+at all. Otherwise the file is read front to back, like one without a table.
 """
 import os
 from typing import Dict, List, NamedTuple, Optional
@@ -9,7 +9,18 @@ from typing import Dict, List, NamedTuple, Optional
 from xstream.errors import CorruptStream, StreamError
 from xstream.kernels import pages as page_kernel
 from xstream.stream.source import Source, StreamSource
-from xstream.stream.zstd import ENTRY, FOOTER, FOOTER_MAGIC, FORMAT, PAGES_LEAST, SKIPPABLE, SKIPPABLE_MAGIC, frame_end
+from xstream.stream.zstd import (
+    ENTRY,
+    FOOTER,
+    FOOTER_MAGIC,
+    FORMAT,
+    PAGES_LEAST,
+    SKIPPABLE,
+    SKIPPABLE_MAGIC,
+    TooManyBlocks,
+    frame_end,
+    is_skippable,
+)
 from xstream.stream.zstd import library as zstd_library
 from xstream.wire.frames import Buffer
 from xstream.wire.libxc import PAGE_SIZE
@@ -22,18 +33,22 @@ if TYPE_CHECKING:
 _MOST_CONTENTS = 32 << 20
 #: Threads that decompress ahead of the reader at most.
 _MOST_THREADS = 8
+#: Frames that contradict the table and are decompressed, to find out which of the two is wrong, at most.
+_MOST_TRIED = 16
 
 
 class Frame(NamedTuple):
-    """A frame: where it begins and ends in the file, and the size of its contents."""
+    """A frame: where it begins and ends in the file, and the size of its contents. ``broken``: by the table alone,
+    because the frame itself is damaged."""
 
     begin: int
     end: int
     size: int
+    broken: bool = False
 
 
 def frames(data: memoryview) -> Optional[List[Frame]]:
-    """The frames of a file by its table; None if it has none, or one that its frames contradict."""
+    """The frames of a file by its table; None if it has none, or one that an intact frame contradicts."""
     if len(data) < FOOTER.size + SKIPPABLE.size:
         return None
     count, descriptor, magic = FOOTER.unpack_from(data, len(data) - FOOTER.size)
@@ -50,14 +65,41 @@ def frames(data: memoryview) -> Optional[List[Frame]]:
             return None
         found.append(Frame(at, at + compressed, contents))
         at += compressed
-    return found if at == begin and all(_agrees(data[:begin], frame) for frame in found) else None
+    return _checked(data, found) if at == begin else None
 
 
-def _agrees(data: memoryview, frame: Frame) -> bool:
-    """Whether a frame begins and ends where the table says, and has contents of that size by its own header."""
+def _checked(data: memoryview, table: List[Frame]) -> Optional[List[Frame]]:
+    """A table's frames, with damaged ones marked as broken; None if the table isn't true.
+
+    A frame is broken if nothing can decompress it. An error is then certain where it is read, and the table only says
+    where to go on after that.
+    """
+    found, tried = [], 0
+    for frame in table:
+        try:
+            end, size = frame_end(data, frame.begin)
+        except TooManyBlocks:
+            return None
+        except ValueError:
+            if not frame.size or is_skippable(data, frame.begin):
+                return None
+            found.append(frame._replace(broken=True))
+            continue
+        if (end, size) != (frame.end, frame.size):
+            tried += 1
+            if size is None or size > _MOST_CONTENTS or tried > _MOST_TRIED or _is_intact(data[frame.begin:end], size):
+                return None
+            frame = frame._replace(broken=True)
+        found.append(frame)
+    return found
+
+
+def _is_intact(frame: memoryview, size: int) -> bool:
+    """Whether a frame can be decompressed, to contents of this size."""
+    library = zstd_library()
     try:
-        return frame_end(data, frame.begin) == (frame.end, frame.size)
-    except ValueError:
+        return len(library.decompress(frame, size)) == size
+    except library.error:
         return False
 
 
@@ -134,6 +176,8 @@ class SeekableSource(StreamSource):
             left = size - done
             if not len(self._contents) and self._frames[self._next].size <= left:
                 step = self._frames[self._next].size
+                if self._frames[self._next].broken and not self.forgiving:
+                    raise self._error("damaged frame", self._next)
                 self._ahead.pop(self._next, None)
                 self._next += 1
             else:
@@ -186,12 +230,14 @@ class SeekableSource(StreamSource):
         try:
             contents = self._library.decompress(self._file[frame.begin:frame.end], frame.size)
         except self._library.error as error:
-            raise CorruptStream("bad compressed data: {}".format(error), layer=FORMAT, offset=frame.begin,
-                                field="frame {}".format(number))
+            raise self._error("bad compressed data: {}".format(error), number)
         if len(contents) != frame.size:
-            raise CorruptStream("compressed contents of another size", layer=FORMAT, offset=frame.begin,
-                                field="frame {}".format(number), expected=frame.size, got=len(contents))
+            raise self._error("compressed contents of another size", number)
         return contents
+
+    def _error(self, message: str, number: int) -> CorruptStream:
+        return CorruptStream(message, layer=FORMAT, offset=self._frames[number].begin,
+                             field="frame {}".format(number))
 
 
 def name_pages(error: StreamError, pfns: memoryview) -> StreamError:

@@ -213,10 +213,22 @@ class ZstdSink(Sink):
         self._table.append(ENTRY.pack(len(frame), size))
 
 
+class TooManyBlocks(ValueError):
+    """A frame has far more blocks than its contents need."""
+
+
+def is_skippable(data: memoryview, begin: int) -> bool:
+    """Whether a skippable frame, which is no contents, begins at ``begin``."""
+    if len(data) < begin + SKIPPABLE.size:
+        return False
+    magic: int = SKIPPABLE.unpack_from(data, begin)[0]
+    return magic & ~0xF == SKIPPABLE_MAGIC & ~0xF
+
+
 def frame_end(data: memoryview, begin: int) -> Tuple[int, Optional[int]]:
     """Where the zstd frame that begins at ``begin`` ends, by its blocks' headers, and the size of its contents, None if
-    it doesn't say. Nothing is decompressed. Raises ValueError if there is no frame, if it doesn't end within ``data``,
-    and if it has far more blocks than its contents need."""
+    it doesn't say. Nothing is decompressed. Raises ValueError if there is no frame, or if it doesn't end within
+    ``data``; TooManyBlocks."""
     at, size, checksum = _after_header(data, begin)
     for _ in range(_FEW_BLOCKS + (size or 0) // _SMALL_BLOCK):
         block = int.from_bytes(_bytes(data, at, 3), "little")
@@ -229,7 +241,7 @@ def frame_end(data: memoryview, begin: int) -> Tuple[int, Optional[int]]:
             if end > len(data):
                 raise ValueError("cut frame")
             return end, size
-    raise ValueError("too many blocks")
+    raise TooManyBlocks("too many blocks")
 
 
 #: Blocks that a frame may have beside one for each small block of its contents.

@@ -2,7 +2,7 @@
 from typing import Callable, Dict, NamedTuple, Optional, Tuple, Union
 
 from xstream.containers.opening import AnyReader, StreamLike, reading
-from xstream.errors import StreamError, TruncatedStream
+from xstream.errors import CorruptStream, StreamError, TruncatedStream
 from xstream.limits import Limits
 from xstream.stream.reader import Layer, PageRun, without_cut_record
 from xstream.stream.source import PendingPages
@@ -84,10 +84,19 @@ class Verifier:
     def _record(self, record: "AnyRecord") -> None:
         if isinstance(record, PageData):
             if isinstance(record.data, PendingPages):
-                record.data.skip()
+                self._skip(record.data, record.words)
             self._batches(1, record.words, len(record.data) // PAGE_SIZE)
         else:
             self._check(record)
+
+    @staticmethod
+    def _skip(data: PendingPages, words: Buffer) -> None:
+        try:
+            data.skip()
+        except CorruptStream as error:  # of compressed data
+            from xstream.guest.memory import data_pfns
+            from xstream.stream.seekable import name_pages
+            raise name_pages(error, data_pfns(words))
 
     def finish(self) -> None:
         """Check what only the end can tell. Raises IncompleteStream, CorruptStream."""
