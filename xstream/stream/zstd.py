@@ -13,6 +13,7 @@ import contextlib
 import importlib
 import os
 import struct
+import threading
 from collections import deque
 from typing import Any, Callable, Deque, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Type
 
@@ -73,11 +74,19 @@ def _standard(module: Any) -> Library:
 
 
 def _zstandard(module: Any) -> Library:
+    # Objects of the package are for one thread each; making one for each frame takes as long as a small frame.
+    of_thread = threading.local()
+
     def compress(data: Buffer, level: int) -> bytes:
-        return bytes(module.ZstdCompressor(level=level, write_checksum=True, write_content_size=True).compress(data))
+        if getattr(of_thread, "level", None) != level:
+            of_thread.level = level
+            of_thread.compressor = module.ZstdCompressor(level=level, write_checksum=True, write_content_size=True)
+        return bytes(of_thread.compressor.compress(data))
 
     def decompress(frame: Buffer, size: int) -> bytes:
-        return bytes(module.ZstdDecompressor().decompress(frame, max_output_size=size))
+        if not hasattr(of_thread, "decompressor"):
+            of_thread.decompressor = module.ZstdDecompressor()
+        return bytes(of_thread.decompressor.decompress(frame, max_output_size=size))
 
     return Library(compress, decompress, module.ZstdError)
 
@@ -231,12 +240,15 @@ def frame_end(data: memoryview, begin: int) -> Tuple[int, Optional[int]]:
     ``data``; TooManyBlocks."""
     at, size, checksum = _after_header(data, begin)
     for _ in range(_FEW_BLOCKS + (size or 0) // _SMALL_BLOCK):
-        block = int.from_bytes(_bytes(data, at, 3), "little")
-        kind, length = block >> 1 & 3, block >> 3
+        try:
+            low, high = _BLOCK.unpack_from(data, at)
+        except struct.error:
+            raise ValueError("cut frame") from None
+        kind = low >> 1 & 3
         if kind == _RESERVED_BLOCK:
             raise ValueError("reserved block type")
-        at += 3 + (1 if kind == _RLE_BLOCK else length)
-        if block & 1:
+        at += 3 + (1 if kind == _RLE_BLOCK else low >> 3 | high << 13)
+        if low & 1:
             end = at + (4 if checksum else 0)
             if end > len(data):
                 raise ValueError("cut frame")
@@ -246,6 +258,7 @@ def frame_end(data: memoryview, begin: int) -> Tuple[int, Optional[int]]:
 
 #: Blocks that a frame may have beside one for each small block of its contents.
 _FEW_BLOCKS, _SMALL_BLOCK = 64, 1024
+_BLOCK = struct.Struct("<HB")  # bit 0: the last one; bits 1 and 2: its type; the others: its size
 _MAGIC = b"\x28\xb5\x2f\xfd"
 _RLE_BLOCK, _RESERVED_BLOCK = 1, 3
 _DICTIONARY_SIZES = (0, 1, 2, 4)
