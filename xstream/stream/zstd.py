@@ -239,28 +239,31 @@ def frame_end(data: memoryview, begin: int) -> Tuple[int, Optional[int]]:
     it doesn't say. Nothing is decompressed. Raises ValueError if there is no frame, or if it doesn't end within
     ``data``; TooManyBlocks."""
     at, size, checksum = _after_header(data, begin)
-    for _ in range(_FEW_BLOCKS + (size or 0) // _SMALL_BLOCK):
-        try:
-            low, high = _BLOCK.unpack_from(data, at)
-        except struct.error:
-            raise ValueError("cut frame") from None
-        kind = low >> 1 & 3
-        if kind == _RESERVED_BLOCK:
-            raise ValueError("reserved block type")
-        at += 3 + (1 if kind == _RLE_BLOCK else low >> 3 | high << 13)
-        if low & 1:
-            end = at + (4 if checksum else 0)
-            if end > len(data):
-                raise ValueError("cut frame")
-            return end, size
-    raise TooManyBlocks("too many blocks")
+    unpack = _BLOCK.unpack_from  # the loop runs tens of thousands of times for a large image
+    try:
+        for _ in range(_FEW_BLOCKS + (size or 0) // _SMALL_BLOCK):
+            low, high = unpack(data, at)
+            kind = low & _BLOCK_TYPE
+            if kind == _RESERVED_BLOCK:
+                raise ValueError("reserved block type")
+            at += 4 if kind == _RLE_BLOCK else 3 + (low >> 3 | high << 13)
+            if low & 1:
+                break
+        else:
+            raise TooManyBlocks("too many blocks")
+    except struct.error:
+        raise ValueError("cut frame") from None
+    end = at + (4 if checksum else 0)
+    if end > len(data):
+        raise ValueError("cut frame")
+    return end, size
 
 
 #: Blocks that a frame may have beside one for each small block of its contents.
 _FEW_BLOCKS, _SMALL_BLOCK = 64, 1024
 _BLOCK = struct.Struct("<HB")  # bit 0: the last one; bits 1 and 2: its type; the others: its size
 _MAGIC = b"\x28\xb5\x2f\xfd"
-_RLE_BLOCK, _RESERVED_BLOCK = 1, 3
+_BLOCK_TYPE, _RLE_BLOCK, _RESERVED_BLOCK = 6, 2, 6  # within a block's header
 _DICTIONARY_SIZES = (0, 1, 2, 4)
 
 
