@@ -303,6 +303,15 @@ def test_contents_larger_than_they_say(tmp_path):
             xstream.verify(image)
 
 
+@pytest.mark.parametrize("way", ["buffer", "pipe"])
+def test_huge_windows(way):
+    """A frame that asks for more memory than zstd itself would take may be good."""
+    for exponent in (18, 21, 31):
+        frame = b"\x28\xb5\x2f\xfd\0" + bytes([exponent << 3]) + struct.pack("<I", 5 << 3 | 1)[:3] + b"hello"
+        with WAYS[way](frame) as source, pytest.raises(xstream.LimitExceeded, match="at most 134217728 bytes"):
+            xstream.open(source)
+
+
 def test_blocks_without_end():
     """A frame of blocks that hold nothing is not followed to its end."""
     image = b"\x28\xb5\x2f\xfd\x20\x00" + bytes(3 * 5000) + b"\x01\0\0"

@@ -34,6 +34,10 @@ _INPUT = 64 << 10
 _BEHIND = 1 << 20
 #: Most memory for the dictionary of an xz stream; ``xz -9`` needs 64 MiB.
 _XZ_MEMORY = 256 << 20
+#: Most memory for a frame of zstd; the libraries' own limit, that of ``zstd -d`` without ``--long``.
+_ZSTD_MEMORY = 128 << 20
+#: What errors of xz and zstd say if a dictionary takes more than the limit.
+_MEMORY = {"usage limit": _XZ_MEMORY, "too much memory": _ZSTD_MEMORY}
 _SKIPPABLE = struct.Struct("<II")  # magic number and size of what follows
 _SKIPPABLE_MAGIC = 0x184D2A50  # any of its last 4 bits
 _MAGICS = {sign.format: sign.magic for sign in COMPRESSED}
@@ -99,9 +103,10 @@ class DecompressedSource(StreamSource):
             wanted = self._member.needs_input
             data = self._member.decompress(untrusted, most)
         except self._codec.errors as error:
-            if "usage limit" in str(error):
+            limit = next((limit for text, limit in _MEMORY.items() if text in str(error)), None)
+            if limit is not None:
                 raise LimitExceeded("dictionary larger than the limit", layer=self._format, offset=self._lower.offset,
-                                    expected="at most {} bytes".format(_XZ_MEMORY))
+                                    expected="at most {} bytes".format(limit))
             raise CorruptStream("bad compressed data: {}".format(error), layer=self._format,
                                 offset=self._lower.offset)
         if self._member.eof:
