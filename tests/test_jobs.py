@@ -7,8 +7,9 @@ import pytest
 import samples
 from samples import NOTAB, XTAB, page, word
 
-from xstream import GuestMemory, Limits, StreamError, TruncatedStream, convert, load
+from xstream import GuestMemory, Limits, StreamError, TruncatedStream, convert, load, restore, save
 from xstream.guest.parallel import TASK_PAGES, Workers, usable_cpus
+from xstream.guest.simulated import SimulatedGuest
 from xstream.tools.digest import digest
 from xstream.tools.extract import extract
 
@@ -50,6 +51,20 @@ def test_loading(name, kind):
         memory = GuestMemory(limit=8192)
         loaded = load(stream, memory, jobs=jobs)
         results.append((loaded, memory.pages.tobytes(), bytes(memory.state)))
+    assert results[0] == results[1] == results[2]
+
+
+@pytest.mark.parametrize("name", sorted(MEMORY) + ["pv"])
+def test_restoring(name, tmp_path):
+    kind = "pv" if name == "pv" else "hvm"
+    if kind == "pv":
+        save(SimulatedGuest(kind, 3000), tmp_path / "stream")
+    stream = (tmp_path / "stream").read_bytes() if kind == "pv" else stream_of(name, kind)
+    results = []
+    for jobs in JOBS:
+        guest = SimulatedGuest.empty(kind)
+        restored = restore(stream, guest, jobs=jobs)
+        results.append((restored, guest.memory.pages.tobytes(), bytes(guest.memory.state)))
     assert results[0] == results[1] == results[2]
 
 

@@ -198,7 +198,7 @@ class GuestMemory:
         else:
             view = memoryview(data).cast("B")
             workers.run([partial(self._store, pfns[first:end], view[first * PAGE_SIZE:end * PAGE_SIZE])
-                         for first, end in _shares(len(pfns), workers.jobs)])
+                         for first, end in shares(len(pfns), workers.jobs)])
         return applied
 
     def apply_run(self, run: PageRun, workers: Workers = ONE_THREAD) -> Applied:
@@ -207,15 +207,9 @@ class GuestMemory:
         self._sparse = not applied.resent
         pfns = data_pfns(run.words)
         self._expect(pfns)
-        tasks = []
-        first = pages = begin = 0
-        for at in range(0, len(run.extents), 2):
-            pages += run.extents[at + 1]
-            if at + 2 == len(run.extents) or (pages >= TASK_PAGES and workers.jobs > 1 and not applied.resent):
-                tasks.append(partial(self._store_extents, pfns[first:first + pages], run.data,
-                                     run.extents[begin:at + 2]))
-                first, pages, begin = first + pages, 0, at + 2
-        workers.run(tasks)
+        jobs = 1 if applied.resent else workers.jobs
+        workers.run([partial(self._store_extents, pfns[first:end], run.data, extents)
+                     for first, end, extents in run_shares(run.extents, jobs)])
         return applied
 
     def _store_extents(self, pfns: memoryview, data: memoryview, extents: memoryview) -> None:
@@ -273,10 +267,21 @@ def reserve(size: int) -> mmap.mmap:
     return mmap.mmap(-1, max(size, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE)
 
 
-def _shares(pages: int, jobs: int) -> Iterator[Tuple[int, int]]:
-    """Ranges of about equal size, at most one for each job and none smaller than a task is worth."""
+def shares(pages: int, jobs: int) -> Iterator[Tuple[int, int]]:
+    """Ranges of a batch's pages of about equal size, at most one for each job and none smaller than a task is worth."""
     count = max(1, min(jobs, pages // TASK_PAGES))
     return ((pages * share // count, pages * (share + 1) // count) for share in range(count))
+
+
+def run_shares(extents: memoryview, jobs: int) -> Iterator[Tuple[int, int, memoryview]]:
+    """The extents of a PageRun, in pieces that are worth a task (with one job, in one piece), each with the range of
+    pages in it."""
+    first = end = begin = 0
+    for at in range(0, len(extents), 2):
+        end += extents[at + 1]
+        if at + 2 == len(extents) or (jobs > 1 and end - first >= TASK_PAGES):
+            yield first, end, extents[begin:at + 2]
+            first, begin = end, at + 2
 
 
 def uint64(count: int) -> memoryview:

@@ -20,6 +20,7 @@ from xstream.guest.guest import GUEST_TYPES, Cancelled, Completed, Guest, GuestE
 from xstream.guest.hooks import Hooks
 from xstream.guest.load import Spool
 from xstream.guest.memory import data_pfns, uint64
+from xstream.guest.parallel import Workers, usable_cpus
 from xstream.guest.pv_target import TargetPV
 from xstream.guest.target import TargetMemory
 from xstream.kernels import pfns as pfn_kernel
@@ -156,7 +157,7 @@ class Restorer:
                  limits: Limits = Limits(), strict: bool = False, checkpointed: bool = False, exact: bool = True,
                  checkpoint: Callable[[int], bool] = lambda number: True, back_channel: Optional[SinkLike] = None,
                  progress: Callable[[int], object] = lambda offset: None,
-                 cancelled: Callable[[], bool] = lambda: False) -> None:
+                 cancelled: Callable[[], bool] = lambda: False, jobs: Optional[int] = None) -> None:
         if back_channel is not None and guest.kind != "hvm":
             raise ValueError("a back channel is for HVM guests")
         self.restored: Optional[Restored] = None
@@ -169,7 +170,8 @@ class Restorer:
         self._opened: Optional[AnyReader] = None
         self._guest = guest
         self._hooks = Hooks(guest)
-        self._memory = TargetMemory(self._hooks, guest.kind == "pv", self._limits.guest_pfns)
+        self._workers = Workers(usable_cpus() if jobs is None else jobs)
+        self._memory = TargetMemory(self._hooks, guest.kind == "pv", self._limits.guest_pfns, self._workers)
         self._pv = TargetPV(guest, self._hooks, self._memory) if guest.kind == "pv" else None
         self._go_on = checkpoint
         self._stack = contextlib.ExitStack()
@@ -219,6 +221,7 @@ class Restorer:
             self._opened.close()
         if self._spool is not None:
             self._spool.close()
+        self._workers.close()
         self._stack.close()
 
     def _step(self) -> bool:
@@ -503,7 +506,7 @@ def restore(source: StreamLike, guest: Guest, *, format: Optional[str] = None,
             limits: Limits = Limits(), strict: bool = False, checkpointed: bool = False, exact: bool = True,
             checkpoint: Callable[[int], bool] = lambda number: True, back_channel: Optional[SinkLike] = None,
             progress: Callable[[int], object] = lambda offset: None,
-            cancelled: Callable[[], bool] = lambda: False) -> Restored:
+            cancelled: Callable[[], bool] = lambda: False, jobs: Optional[int] = None) -> Restored:
     """Restore a guest from a libxc stream, version 2 or 3, or from a container of one (libxl, xl, libvirt, xenopsd).
 
     ``source`` is anything that :func:`xstream.open` takes, or a reader. Pages go straight from there to the guest's
@@ -519,7 +522,9 @@ def restore(source: StreamLike, guest: Guest, *, format: Optional[str] = None,
     - ``checkpoint``: called after each checkpoint with its number, from 1; False ends the restore there;
     - ``back_channel``: COLO: where to send the PFNs that the guest changed, as any sink. The guest is complete and runs
       while ``checkpoint`` is called, and is suspended afterwards;
-    - ``progress``: called once per batch with the offset reached; ``cancelled``: called once per batch, True stops.
+    - ``progress``: called once per batch with the offset reached; ``cancelled``: called once per batch, True stops;
+    - ``jobs``: threads that copy the pages of a batch where they are in memory; default: one for each CPU that this
+      process may use. The guest, and every error, are the same with any number.
 
     The caller keeps what it opened: a descriptor, file object or reader passed in stays open.
 
@@ -528,7 +533,7 @@ def restore(source: StreamLike, guest: Guest, *, format: Optional[str] = None,
     """
     restorer = Restorer(source, guest, format=format, limits=limits, strict=strict, checkpointed=checkpointed,
                         exact=exact, checkpoint=checkpoint, back_channel=back_channel, progress=progress,
-                        cancelled=cancelled)
+                        cancelled=cancelled, jobs=jobs)
     while restorer.step():
         pass
     assert restorer.restored is not None

@@ -1,9 +1,11 @@
 """The memory of a guest that is being restored: populated on demand, then written, or compared."""
 from array import array
+from functools import partial
 from typing import List, Optional, Union
 
 from xstream.guest.hooks import Hooks
-from xstream.guest.memory import data_pfns, reserve, uint64
+from xstream.guest.memory import Applied, data_pfns, reserve, run_shares, shares, uint64
+from xstream.guest.parallel import Workers
 from xstream.kernels import batches as batch_kernel
 from xstream.kernels import buffers
 from xstream.kernels import p2m as p2m_kernel
@@ -24,10 +26,13 @@ class TargetMemory:
 
     ``state``: one byte per PFN, as in :mod:`xstream.kernels.pfns`. ``p2m``: uint64, the frame of each populated PFN of
     a PV guest; None for HVM, where frames are PFNs. Both cover ``limit`` PFNs, but use memory only where written.
+    ``workers`` share the copying of a batch where its pages are in memory and none of its PFNs has come before.
     """
 
-    def __init__(self, hooks: Hooks, pv: bool, limit: int) -> None:
+    def __init__(self, hooks: Hooks, pv: bool, limit: int, workers: Workers) -> None:
         self._hooks = hooks
+        self._workers = workers
+        self._jobs = 1  # for the batch that was entered last
         self.state = memoryview(reserve(limit))[:limit]
         self.p2m: Optional[memoryview] = memoryview(reserve(8 * limit)).cast("B")[:8 * limit].cast("Q") if pv else None
 
@@ -35,7 +40,8 @@ class TargetMemory:
         """Populate the PFNs of a batch that need it, and note its types."""
         wanted = uint64(len(words) // 8)
         self.populate(wanted[:p2m_kernel.claim(words, self.state, wanted)])
-        pfn_kernel.mark(words, self.state)
+        applied = Applied(*pfn_kernel.mark(words, self.state))
+        self._jobs = 1 if applied.resent else self._workers.jobs
         self._hooks.set_types(memoryview(words))
 
     def populate(self, pfns: memoryview) -> None:
@@ -68,10 +74,14 @@ class TargetMemory:
         if not len(pfns):
             return
         with self._hooks.mapped(self.frames_of(pfns)) as pages:
+            at = buffers.array("at", pages.at, "uint64")
             if isinstance(data, PendingPages):
-                data.read_into(pages.memory, buffers.array("at", pages.at, "uint64"))
-            else:
-                page_kernel.scatter(pages.memory, pages.at, data)
+                data.read_into(pages.memory, at)
+                return
+            view = memoryview(data).cast("B")
+            self._workers.run([
+                partial(page_kernel.scatter, pages.memory, at[first:end], view[first * PAGE_SIZE:end * PAGE_SIZE])
+                for first, end in shares(len(pfns), self._jobs)])
 
     def write_run(self, run: PageRun) -> None:
         """Write the pages of many batches at once."""
@@ -79,7 +89,9 @@ class TargetMemory:
         if not len(pfns):
             return
         with self._hooks.mapped(self.frames_of(pfns)) as pages:
-            batch_kernel.scatter(pages.memory, pages.at, run.data, run.extents)
+            at = buffers.array("at", pages.at, "uint64")
+            self._workers.run([partial(batch_kernel.scatter, pages.memory, at[first:end], run.data, extents)
+                               for first, end, extents in run_shares(run.extents, self._jobs)])
 
     def read(self, pfns: memoryview) -> bytearray:
         """The pages of populated PFNs; a copy."""
