@@ -7,7 +7,8 @@ import numpy
 
 from xstream.bench import machine
 from xstream.bench.partner import Partner, pipe
-from xstream.bench.workloads import Side, Workload, limit, ours
+from xstream.bench.workloads import THREADS, Side, Workload, limit, ours
+from xstream.guest.parallel import usable_cpus
 from xstream.guest.restore import restore
 from xstream.guest.save import save
 from xstream.guest.simulated import SimulatedGuest
@@ -52,9 +53,12 @@ class Engines:
     def _restore(self) -> Iterator[Side]:
         copy: numpy.ndarray = numpy.ones(self.size, numpy.uint8)
         yield ours("map the stream's file, restore it into a guest whose memory is there",
-                   lambda: restore(self.path, self.target))
+                   lambda: restore(self.path, self.target, jobs=1))
         yield limit("memcpy", "map the file, copy as many bytes to memory that is there",
                     lambda: numpy.copyto(copy, numpy.memmap(self.path, numpy.uint8, "r")[:self.size]))
+        jobs = usable_cpus()
+        yield Side("{} threads for 1".format(jobs), "the same as xstream's side, with more threads",
+                   lambda: restore(self.path, self.target, jobs=jobs), THREADS)
 
     def _restore_pipe(self) -> Iterator[Side]:
         copy: numpy.ndarray = numpy.ones(self.size, numpy.uint8)
