@@ -1,0 +1,48 @@
+"""The fuzzer's own parts, and every finding that it ever made."""
+import random
+import sys
+import zlib
+from pathlib import Path
+
+import pytest
+import samples
+from containers import READ
+from legacy_samples import SMALL as LEGACY
+
+FUZZ = Path(__file__).resolve().parent.parent / "fuzz"
+if not FUZZ.is_dir():
+    pytest.skip("not applicable: the fuzzer isn't part of the package", allow_module_level=True)
+sys.path.append(str(FUZZ))
+
+import mutator  # noqa: E402
+import targets  # noqa: E402
+
+STREAMS = dict(samples.SMALL + [(name, data) for name, data, _ in READ] + LEGACY)
+FINDINGS = sorted(path.name for path in (FUZZ / "findings").glob("*") if path.suffix != ".md")
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_pieces_put_together_are_the_stream(name):
+    assert mutator.join(mutator.split(STREAMS[name])) == STREAMS[name]
+
+
+def test_many_mutants_of_good_streams_are_good():
+    mutate = mutator.Mutator(list(STREAMS.values()), [samples.hvm(), samples.pv()])
+    mutants = [mutate.mutate(samples.hvm(), seed) for seed in range(200)]
+    good = [targets.verified(mutant, {"limits": targets.LIMITS})[0] == "ok" for mutant in mutants]
+    assert 60 < sum(good) < 160
+    assert mutants[7] == mutate.mutate(samples.hvm(), 7)
+
+
+@pytest.mark.parametrize("target", targets.TARGETS)
+def test_targets_take_anything(target):
+    for data in (b"", b"\0", samples.hvm(), samples.pv()[:-9]):
+        targets.TARGETS[target](data, random.Random(zlib.crc32(data)))
+
+
+@pytest.mark.parametrize("target", targets.TARGETS)
+def test_findings(target):
+    for name in FINDINGS:
+        data = (FUZZ / "findings" / name).read_bytes()
+        for seed in (zlib.crc32(data), 1, 2, 3):
+            targets.TARGETS[target](data, random.Random(seed))
