@@ -10,7 +10,7 @@ begin() {
     LIBXL_SAVE_HELPER=$OURS xl -vvv migrate -s "" f \
         "python3 /in/slow.py 6 | LIBXL_SAVE_HELPER=$OURS xl -vvv migrate-receive 2>/tmp/recv.log" >/tmp/l 2>&1 &
     sender=$!
-    i=0; while ! grep -q 'memory: ' /tmp/l && [ $i -lt 60 ]; do sleep 0.5; i=$((i+1)); done
+    i=0; while ! grep -q 'saving domain' /tmp/l && [ $i -lt 60 ]; do sleep 0.5; i=$((i+1)); done
     sleep 2
 }
 # over NAME: the sender has ended, with an error
