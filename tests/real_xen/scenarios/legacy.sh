@@ -14,7 +14,7 @@ through() { # NAME FILE HELPER
 }
 received() { # NAME FILE
     say "$2: xl migrate-receive, converted while it flows"
-    { cat $2; printf 'domain is yours, you are cleared to unpause'; sleep 60; } |
+    { cat $2; printf 'domain is yours, you are cleared to unpause\000'; sleep 60; } |
         LIBXL_CONVERT_HELPER=$CONVERT LIBXL_SAVE_HELPER=$OURS xl -vvv migrate-receive >/tmp/out 2>/tmp/l &
     i=0; while ! xl domid $1 >/dev/null 2>&1 && [ $i -lt 100 ]; do sleep 0.5; i=$((i+1)); done
     grep -a 'error' /tmp/l | head -n 5
