@@ -1,6 +1,7 @@
 """Functions for other processes, which import this module."""
 import os
 import signal
+import sys
 import time
 
 
@@ -28,3 +29,9 @@ def kill_once(item):
 def slow(number):
     time.sleep(0.2)
     return 2 * number
+
+
+def endless(place, settings):
+    """A scan of an image that never ends."""
+    print("scanning", file=sys.stderr, flush=True)
+    time.sleep(1000)

@@ -4,6 +4,9 @@ import json
 import os
 import pickle
 import random
+import signal
+import subprocess
+import sys
 from collections import Counter
 
 import containers
@@ -19,6 +22,7 @@ from xstream.fleet import duplicates, image, places, scanning, workers
 from xstream.fleet.places import Place
 from xstream.tools.names import DomainName, domain_name
 
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(xstream.__file__)))
 UUID = "5bd7e8e3-6c5a-4e15-9a75-bb0b0f3dd2b6"
 JSON = '{{"c_info": {{"type": "hvm", "name": "web 1", "uuid": "{}"}}}}'.format(UUID).encode() + b"\0"
 XML = "<domain type='xen'><name>web &amp; 1</name><uuid>{}</uuid><x><name>no</name></x></domain>".format(UUID).encode()
@@ -252,7 +256,6 @@ def test_what_isnt_there(store, path):
 
 
 def test_a_url_without_fsspec(monkeypatch):
-    import sys
     monkeypatch.setitem(sys.modules, "fsspec.core", None)
     place, = fleet.find_all("s3://bucket/key")
     assert "install xen-xstream[fleet]" in place.error
@@ -292,6 +295,32 @@ def test_killers():
     done = list(workers.in_processes(fleet_works.kill_odd, range(8), 2))
     assert Counter(number for number, _ in done) == Counter(range(8))
     assert dict(done) == {number: None if number % 2 else 2 * number for number in range(8)}
+
+
+@pytest.mark.parametrize("guarded", [False, True])
+def test_a_program_that_no_process_can_load(store, tmp_path, guarded):
+    """From stdin, and without a guard: an error, not images that failed."""
+    program = "from xstream import fleet\nprint(len(list(fleet.scan({!r}))))".format(str(store))
+    (tmp_path / "program.py").write_text(program)
+    ran = subprocess.run([sys.executable] + ([] if guarded else [str(tmp_path / "program.py")]), input=program.encode(),
+                         stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=dict(os.environ, PYTHONPATH=ROOT))
+    assert ran.stdout in ((b"6\n", b"") if guarded else (b"",))
+    assert ran.stdout or b"no process can be started here" in ran.stderr
+
+
+def test_sigint_ends_it_at_once(tmp_path):
+    """Also the processes, without a traceback."""
+    for number in range(4):
+        (tmp_path / "{}.xs".format(number)).write_bytes(samples.hvm())
+    code = ("import sys; from xstream.cli import main; import fleet_works, xstream.fleet.scanning as s\n"
+            "if __name__ == '__main__':\n    s.scan_image = fleet_works.endless\n    sys.exit(main())")
+    (tmp_path / "program.py").write_text(code)
+    ran = subprocess.Popen([sys.executable, str(tmp_path / "program.py"), "scan", "-j2", str(tmp_path / "*.xs")],
+                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+                           env=dict(os.environ, PYTHONPATH=os.pathsep.join([ROOT, os.path.dirname(__file__)])))
+    assert ran.stderr.readline() == b"scanning\n"
+    os.killpg(ran.pid, signal.SIGINT)
+    assert ran.communicate()[1].replace(b"scanning\n", b"") == b"" and ran.returncode == -signal.SIGINT
 
 
 def test_an_image_that_ends_its_process(store, monkeypatch, tmp_path):
@@ -464,14 +493,12 @@ def test_parquet(store, tmp_path):
 
 
 def test_parquet_without_pyarrow(store, tmp_path, monkeypatch, capsys):
-    import sys
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     assert cli.main(["scan", "--parquet", str(tmp_path / "out"), str(store)]) == 2
     assert "install xen-xstream[parquet]" in capsys.readouterr().err
 
 
 def test_dask_without_distributed(store, monkeypatch, capsys):
-    import sys
     monkeypatch.setitem(sys.modules, "distributed", None)
     assert cli.main(["scan", "--dask", "tcp://127.0.0.1:1", str(store)]) == 2
     assert "install xen-xstream[fleet]" in capsys.readouterr().err

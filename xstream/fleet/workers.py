@@ -25,13 +25,15 @@ def in_processes(work: Callable[[T], R], items: Iterable[T], jobs: int) -> Itera
     """Yields each item with its result, in the order in which they are done. ``jobs``: the number of processes.
 
     If a process ends, the items that were handed out are tried again, one at a time, in a process of their own. The
-    function and the items must be picklable. What the function raises ends the iteration.
+    function and the items must be picklable. What the function raises ends the iteration. Raises RuntimeError if no
+    process can be started.
     """
     waiting = iter(items)
     while True:
         lost = yield from _in_one_pool(work, waiting, jobs)
         if not lost:
             return
+        _check_start()
         for item in lost:
             if (yield from _in_one_pool(work, iter([item]), 1)):
                 yield item, None
@@ -50,7 +52,7 @@ def _in_one_pool(work: Callable[[T], R], waiting: Iterator[T], jobs: int
                 if item is _NOTHING:
                     break
                 try:
-                    running[pool.submit(partial(_interruptible, work), item)] = item  # type: ignore[arg-type]
+                    running[_submit(pool, work, item)] = item
                 except BrokenProcessPool:
                     lost.append(item)  # type: ignore[arg-type]
             if not running:
@@ -64,9 +66,12 @@ def _in_one_pool(work: Callable[[T], R], waiting: Iterator[T], jobs: int
                 else:
                     yield item, result
     finally:
-        for future in running:
-            future.cancel()
-        pool.shutdown(wait=not running)
+        if running:  # the caller has had enough
+            for future in running:
+                future.cancel()
+            for process in list((pool._processes or {}).values()):  # terminate_workers() is new in Python 3.14
+                process.terminate()
+        pool.shutdown()
 
 
 _NOTHING: Any = object()
@@ -78,9 +83,30 @@ def _pool(jobs: int) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(jobs, **(options if sys.version_info >= (3, 7) else {}))  # noqa: UP036 - for Python 3.6
 
 
+def _check_start() -> None:
+    """Raises RuntimeError unless a process starts. It loads the main module of this one, which may have no file."""
+    try:
+        with _pool(1) as pool:
+            pool.submit(int).result()
+    except BrokenProcessPool:
+        raise RuntimeError('no process can be started here: the program has to be in a file, and to call this under '
+                           'if __name__ == "__main__"')
+
+
+def _submit(pool: ProcessPoolExecutor, work: Callable[[T], R], item: T) -> "Future[R]":
+    """Hand out an item. A process that this starts inherits that SIGINT is blocked: while it starts, it would print a
+    traceback."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        return pool.submit(partial(_interruptible, work), item)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _interruptible(work: Callable[[T], R], item: T) -> R:
     """Run in the process: SIGINT ends it without a traceback. The main process says what there is to say."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     return work(item)
 
 
