@@ -277,6 +277,7 @@ def test_processes():
     assert sorted(workers.in_processes(fleet_works.double, range(20), 2)) == [(n, 2 * n) for n in range(20)]
 
 
+@pytest.mark.skipif(sys.version_info < (3, 7), reason="not applicable: Python 3.6 forks its processes")
 def test_a_scan_can_be_left():
     found = workers.in_processes(fleet_works.slow, range(1000), 2)
     assert next(found)
@@ -297,6 +298,7 @@ def test_killers():
     assert dict(done) == {number: None if number % 2 else 2 * number for number in range(8)}
 
 
+@pytest.mark.skipif(sys.version_info < (3, 7), reason="not applicable: Python 3.6 forks its processes")
 @pytest.mark.parametrize("guarded", [False, True])
 def test_a_program_that_no_process_can_load(store, tmp_path, guarded):
     """From stdin, and without a guard: an error, not images that failed."""
@@ -308,6 +310,7 @@ def test_a_program_that_no_process_can_load(store, tmp_path, guarded):
     assert ran.stdout or b"no process can be started here" in ran.stderr
 
 
+@pytest.mark.skipif(sys.version_info < (3, 7), reason="not applicable: Python 3.6 forks its processes")
 def test_sigint_ends_it_at_once(tmp_path):
     """Also the processes, without a traceback."""
     for number in range(4):
