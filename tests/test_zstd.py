@@ -19,10 +19,11 @@ from xstream.stream.seekable import SeekableSource, frames
 zstandard = pytest.importorskip("zstandard")
 
 BATCH, PAGES = 40, 160
+STREAM_PAGES = [page(pfn) if pfn % 3 else random.Random(pfn).getrandbits(8 * 4096).to_bytes(4096, "little")
+                for pfn in range(PAGES)]
 STREAM = samples.hvm(memory=b"".join(
-    batch([word(pfn) for pfn in range(first, first + BATCH)],
-          [page(pfn) if pfn % 3 else random.Random(pfn).getrandbits(8 * 4096).to_bytes(4096, "little")
-           for pfn in range(first, first + BATCH)]) for first in range(0, PAGES, BATCH)))
+    batch([word(pfn) for pfn in range(first, first + BATCH)], STREAM_PAGES[first:first + BATCH])
+    for first in range(0, PAGES, BATCH)))
 
 
 def compressed(stream, tmp_path, **options):
@@ -135,6 +136,69 @@ def test_saving(kind, tmp_path):
     xstream.restore(tmp_path / "a.zst", guest)
     with pytest.raises(ValueError, match="checkpoint"):
         xstream.save(SimulatedGuest(kind, 64), tmp_path / "c.zst", checkpoint=lambda number: False)
+
+
+# Random access
+
+def view_of(path):
+    """Everything that a MemoryView shows."""
+    with xstream.MemoryView(path) as view:
+        assert view.mapped
+        whole = bytes(view[:].tobytes())
+        pfns = list(range(len(view)))
+        random.Random(1).shuffle(pfns)
+        return (whole, view.pages(pfns).tobytes(), view.starts(pfns, 12).tobytes(), bytes(view.state),
+                view.copies.tolist(), view.runs().tolist(), view.read(4000, 50000), view.read(5, 7),
+                view.read(view.size - 3, 20), b"".join(bytes(piece) for _, pieces in view.buffers(0, len(view))
+                                                       for piece in pieces or ()))
+
+
+RESENT = samples.hvm(memory=b"".join(batch([word(pfn)], [page(pfn)]) for pfn in range(300)) + batch(
+    [word(pfn) for pfn in range(250, 200, -1)], [page(pfn + 1) for pfn in range(50)]))
+
+
+@pytest.mark.parametrize("name", ["batches", "resent", "pv", "legacy"])
+def test_random_access(name, tmp_path):
+    plain = tmp_path / "plain"
+    if name == "pv":
+        xstream.save(SimulatedGuest("pv", 500), plain)
+    else:
+        plain.write_bytes({"batches": STREAM, "resent": RESENT, "legacy": containers.legacy_hvm()}[name])
+    (tmp_path / "compressed").mkdir()
+    stream = plain.read_bytes()
+    if name == "legacy":  # by hand: a conversion would write a current stream
+        frames_of = [stream[at:at + 70000] for at in range(0, len(stream), 70000)]
+        packed = [zstandard.ZstdCompressor().compress(piece) for piece in frames_of]
+        table = b"".join(struct.pack("<II", len(frame), len(piece)) for frame, piece in zip(packed, frames_of))
+        image = b"".join(packed) + struct.pack("<II", 0x184D2A5E, len(table) + 9) + table + struct.pack(
+            "<IBI", len(packed), 0, 0x8F92EAB1)
+        (tmp_path / "out.zst").write_bytes(image)
+    else:
+        compressed(stream, tmp_path)
+    assert view_of(tmp_path / "out.zst") == view_of(plain)
+
+
+def test_random_access_decompresses_what_it_needs(tmp_path, count, monkeypatch):
+    compressed(STREAM, tmp_path)
+    monkeypatch.setattr(seekable, "_KEPT", 2 * BATCH * 4096)
+    with xstream.MemoryView(tmp_path / "out.zst") as view:
+        del count[:]
+        for pfn in (3, 5, 3 + BATCH, 3, 5):
+            assert view[pfn].tobytes() == STREAM_PAGES[pfn]
+        assert count == [BATCH * 4096] * 2
+        for first in range(0, PAGES, BATCH):
+            view.read(first * 4096, 10)
+        assert view[0].tobytes() == STREAM_PAGES[0] and len(count) == 5
+
+
+def test_random_access_to_a_damaged_frame(tmp_path):
+    image = compressed(STREAM, tmp_path)
+    image[pages_of(image)[1].end - 1] ^= 1
+    with xstream.MemoryView(bytes(image)) as view:
+        assert view[0].tobytes() == STREAM_PAGES[0]
+        with pytest.raises(xstream.CorruptStream) as caught:
+            view.read((BATCH - 1) * 4096, 8192)
+    assert caught.value.offset == pages_of(image)[1].begin
 
 
 # Damage

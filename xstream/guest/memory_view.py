@@ -1,7 +1,8 @@
 """Random access to the memory in a saved guest, without a copy of it.
 
 A save file holds the guest's pages in the order in which they were sent. :class:`MemoryView` reads the PFN words once,
-remembers where the last copy of each page lies, and then reads any page straight from the mapped file.
+remembers where the last copy of each page lies, and then reads any page straight from the mapped file, or out of the
+frame of a compressed image that holds it.
 """
 import contextlib
 import operator
@@ -19,6 +20,7 @@ from xstream.kernels import pfns as pfn_kernel
 from xstream.kernels.buffers import BufferLike
 from xstream.limits import Limits
 from xstream.stream.reader import Identity
+from xstream.stream.seekable import FrameStore, SeekableSource
 from xstream.stream.source import BufferSource, Source, SourceLike, open_source
 from xstream.stream.state import StateRecords
 from xstream.wire import legacy, libxc, libxl
@@ -66,32 +68,84 @@ class _CountingMemory(GuestMemory):
         super()._store_extents(pfns, data, extents)
 
 
+class _Mapped:
+    """The pages of a file in memory."""
+
+    def __init__(self, data: memoryview) -> None:
+        self.data = data
+
+    def read(self, at: int, size: int) -> memoryview:
+        """A view of bytes of the file."""
+        return self.data[at:at + size]
+
+    def copy(self, into: numpy.ndarray, which: numpy.ndarray, at: numpy.ndarray) -> None:
+        """Copy the pages at offsets ``at`` to the pages ``which`` of ``into`` (uint64 both)."""
+        _scatter(into, which, self.data, at)
+
+
+class _Compressed:
+    """The pages of a compressed image; reading them raises CorruptStream."""
+
+    def __init__(self, frames: FrameStore) -> None:
+        self._frames = frames
+        self._begins = numpy.array(frames.begins, numpy.uint64)
+        self.read = frames.read
+
+    def copy(self, into: numpy.ndarray, which: numpy.ndarray, at: numpy.ndarray) -> None:
+        """As _Mapped's. Each frame is decompressed once."""
+        numbers = numpy.searchsorted(self._begins, at, "right") - 1
+        split = self._begins[numbers + 1] - at < PAGE_SIZE
+        for number in numpy.unique(numbers[~split]):
+            here = ~split & (numbers == number)
+            _scatter(into, which[here], memoryview(self._frames.contents(int(number))), at[here] - self._begins[number])
+        pages = into.reshape(-1, PAGE_SIZE)
+        for page, begin in zip(which[split].tolist(), at[split].tolist()):
+            pages[page] = numpy.frombuffer(self._frames.read(begin, PAGE_SIZE), numpy.uint8)
+
+
+def _scatter(into: numpy.ndarray, which: numpy.ndarray, data: memoryview, at: numpy.ndarray) -> None:
+    extents = numpy.ones((len(at), 2), numpy.uint64)
+    extents[:, 0] = at
+    batch_kernel.scatter(into, which, data, extents.reshape(-1))
+
+
 class _Index(GuestMemory):
     """Stands in for guest memory while a stream is loaded, and remembers where each page lies instead of copying it.
 
     ``positions`` has one entry for each PFN: 1 + the offset of its last copy in ``file``, or 0 if no copy was sent.
+    Without a ``file``, offsets are those of the reader's source.
     """
 
-    def __init__(self, limit: int, file: memoryview) -> None:
+    def __init__(self, limit: int, file: Optional[memoryview], reader: "AnyReader") -> None:
         super().__init__(limit=limit)
         self._mapping = None  # no pages are written: no advice about them
         self.positions = _array(limit, numpy.uint64)
         self.copies = _array(limit, numpy.uint32)
-        self._base, self._size = _address(file), len(file)
+        self._file = file
+        self._reader = reader
+
+    def _begin(self, data: Data) -> int:
+        """The offset of page data, which is the last that the reader has passed. Raises _NotInFile."""
+        if self._file is None:
+            if self._reader.checkpoints:
+                raise _NotInFile  # the data comes from a temporary file
+            return self._reader.source.offset - len(data)
+        if isinstance(data, PendingPages):
+            raise _NotInFile
+        start = _address(data) - _address(self._file)
+        if not 0 <= start <= len(self._file) - len(data):
+            raise _NotInFile
+        return start
 
     def _store(self, pfns: memoryview, data: Data) -> None:
         if not len(pfns):
             return
-        if isinstance(data, PendingPages):
-            raise _NotInFile
-        start = _address(data) - self._base
-        if not 0 <= start <= self._size - len(data):
-            raise _NotInFile
+        start = self._begin(data)
         self._enter(numpy.frombuffer(pfns, numpy.uint64),
                     numpy.arange(start + 1, start + 1 + len(data), PAGE_SIZE, dtype=numpy.uint64))
 
     def _store_extents(self, pfns: memoryview, data: memoryview, extents: memoryview) -> None:
-        start = _address(data) - self._base
+        start = self._begin(data)
         offsets, pages = numpy.frombuffer(extents, numpy.uint64).reshape(-1, 2).T
         times = pages.astype(numpy.int64)
         # Number the pages of each extent from 0.
@@ -152,8 +206,10 @@ class MemoryView:
     ``source``: a path, a descriptor of a regular file, or a buffer; legacy streams and all containers too. The whole
     stream is read once, like ``xstream.verify`` does, but page contents are not touched: an index of 13 bytes for each
     PFN is all that is kept in memory. Pages are then read from the mapped file, which must not be changed or truncated
-    meanwhile. Where pages don't lie in the file as they are (compressed files, pipes, checkpoints after the first),
-    they are first copied to an unnamed temporary file (in ``TMPDIR``) of the guest's size.
+    meanwhile. Of a compressed image with a table (:mod:`xstream.stream.zstd`), the frames that hold the pages are
+    decompressed when they are needed; 64 MiB of them are kept. Where pages don't lie in the file (other compressed
+    files, pipes, checkpoints after the first), they are first copied to an unnamed temporary file (in ``TMPDIR``) of
+    the guest's size.
 
     - ``len(view)``: the highest PFN that the stream mentions plus one; ``view.size`` the same in bytes;
     - ``view[pfn]``: one page, ndarray (4096,) uint8; ``view[start:stop]``: pages of neighbouring PFNs, ndarray
@@ -175,6 +231,7 @@ class MemoryView:
         self._progress = progress
         #: Whether pages are read from the source itself, and not from a temporary copy.
         self.mapped = True
+        self._store: Union[_Mapped, _Compressed] = _Mapped(memoryview(b""))
         opened = open_source(source)
         try:
             self._open(opened)
@@ -195,11 +252,13 @@ class MemoryView:
     def _index(self, opened: Source, whole: memoryview) -> None:
         """Build the index over a file in memory. Raises _NotInFile where pages don't lie in it."""
         with self._reader(opened) as reader:
-            if reader.source is not opened:
+            compressed = reader.source if isinstance(reader.source, SeekableSource) else None
+            if reader.source is not opened and compressed is None:
                 raise _NotInFile
-            memory = _Index(self._limits.guest_pfns, whole)
+            memory = _Index(self._limits.guest_pfns, whole if compressed is None else None, reader)
+            self._store = _Mapped(whole) if compressed is None else _Compressed(compressed.store())
             self._run(reader, memory)
-        self._data, self._positions, self._copies = whole, memory.positions, memory.copies
+        self._positions, self._copies = memory.positions, memory.copies
         self._memory: GuestMemory = memory
 
     def _load(self, opened: Source) -> None:
@@ -208,7 +267,7 @@ class MemoryView:
         with tempfile.TemporaryFile() as file, self._reader(opened) as reader:
             memory = _CountingMemory(self._limits.guest_pfns, file.fileno())
             self._run(reader, memory)
-            self._data = memory.buffer  # a mapping, which outlives the descriptor
+            self._store = _Mapped(memory.buffer)  # a mapping, which outlives the descriptor
         self._memory, self._copies = memory, memory.copies
         self._positions = _array(len(memory), numpy.uint64)
         for start in range(0, len(memory), _SCANNED):
@@ -229,7 +288,7 @@ class MemoryView:
 
     def close(self) -> None:
         """Release the file. Arrays handed out before stay valid; reading raises ValueError or returns zeros."""
-        self._data = memoryview(b"")
+        self._store = _Mapped(memoryview(b""))
         self._positions = numpy.zeros(0, numpy.uint64)
 
     def __enter__(self) -> "MemoryView":
@@ -296,7 +355,7 @@ class MemoryView:
             position = int(self._positions[pfn]) if pfn < len(self._positions) else 0
             if not position:
                 return bytes(size)
-            return bytes(self._data[position - 1 + offset:position - 1 + offset + size])
+            return bytes(self._store.read(position - 1 + offset, size))
         out = bytearray(size)
         stop = min(-(-(address + size) // PAGE_SIZE), len(self))
         for first in range(pfn, stop, _BATCH):
@@ -322,8 +381,7 @@ class MemoryView:
     def _slice(self, start: int, stop: int) -> numpy.ndarray:
         positions = self._positions[start:stop]
         if len(positions) and positions[0] and _follow(positions).all():
-            at = int(positions[0]) - 1
-            data = self._data[at:at + len(positions) * PAGE_SIZE]
+            data = self._store.read(int(positions[0]) - 1, len(positions) * PAGE_SIZE)
             pages = numpy.frombuffer(data, numpy.uint8).reshape(-1, PAGE_SIZE)
             pages.flags.writeable = False
             return pages
@@ -334,17 +392,20 @@ class MemoryView:
         IndexError for a PFN past the memory."""
         positions = self._positions[:len(self)][numpy.asarray(pfns, numpy.int64)]
         pages = numpy.zeros((len(positions), PAGE_SIZE), numpy.uint8)
-        sent = numpy.flatnonzero(positions).astype(numpy.uint64)
-        extents = numpy.ones((len(sent), 2), numpy.uint64)
-        extents[:, 0] = positions[sent.astype(numpy.int64)] - numpy.uint64(1)
-        batch_kernel.scatter(pages.reshape(-1), sent, self._data, extents.reshape(-1))
+        sent = numpy.flatnonzero(positions)
+        self._store.copy(pages.reshape(-1), sent.astype(numpy.uint64), positions[sent] - numpy.uint64(1))
         pages.flags.writeable = False
         return pages
 
     def starts(self, pfns: Union[BufferLike, Sequence[int]], size: int) -> numpy.ndarray:
-        """The first ``size`` bytes of each of the pages, ndarray (n, size) uint8; a copy. Touches no more of them."""
-        positions = self._positions[numpy.asarray(pfns, numpy.int64)].astype(numpy.int64)
-        data = numpy.frombuffer(self._data, numpy.uint8)
+        """The first ``size`` bytes of each of the pages, ndarray (n, size) uint8; a copy. Of a mapped file, touches no
+        more of them."""
+        numbers = numpy.asarray(pfns, numpy.int64)
+        if isinstance(self._store, _Compressed):
+            return numpy.concatenate([numpy.zeros((0, size), numpy.uint8)] + [
+                self.pages(numbers[start:start + _BATCH])[:, :size] for start in range(0, len(numbers), _BATCH)])
+        positions = self._positions[numbers].astype(numpy.int64)
+        data = numpy.frombuffer(self._store.data, numpy.uint8)
         found = data[numpy.maximum(positions - 1, 0)[:, None] + numpy.arange(size)]
         found[positions == 0] = 0
         return found
@@ -392,7 +453,7 @@ class MemoryView:
 
     def _piece(self, position: int, pages: int) -> Buffer:
         size = pages * PAGE_SIZE
-        return self._data[position - 1:position - 1 + size] if position else _ZEROS[:size]
+        return self._store.read(position - 1, size) if position else _ZEROS[:size]
 
 
 def _follow(positions: numpy.ndarray) -> numpy.ndarray:

@@ -4,6 +4,8 @@ The table is never trusted: it counts only if each frame that it names says the 
 at all. Otherwise the file is read front to back, like one without a table.
 """
 import os
+from bisect import bisect_right
+from collections import OrderedDict
 from typing import Dict, List, NamedTuple, Optional
 
 from xstream.errors import CorruptStream, StreamError
@@ -17,6 +19,7 @@ from xstream.stream.zstd import (
     PAGES_LEAST,
     SKIPPABLE,
     SKIPPABLE_MAGIC,
+    Library,
     TooManyBlocks,
     frame_end,
     is_skippable,
@@ -33,6 +36,8 @@ if TYPE_CHECKING:
 _MOST_CONTENTS = 32 << 20
 #: Threads that decompress ahead of the reader at most.
 _MOST_THREADS = 8
+#: Bytes of contents that random access keeps.
+_KEPT = 64 << 20
 #: Frames that contradict the table and are decompressed, to find out which of the two is wrong, at most.
 _MOST_TRIED = 16
 
@@ -101,6 +106,51 @@ def _is_intact(frame: memoryview, size: int) -> bool:
         return len(library.decompress(frame, size)) == size
     except library.error:
         return False
+
+
+class FrameStore:
+    """Random access to the contents of frames, which are checked as they are decompressed. Those used last are kept, at
+    most ``_KEPT`` bytes of them. For several threads."""
+
+    def __init__(self, data: memoryview, found: List[Frame]) -> None:
+        from threading import Lock
+        self._file = data
+        self._frames = found
+        self._library = zstd_library()
+        self._lock = Lock()
+        self._kept: OrderedDict[int, bytes] = OrderedDict()
+        self._size = 0
+        #: Where the contents of each frame begin, and where the last ones end.
+        self.begins = [0]
+        for frame in found:
+            self.begins.append(self.begins[-1] + frame.size)
+
+    def contents(self, number: int) -> bytes:
+        """The contents of a frame. Raises CorruptStream."""
+        with self._lock:
+            found = self._kept.get(number)
+            if found is not None:
+                self._kept.move_to_end(number)
+                return found
+        found = decompress(self._library, self._file, self._frames, number)
+        with self._lock:
+            if number not in self._kept:
+                self._kept[number] = found
+                self._size += len(found)
+            while self._size > _KEPT and len(self._kept) > 1:
+                self._size -= len(self._kept.popitem(last=False)[1])
+        return found
+
+    def read(self, at: int, size: int) -> memoryview:
+        """The bytes from ``at`` on; fewer at the end. Raises CorruptStream."""
+        number = bisect_right(self.begins, at) - 1
+        pieces = []
+        while size and number < len(self._frames):
+            start = at - self.begins[number]
+            piece = memoryview(self.contents(number))[start:start + size]
+            pieces.append(piece)
+            at, size, number = at + len(piece), size - len(piece), number + 1
+        return pieces[0] if len(pieces) == 1 else memoryview(b"".join(pieces))
 
 
 class SeekableSource(StreamSource):
@@ -177,7 +227,7 @@ class SeekableSource(StreamSource):
             if not len(self._contents) and self._frames[self._next].size <= left:
                 step = self._frames[self._next].size
                 if self._frames[self._next].broken and not self.forgiving:
-                    raise self._error("damaged frame", self._next)
+                    raise _damaged("damaged frame", self._frames, self._next)
                 self._ahead.pop(self._next, None)
                 self._next += 1
             else:
@@ -226,18 +276,27 @@ class SeekableSource(StreamSource):
             number += 1
 
     def _decompress(self, number: int) -> bytes:
-        frame = self._frames[number]
-        try:
-            contents = self._library.decompress(self._file[frame.begin:frame.end], frame.size)
-        except self._library.error as error:
-            raise self._error("bad compressed data: {}".format(error), number)
-        if len(contents) != frame.size:
-            raise self._error("compressed contents of another size", number)
-        return contents
+        return decompress(self._library, self._file, self._frames, number)
 
-    def _error(self, message: str, number: int) -> CorruptStream:
-        return CorruptStream(message, layer=FORMAT, offset=self._frames[number].begin,
-                             field="frame {}".format(number))
+    def store(self) -> FrameStore:
+        """Random access to the same frames; it outlives this source."""
+        return FrameStore(self._file, self._frames)
+
+
+def decompress(library: Library, data: memoryview, found: List[Frame], number: int) -> bytes:
+    """The contents of one of the frames of a file. Raises CorruptStream."""
+    frame = found[number]
+    try:
+        contents = library.decompress(data[frame.begin:frame.end], frame.size)
+    except library.error as error:
+        raise _damaged("bad compressed data: {}".format(error), found, number)
+    if len(contents) != frame.size:
+        raise _damaged("compressed contents of another size", found, number)
+    return contents
+
+
+def _damaged(message: str, found: List[Frame], number: int) -> CorruptStream:
+    return CorruptStream(message, layer=FORMAT, offset=found[number].begin, field="frame {}".format(number))
 
 
 def name_pages(error: StreamError, pfns: memoryview) -> StreamError:
