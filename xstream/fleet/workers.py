@@ -69,8 +69,10 @@ def _in_one_pool(work: Callable[[T], R], waiting: Iterator[T], jobs: int
         if running:  # the caller has had enough
             for future in running:
                 future.cancel()
-            for process in list((pool._processes or {}).values()):  # terminate_workers() is new in Python 3.14
-                process.terminate()
+            # Python 3.6 would wait forever for a lock that a terminated process has held; there, their items end first.
+            if sys.version_info >= (3, 7):  # noqa: UP036
+                for process in list((pool._processes or {}).values()):  # terminate_workers() is new in Python 3.14
+                    process.terminate()
         pool.shutdown()
 
 
