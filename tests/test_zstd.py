@@ -62,13 +62,13 @@ def kept(record):
 def count(monkeypatch):
     """The sizes of what has been decompressed."""
     sizes = []
-    library = zstd.library()
+    installed = seekable.zstd_library()
 
     def decompress(frame, size):
         sizes.append(size)
-        return library.decompress(frame, size)
+        return installed.decompress(frame, size)
 
-    monkeypatch.setattr(seekable, "zstd_library", lambda: library._replace(decompress=decompress))
+    monkeypatch.setattr(seekable, "zstd_library", lambda: installed._replace(decompress=decompress))
     return sizes
 
 

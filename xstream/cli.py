@@ -7,7 +7,16 @@ import time
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Tuple, TypeVar, Union
 
 from xstream.arguments import MOST_JOBS, parse_arguments
-from xstream.errors import LimitExceeded, MissingPart, StreamError
+from xstream.errors import (
+    BAD_STREAM,
+    BAD_USE,
+    GOOD,
+    LIMIT_REACHED,
+    OWN_FAULT,
+    LimitExceeded,
+    MissingPart,
+    StreamError,
+)
 from xstream.limits import Limits
 from xstream.printing import (
     human_size,
@@ -45,7 +54,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-GOOD, BAD_STREAM, BAD_USE, OWN_FAULT, LIMIT_REACHED = range(5)
 _PAGE_SIZE = 4096
 _STDIN, _STDOUT = 0, 1
 _SHOWN_RANGES = 20

@@ -4,6 +4,10 @@ from typing import Dict, Mapping, Optional, Sequence, Union
 #: What JSON can represent, as reports have it.
 JsonValue = Union[None, bool, int, float, str, Sequence["JsonValue"], Mapping[str, "JsonValue"]]
 
+#: Exit statuses of the command line, which the records of a scan have too: 0 good; 1 the stream is bad; 2 wrong use, or
+#: an error of the operating system; 3 a bug in xstream; 4 one of xstream's limits was reached.
+GOOD, BAD_STREAM, BAD_USE, OWN_FAULT, LIMIT_REACHED = range(5)
+
 
 class StreamError(Exception):
     """Base class of all errors about a stream; not raised itself.

@@ -3,8 +3,9 @@ import base64
 import json
 from typing import IO, Any, Dict, Optional
 
+from xstream.errors import BAD_STREAM, GOOD, LIMIT_REACHED
 from xstream.fleet.duplicates import PageSample
-from xstream.fleet.image import BAD_STREAM, GOOD, LIMIT_REACHED, ImageRecord, Settings
+from xstream.fleet.image import ImageRecord, Settings
 from xstream.fleet.places import Place
 from xstream.version import __version__
 

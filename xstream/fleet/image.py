@@ -3,7 +3,16 @@ from functools import partial
 from typing import Dict, Mapping, NamedTuple, Optional, Union
 
 from xstream.containers.opening import AnyReader, open_stream
-from xstream.errors import JsonValue, LimitExceeded, StreamError
+from xstream.errors import (
+    BAD_STREAM,
+    BAD_USE,
+    GOOD,
+    LIMIT_REACHED,
+    OWN_FAULT,
+    JsonValue,
+    LimitExceeded,
+    StreamError,
+)
 from xstream.fleet.duplicates import PageSample, Sampler
 from xstream.fleet.places import Place, open_place, reason
 from xstream.limits import Limits
@@ -20,9 +29,6 @@ from xstream.wire.libxc import PAGE_SIZE
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from xstream.wire.formats import AnyRecord
-
-#: The command line's exit statuses.
-GOOD, BAD_STREAM, BAD_USE, OWN_FAULT, LIMIT_REACHED = range(5)
 
 
 class Settings(NamedTuple):

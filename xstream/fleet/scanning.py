@@ -4,9 +4,9 @@ import os
 from functools import partial
 from typing import Dict, Iterable, Iterator, List, Mapping, Optional, Union, overload
 
-from xstream.errors import CorruptStream
+from xstream.errors import OWN_FAULT, CorruptStream
 from xstream.fleet.cache import Cache
-from xstream.fleet.image import OWN_FAULT, ImageRecord, Settings, scan_image
+from xstream.fleet.image import ImageRecord, Settings, scan_image
 from xstream.fleet.places import Place, find_places, is_url, open_place
 from xstream.fleet.policy_file import MOST_JSON, parse_policy
 from xstream.fleet.workers import in_processes, on_cluster

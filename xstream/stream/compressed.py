@@ -1,7 +1,6 @@
 """Decompression of input: gzip, xz and bzip2 by the standard library; zstd by that of Python 3.14, or by the package
 ``zstandard`` if it is installed."""
 import importlib
-import struct
 from types import ModuleType
 from typing import Callable, Dict, NamedTuple, Tuple, Type
 
@@ -38,8 +37,6 @@ _XZ_MEMORY = 256 << 20
 _ZSTD_MEMORY = 128 << 20
 #: What errors of xz and zstd say if a dictionary takes more than the limit.
 _MEMORY = {"usage limit": _XZ_MEMORY, "too much memory": _ZSTD_MEMORY}
-_SKIPPABLE = struct.Struct("<II")  # magic number and size of what follows
-_SKIPPABLE_MAGIC = 0x184D2A50  # any of its last 4 bits
 _MAGICS = {sign.format: sign.magic for sign in COMPRESSED}
 
 
@@ -131,13 +128,13 @@ class DecompressedSource(StreamSource):
 
     def _skip_frame(self) -> bool:
         """Skip a frame of zstd that isn't contents, such as a table; False if there is none."""
-        head = self._take(_SKIPPABLE.size)
-        if self._format != "zstd" or len(head) < _SKIPPABLE.size:
+        if self._format != "zstd":
             return False
-        magic, left = _SKIPPABLE.unpack_from(head)
-        if magic & ~0xF != _SKIPPABLE_MAGIC:
+        from xstream.stream import zstd  # loaded for this format only
+        left = zstd.skippable_size(self._take(zstd.SKIPPABLE.size), 0)
+        if left is None:
             return False
-        self._input = self._input[_SKIPPABLE.size:]
+        self._input = self._input[zstd.SKIPPABLE.size:]
         while left:
             if not self._take(1):
                 raise TruncatedStream("the input ends inside compressed data", missing=left, layer=self._format,

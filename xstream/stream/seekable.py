@@ -22,7 +22,8 @@ from xstream.stream.zstd import (
     Library,
     TooManyBlocks,
     frame_end,
-    is_skippable,
+    skippable_size,
+    thread_pool,
 )
 from xstream.stream.zstd import library as zstd_library
 from xstream.wire.frames import Buffer
@@ -86,7 +87,7 @@ def _checked(data: memoryview, table: List[Frame]) -> Optional[List[Frame]]:
         except TooManyBlocks:
             return None
         except ValueError:
-            if not frame.size or is_skippable(data, frame.begin):
+            if not frame.size or skippable_size(data, frame.begin) is not None:
                 return None
             found.append(frame._replace(broken=True))
             continue
@@ -267,8 +268,7 @@ class SeekableSource(StreamSource):
         if self._threads < 2:
             return
         if self._pool is None:
-            from concurrent.futures import ThreadPoolExecutor  # loaded when there are pages to read
-            self._pool = ThreadPoolExecutor(self._threads)
+            self._pool = thread_pool(self._threads)
         number = self._next
         while number < len(self._frames) and len(self._ahead) < self._threads:
             if number not in self._ahead and self._frames[number].size >= PAGES_LEAST:

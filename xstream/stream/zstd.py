@@ -91,7 +91,8 @@ def _zstandard(module: Any) -> Library:
     return Library(compress, decompress, module.ZstdError)
 
 
-def _pool(threads: int) -> "ThreadPoolExecutor":
+def thread_pool(threads: int) -> "ThreadPoolExecutor":
+    """Threads that compress or decompress."""
     from concurrent.futures import ThreadPoolExecutor  # loaded when threads are needed
     return ThreadPoolExecutor(threads)
 
@@ -138,7 +139,7 @@ class ZstdSink(Sink):
         self._library = library()
         self._sink = sink
         self._level = level
-        self._pool: Optional[ThreadPoolExecutor] = _pool(threads) if threads > 1 else None
+        self._pool: Optional[ThreadPoolExecutor] = thread_pool(threads) if threads > 1 else None
         self._most = threads * _WAITING
         self._waiting: Deque[Tuple[Future[bytes], int]] = deque()
         self._rest = bytearray()  # what isn't page data, or too little of it, since the last frame
@@ -226,12 +227,13 @@ class TooManyBlocks(ValueError):
     """A frame has far more blocks than its contents need."""
 
 
-def is_skippable(data: memoryview, begin: int) -> bool:
-    """Whether a skippable frame, which is no contents, begins at ``begin``."""
+def skippable_size(data: Buffer, begin: int) -> Optional[int]:
+    """How many bytes follow the header of the skippable frame that begins at ``begin``; None if none begins there. Such
+    a frame is no contents."""
     if len(data) < begin + SKIPPABLE.size:
-        return False
-    magic: int = SKIPPABLE.unpack_from(data, begin)[0]
-    return magic & ~0xF == SKIPPABLE_MAGIC & ~0xF
+        return None
+    magic, size = SKIPPABLE.unpack_from(data, begin)
+    return int(size) if magic & ~0xF == SKIPPABLE_MAGIC & ~0xF else None
 
 
 def frame_end(data: memoryview, begin: int) -> Tuple[int, Optional[int]]:
