@@ -159,6 +159,24 @@ def test_descriptors_get_what_objects_get(kind):
     assert content() == expected.getvalue()
 
 
+@pytest.mark.parametrize("options", [{}, {"limits": xstream.Limits(batch_pfns=1000)}])
+@pytest.mark.parametrize("bad", [3, 20 * 1024 + 7])
+def test_a_bad_word_among_many_batches_is_found_before_its_batch_is_written(options, bad):
+    """However many batches go into one call."""
+    memory = GuestMemory(24 * 1024)
+    pfns = numpy.arange(len(memory), dtype=numpy.uint64)
+    types = numpy.full(len(memory), 15, numpy.uint8)  # no pages
+    types[bad] = 5
+    fd, content = through("file")
+    made = writer(fd, **options)
+    begin = made.sink.offset
+    with pytest.raises(xstream.StreamError) as caught:
+        made.write_pages(pfns, types, memory)
+    whole = 0 if options else bad // 1024
+    assert len(content()) == made.sink.offset == begin + whole * (16 + 8 * 1024) and caught.value.record == 1 + whole
+    assert caught.value.field == ("count" if options else "pfn[{}]".format(bad % 1024))
+
+
 def test_memory_through_an_object():
     pfns, types, carrying, pages = arrays(1500)
     memory = GuestMemory(3000)

@@ -249,6 +249,10 @@ CASES = {
     "pages.compare": lambda: on_pfns(lambda array: pages.compare(SMALL, array, PAGES, room())),
     "pages.zero_pfns": lambda: on_pfns(lambda array: pages.zero_pfns(SMALL, array, room())),
     "pages.write_pages": lambda: on_pfns(devnull(lambda fd, array: pages.write_pages(fd, b"head", SMALL, array))),
+    "pages.write_batches, words": lambda: on_words(devnull(
+        lambda fd, words: pages.write_batches(fd, 1, words, numpy.array([COUNT], numpy.uint64), SMALL))),
+    "pages.write_batches, ends": lambda: on_pfns(devnull(
+        lambda fd, array: pages.write_batches(fd, 1, bytes(8 * COUNT), array, SMALL))),
     "pages.read_pages": lambda: on_pfns(zero_file(lambda fd, array: pages.read_pages(fd, SMALL, array))),
     "pages.pread_pages": lambda: on_pfns(zero_file(lambda fd, array: pages.pread_pages(fd, array, PAGES))),
     "pages.pwrite_pages": lambda: on_pfns(devnull(lambda fd, array: pages.pwrite_pages(fd, array, PAGES))),

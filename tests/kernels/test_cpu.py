@@ -22,3 +22,8 @@ def test_everything_that_the_cpu_has_is_offered_and_the_best_is_used():
         able = tuple(name for name, needs in every if needs <= flags())
         assert kernel.implementations() == able
         assert kernel.implementation() == able[-1]
+
+
+def test_heads_go_together_with_pages_on_cpus_known_to_copy_well_then():
+    known = "GenuineIntel" in Path("/proc/cpuinfo").read_text() and "fsrm" in flags()
+    assert pages.HEADS_APART is not known

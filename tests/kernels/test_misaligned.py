@@ -136,6 +136,9 @@ CASES = {
     "pages.readv": lambda m: from_pipe(PAGES, lambda fd: pages.readv(fd, [m.octets(bytes(9)), m.octets(bytes(99))])),
     "pages.write_pages": lambda m: through_pipe(
         lambda fd: pages.write_pages(fd, m.octets(b"head"), m.octets(PAGES), m.numbers(1, 2, 0))),
+    "pages.write_batches": lambda m: through_pipe(
+        lambda fd: pages.write_batches(
+            fd, 1, m.octets(WORDS), m.numbers(2, len(WORDS) // 8), m.octets(bytes(8 * PAGE)))),
     "pages.read_pages": lambda m: from_pipe(
         PAGES, lambda fd: pages.read_pages(fd, m.octets(bytes(4 * PAGE)), m.numbers(1, 2), 100)),
     "pages.pwrite_pages": lambda m: with_file(

@@ -2,6 +2,7 @@
 import os
 import signal
 import socket
+import struct
 import tempfile
 import threading
 
@@ -182,7 +183,7 @@ class Reader(threading.Thread):
         self.got = b"".join(parts)
 
 
-def ends(kind):
+def ends_of(kind):
     if kind == "pipe":
         return os.pipe()
     ours, theirs = socket.socketpair()
@@ -195,7 +196,7 @@ def ends(kind):
 @pytest.mark.parametrize("apart", [False, True])
 @pytest.mark.parametrize("kind", ["pipe", "socket", "non-blocking"])
 def test_writing_partially_and_more_pieces_than_iov_max(kind, apart):
-    reading, writing = ends(kind)
+    reading, writing = ends_of(kind)
     os.set_blocking(reading, True)
     reader = Reader(reading, 70001)
     memory = filled(3000)
@@ -210,9 +211,73 @@ def test_writing_partially_and_more_pieces_than_iov_max(kind, apart):
     assert written == len(expected) and reader.got == expected
 
 
+def batches_of(words, ends, memory):
+    """The records that ``write_batches`` writes."""
+    records, start = [], 0
+    for end in ends:
+        batch = words[start:end]
+        pfns = [int(word) & (1 << 52) - 1 for word in batch if int(word) >> 60 not in (13, 14, 15)]
+        data = memory[pfns].tobytes()
+        records.append(struct.pack("<IIII", 1, 8 + batch.nbytes + len(data), len(batch), 0) + batch.tobytes() + data)
+        start = end
+    return b"".join(records)
+
+
+@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize("kind", ["pipe", "socket", "non-blocking"])
+def test_writing_batches(kind, apart):
+    """Pages in runs and apart, without data, repeated; more pieces than IOV_MAX."""
+    memory = filled(3000)
+    pfns = uint64([*range(700), *range(2999, 700, -1), 5, 5, 5, *range(0, 3000, 3)])
+    types = numpy.random.RandomState(3).choice([0, 1, 9, 13, 14, 15], len(pfns), p=[0.8, 0.05, 0.05, 0.03, 0.03, 0.04])
+    words = pfns | types.astype(numpy.uint64) << numpy.uint64(60)
+    ends = [1, 2, 700, 1724, 2000, len(words)]
+    reading, writing = ends_of(kind)
+    os.set_blocking(reading, True)
+    reader = Reader(reading, 70001)
+    written = built.write_batches(writing, 1, words.view(numpy.uint8), uint64(ends), memory.reshape(-1), apart)
+    os.close(writing)
+    reader.join()
+    assert written == len(reader.got) and reader.got == batches_of(words, ends, memory)
+
+
+def test_writing_batches_into_a_sparse_file():
+    memory = filled(8)
+    memory[2:7] = 0
+    words = uint64(range(8))
+    with tempfile.TemporaryFile() as file:
+        size = built.write_batches(file.fileno(), 1, words.view(numpy.uint8), uint64([4, 8]), memory.reshape(-1),
+                                   False, True)
+        file.seek(0)
+        assert file.read() == batches_of(words, [4, 8], memory) and file.tell() == size
+
+
+@pytest.mark.parametrize("words, ends, error", [
+    ([0, 2], [2], IndexError),
+    ([0, (1 << 52) - 1], [1, 2], IndexError),
+    ([0, 1], [1], ValueError),
+    ([0, 1], [1, 1], ValueError),
+    ([0, 1], [2, 1], ValueError),
+    ([0, 1], [0, 2], ValueError),
+    ([0, 1], [3], ValueError),
+    ([0, 1], [2 ** 64 - 1], ValueError),
+    ([0, 1], [], ValueError),
+])
+def test_wrong_batches_are_refused_before_anything_is_written(words, ends, error):
+    for apart in (False, True):
+        with pytest.raises(error):  # OSError if anything was written
+            built.write_batches(-1, 1, uint64(words).view(numpy.uint8), uint64(ends), bytes(8192), apart)
+
+
+def test_no_batches():
+    assert built.write_batches(-1, 1, b"", uint64([]), bytes(8192)) == 0
+    with pytest.raises(ValueError):
+        built.write_batches(-1, 1, b"1234567", uint64([]), bytes(8192))
+
+
 @pytest.mark.parametrize("kind", ["pipe", "socket", "non-blocking"])
 def test_reading_what_comes_in_bits(kind):
-    reading, writing = ends(kind)
+    reading, writing = ends_of(kind)
     os.set_blocking(writing, True)
     pages = filled(3000)
 

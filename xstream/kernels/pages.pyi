@@ -14,6 +14,12 @@ from typing import Iterable, Optional, Tuple
 from xstream.kernels.buffers import BufferLike
 
 PAGE_SIZE: int
+#: Whether to write the heads of batches into a pipe in calls of their own, so that guest pages begin where the pipe's
+#: own pages do. On AMD EPYC (Zen 4), Linux copies into the pipe take up to half as long again if source and destination
+#: are at different places in their pages. On an Intel Xeon with AMX they take a tenth longer if both are at the same
+#: place. So this is False on Intel CPUs with FSRM ("fast short REP MOVSB", with which Linux then copies), and True
+#: everywhere else.
+HEADS_APART: bool
 
 def scatter(memory: BufferLike, pfns: BufferLike, pages: BufferLike) -> None:
     """Copy ``pages`` to their places in ``memory``. If a PFN comes twice, its last page stays."""
@@ -46,9 +52,21 @@ def write_pages(fd: int, head: BufferLike, memory: BufferLike, pfns: BufferLike,
                 sparse: bool = False) -> int:
     """Write ``head``, then the pages of ``pfns`` straight from ``memory``; returns the number of bytes.
 
-    ``apart``: write the head in a separate call. This is for pipes: if pages begin in the middle of one of the pipe's
-    own pages, copying them takes up to half as long again on AMD EPYC, and as long as otherwise on Intel's Sapphire
-    Rapids. Other descriptors gain nothing from the second call. ``sparse``: as in ``writev``.
+    ``apart``: write the head in a separate call; see ``HEADS_APART``. Only pipes gain anything from it. ``sparse``: as
+    in ``writev``.
+    """
+
+def write_batches(fd: int, record_type: int, words: BufferLike, ends: BufferLike, memory: BufferLike,
+                  apart: bool = False, sparse: bool = False) -> int:
+    """Write batches, each as one PAGE_DATA record of type ``record_type``, with pages straight from ``memory``; returns
+    the number of bytes.
+
+    ``words``: the PFN words of all batches; ``ends`` (uint64): after how many words each batch ends. ``apart`` and
+    ``sparse`` as in ``write_pages``. All batches go into one call, if possible: after a batch has been copied, little
+    of this process is left in the CPU's caches, and running Python code then takes five times as long.
+
+    Raises IndexError for a PFN past the memory and for a batch too long for a record, ValueError for ends that aren't
+    ascending or don't fit the words, both with nothing written.
     """
 
 def read_pages(fd: int, memory: BufferLike, pfns: BufferLike, skip: int = 0,

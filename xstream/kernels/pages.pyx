@@ -4,10 +4,11 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyOb
 from cpython.exc cimport PyErr_CheckSignals, PyErr_SetFromErrno
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from libc.errno cimport EAGAIN, EINTR, errno
-from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
-from xstream.kernels.words cimport PAGE, Run, first_outside, load64, run_at, run_fits, store64
+from xstream.kernels.words cimport (PAGE, Run, carries_data, first_outside, load64, pfn_of, run_at, run_fits, store32,
+                                    store64)
 
 cdef extern from "<sys/uio.h>" nogil:
     struct iovec:
@@ -51,11 +52,14 @@ cdef extern from "zero.h" nogil:
 
 cdef extern from "cpu.h" nogil:
     bint has_avx2 "xs_cpu_has_avx2"()
+    bint has_intel_fsrm "xs_cpu_has_intel_fsrm"()
 
 PAGE_SIZE = PAGE
+HEADS_APART = not has_intel_fsrm()
 
 cdef enum:
     PIECES = 1024  # IOV_MAX on Linux
+    HEAD_BYTES = 16  # of a PAGE_DATA record, up to its first PFN word
     MOST = 0x7ffff000  # bytes that Linux moves in one call
 
 cdef enum Direction:
@@ -285,8 +289,12 @@ cdef wait_for(int fd, Direction direction):
 
 cdef Py_ssize_t move_all(int fd, _Pieces pieces, Direction direction, Py_ssize_t enough=PY_SSIZE_T_MAX) except -1:
     """Move everything, or stop after `enough` bytes or at the end of the input; returns the number of bytes."""
-    cdef iovec *vec = pieces.vec
-    cdef Py_ssize_t count = pieces.count, total = 0, moved
+    return move_pieces(fd, pieces.vec, pieces.count, direction, enough)
+
+
+cdef Py_ssize_t move_pieces(int fd, iovec *vec, Py_ssize_t count, Direction direction, Py_ssize_t enough) except -1:
+    """As `move_all`; changes the pieces."""
+    cdef Py_ssize_t total = 0, moved
     while count and total < enough:
         with nogil:
             moved = move_some(fd, vec, count, direction)
@@ -409,6 +417,62 @@ def write_pages(int fd, head not None, const uint8_t[::1] memory not None, const
         bad = add_pages(pieces, memory, pfns, 0)
     refuse(pfns, bad, memory.shape[0])
     return done + write_all(fd, pieces, sparse)
+
+
+cdef bint add_batch(_Pieces pieces, uint8_t *head, uint32_t record_type, const uint8_t *words, Py_ssize_t count,
+                    const uint8_t[::1] memory) noexcept nogil:
+    """Add pieces for a batch: its head, which is filled in, its words and its pages. False for a PFN past the memory,
+    or a batch that is too long for a record."""
+    cdef uint64_t word, length = 8 + 8 * <uint64_t>count
+    cdef Py_ssize_t i
+    pieces.add(head, HEAD_BYTES)
+    pieces.add(<void *>words, 8 * count)
+    for i in range(count):
+        word = load64(words, i)
+        if not carries_data(word):
+            continue
+        if pfn_of(word) >= <uint64_t>(memory.shape[0] // PAGE):
+            return False
+        pieces.extend(<void *>&memory[pfn_of(word) * PAGE], PAGE)
+        length += PAGE
+    store32(head, 0, record_type)
+    store32(head, 1, <uint32_t>length)
+    store32(head, 2, <uint32_t>count)
+    store32(head, 3, 0)
+    return length <= 0xffffffffu
+
+
+def write_batches(int fd, uint32_t record_type, const uint8_t[::1] words not None, const uint64_t[::1] ends not None,
+                  const uint8_t[::1] memory not None, bint apart=False, bint sparse=False):
+    cdef Py_ssize_t count = words.shape[0] // 8, batches = ends.shape[0], done = 0, start = 0, i
+    cdef uint64_t end
+    cdef _Pieces pieces = _Pieces(count + 2 * batches, 0)
+    cdef uint8_t[::1] heads = bytearray(max(batches, 1) * HEAD_BYTES)
+    # Of each batch, the piece at which its pages begin, and the one after them.
+    cdef uint64_t[::1] marks = memoryview(bytearray(max(batches, 1) * 16)).cast("Q")
+    cdef bint good = True
+    for i in range(batches):
+        end = load64(&ends[0], i)
+        if end <= <uint64_t>start or end > <uint64_t>count:
+            raise ValueError("batch {} ends at word {} of {}, and begins at word {}".format(i, end, count, start))
+        marks[2 * i] = pieces.count + 2
+        with nogil:
+            good = add_batch(pieces, &heads[i * HEAD_BYTES], record_type, &words[8 * start],
+                             <Py_ssize_t>end - start, memory)
+        if not good:
+            raise IndexError("batch {} has a PFN past the {} pages of the memory, or is too long".format(
+                i, memory.shape[0] // PAGE))
+        marks[2 * i + 1] = pieces.count
+        start = <Py_ssize_t>end
+    if start != count or words.shape[0] % 8:
+        raise ValueError("{} bytes of words, and batches of {} words".format(words.shape[0], start))
+    if not apart:
+        return write_all(fd, pieces, sparse)
+    start = 0
+    for i in range(2 * batches):
+        done += move_pieces(fd, pieces.vec + start, <Py_ssize_t>marks[i] - start, WRITING, PY_SSIZE_T_MAX)
+        start = <Py_ssize_t>marks[i]
+    return done
 
 
 def read_pages(int fd, uint8_t[::1] memory not None, const uint64_t[::1] pfns not None, Py_ssize_t skip=0,

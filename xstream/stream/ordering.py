@@ -8,7 +8,7 @@ from xstream.errors import CorruptStream, LimitExceeded, OrderError, StreamError
 from xstream.kernels import pfns as pfn_kernel
 from xstream.limits import Limits
 from xstream.wire import libxc
-from xstream.wire.frames import OPTIONAL
+from xstream.wire.frames import OPTIONAL, Buffer
 from xstream.wire.libxc import GUEST_HVM, GUEST_PV
 
 TYPE_CHECKING = False
@@ -171,16 +171,29 @@ class Ordering:
     def check_batch(self, record: libxc.PageData) -> int:
         """Raise for a batch that isn't allowed here, or for the first bad PFN word in it; return the number of words
         that carry data. Pages aren't read, and the state doesn't change."""
-        self.admit(PAGE_DATA)
-        self.check_count(record.pfn_count)
-        if record.pfn_count < 1:
-            raise CorruptStream("PAGE_DATA without PFNs", offset=0, field="count", expected="at least 1", got=0)
         if self._strict:
+            self.admit(PAGE_DATA)
+            self.check_count(record.pfn_count)
             _check_ignored(record)
-        bad, reason, pages = pfn_kernel.check(record.words, self.pfn_end, self._strict)
+        return self.check_words(record.words)
+
+    def check_words(self, words: Buffer) -> int:
+        """As ``check_batch``, for a batch of these PFN words."""
+        if PAGE_DATA not in self._table[self.state]:
+            self.admit(PAGE_DATA)
+        count = len(words) // 8
+        self.check_count(count)
+        if count < 1:
+            raise CorruptStream("PAGE_DATA without PFNs", offset=0, field="count", expected="at least 1", got=0)
+        bad, reason, pages = pfn_kernel.check(words, self.pfn_end, self._strict)
         if bad >= 0:
-            raise self._bad_word(bad, reason, int.from_bytes(record.words[8 * bad:8 * bad + 8], "little"))
+            raise self._bad_word(bad, reason, int.from_bytes(words[8 * bad:8 * bad + 8], "little"))
         return pages
+
+    def accepts(self, words: Buffer, batch: int) -> bool:
+        """Whether batches of at most ``batch`` PFNs, with these PFN words in all, are allowed here."""
+        return (PAGE_DATA in self._table[self.state] and batch <= self._limits.batch_pfns
+                and pfn_kernel.check(words, self.pfn_end, self._strict)[0] < 0)
 
     def _bad_word(self, index: int, reason: int, word: int) -> StreamError:
         offset, field = 8 + 8 * index, "pfn[{}]".format(index)
@@ -196,7 +209,7 @@ class Ordering:
 
     def page_data(self) -> None:
         """Follow one or more PAGE_DATA records that ``check_batch`` accepted."""
-        self.state = self.admit(PAGE_DATA)
+        self.state = self._table[self.state][PAGE_DATA]
         self._in_checkpoint = True
         self._seen.add(PAGE_DATA)
 

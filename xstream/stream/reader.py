@@ -284,7 +284,8 @@ class Reader(RecordReader[Record]):
     @property
     def _order(self) -> Ordering:
         """The state of the stream in the order tables."""
-        self._need_headers()
+        if self._ordering is None:
+            self._need_headers()
         assert self._ordering is not None
         return self._ordering
 

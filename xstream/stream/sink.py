@@ -12,6 +12,7 @@ from typing import Iterator, Optional, Sequence, Union
 
 from xstream.kernels import pages as page_kernel
 from xstream.kernels import transfer, vmsplice
+from xstream.kernels.buffers import Numbers
 from xstream.stream.output import replacing, written_in_place
 from xstream.wire.frames import Buffer
 from xstream.wire.pending import PendingPages
@@ -41,6 +42,8 @@ class Sink:
     """Takes bytes in order. ``offset`` is the number of bytes taken so far."""
 
     offset = 0
+    #: Whether ``write_batches`` works.
+    takes_batches = False
 
     def write(self, pieces: Sequence[Buffer]) -> None:
         """Write all of the pieces, in order. No reference to them is kept. Raises OSError."""
@@ -54,6 +57,10 @@ class Sink:
     def write_pages(self, head: Sequence[Buffer], memory: Buffer, pfns: Buffer) -> None:
         """Write ``head``, then the pages ``pfns`` (uint64) of ``memory`` (bytes, starting with PFN 0), without copying
         them where possible. Raises OSError."""
+        raise NotImplementedError
+
+    def write_batches(self, record_type: int, words: Buffer, ends: Numbers, memory: Buffer) -> None:
+        """Write batches as records; see ``write_batches`` in kernels/pages.pyi. Raises OSError."""
         raise NotImplementedError
 
     def write_data(self, head: Sequence[Buffer], data: Buffer) -> None:
@@ -77,12 +84,14 @@ class DescriptorSink(Sink):
     holes.
     """
 
+    takes_batches = True
+
     def __init__(self, fd: int, name: Optional[str] = None, *, sparse: bool = False) -> None:
         self._fd = fd
         self._name = name
         self._sparse = sparse
-        # Into a pipe, heads of records and pages go in separate calls: see write_pages in kernels/pages.pyi.
-        self._apart = _is_pipe(fd)
+        # Whether heads of batches and their pages go in separate calls.
+        self._apart = page_kernel.HEADS_APART and _is_pipe(fd)
 
     def write(self, pieces: Sequence[Buffer]) -> None:
         try:
@@ -99,6 +108,13 @@ class DescriptorSink(Sink):
     def write_pages(self, head: Sequence[Buffer], memory: Buffer, pfns: Buffer) -> None:
         try:
             self.offset += page_kernel.write_pages(self._fd, b"".join(head), memory, pfns, self._apart, self._sparse)
+        except OSError as error:
+            raise self._named(error)
+
+    def write_batches(self, record_type: int, words: Buffer, ends: Numbers, memory: Buffer) -> None:
+        try:
+            self.offset += page_kernel.write_batches(self._fd, record_type, words, ends, memory, self._apart,
+                                                     self._sparse)
         except OSError as error:
             raise self._named(error)
 
@@ -152,6 +168,8 @@ class SyncedSink(DescriptorSink):
 class SplicingSink(DescriptorSink):
     """A pipe that pages are spliced into by reference (vmsplice): they must not change until ``drain`` returns, and the
     reader must copy them out of the pipe."""
+
+    takes_batches = False
 
     def __init__(self, fd: int) -> None:
         super().__init__(fd)

@@ -37,6 +37,8 @@ SourceLike = Union[str, "os.PathLike[str]", int, "socket.socket", BufferLike, "S
 #: Bytes read at once for headers and small records: the capacity of a pipe. Page data beyond it is read straight into
 #: its destination.
 _READ_AHEAD = 64 << 10
+#: Bytes of a PAGE_DATA record before its pages, for a batch of the size that Xen sends: 1024 PFNs.
+_BATCH_HEAD = 16 + 8 * 1024
 
 
 class NeedMoreData(Exception):
@@ -189,7 +191,10 @@ class StreamSource(Source):
         """Where in the buffer a read for ``size`` bytes may end."""
         if not self.exact:
             return len(self._buffer)
-        return max(self._start + size, min(self._expected - self._base, len(self._buffer)))
+        known = self._expected - self._base
+        # Of a large batch only the head: its pages are read straight to their places.
+        most = len(self._buffer) if known <= len(self._buffer) else self._start + _BATCH_HEAD
+        return max(self._start + size, min(known, most, len(self._buffer)))
 
     def buffered(self) -> memoryview:
         self._settle()
@@ -311,10 +316,10 @@ class DescriptorSource(StreamSource):
         left = len(pfns) * PAGE_SIZE - held
         if not left:
             return held
-        # The buffer is empty now. The next header comes with the pages, if the stream is known to have one.
+        # The buffer is empty now. The next batch's head comes with the pages, or what of it is known to be there.
         self._base += self._start
         self._start = self._end = 0
-        following = min(max(self._expected - self._base - left, 0), len(self._buffer)) if self.exact else 0
+        following = min(max(self._expected - self._base - left, 0), _BATCH_HEAD) if self.exact else _BATCH_HEAD
         got = page_kernel.read_pages(self._fd, memory, pfns, held, self._buffer[:following])
         self._end = max(0, got - left)
         self._base += got - self._end

@@ -1,5 +1,7 @@
 """Writes libxc streams, record by record."""
-from typing import Iterator, Optional, Tuple, Union
+import struct
+from array import array
+from typing import Iterator, List, Optional, Tuple, Union
 
 from xstream.errors import CorruptStream, LimitExceeded, StreamError
 from xstream.kernels import batches as batch_kernel
@@ -36,6 +38,9 @@ if TYPE_CHECKING:
 #: PFNs in a batch: as many as Xen sends (MAX_BATCH_SIZE in tools/libs/guest/xg_sr_common.h).
 BATCH_PFNS = 1024
 _BATCH_ORDER = 10  # log2 of it
+#: Batches written by one call where possible.
+_GROUP = 16
+_BATCH_HEAD = struct.Struct("<IIII")  # the frame of a PAGE_DATA record, its count and a reserved field
 
 
 class Around:
@@ -119,18 +124,35 @@ class Writer:
         words = words_of(pfns, types)
         memory, data = memory_or_pages(pages)
         carrying = pfn_kernel.count_data(words)
-        if memory is None and len(data) != carrying * PAGE_SIZE:
+        if memory is not None:
+            self._write_from_memory(words, [end for _, end in batch_bounds(pfns)], memory.buffer)
+            return
+        if len(data) != carrying * PAGE_SIZE:
             raise ValueError("{} pages for {} PFNs that carry data".format(len(data) / PAGE_SIZE, carrying))
         for start, end in batch_bounds(pfns):
             batch = words[8 * start:8 * end]
-            if memory is not None:
-                at = memoryview(bytearray(8 * pfn_kernel.count_data(batch))).cast("Q")
-                pfn_kernel.data_pfns(batch, at)
-                self.write_batch(batch, memory.buffer, at)
+            size = pfn_kernel.count_data(batch) * PAGE_SIZE
+            self.write(PageData(batch, data[:size]))
+            data = data[size:]
+
+    def _write_from_memory(self, words: memoryview, ends: List[int], memory: memoryview) -> None:
+        """Write the batches that end after these numbers of words; many at once if all is well."""
+        start = 0
+        for first in range(0, len(ends), _GROUP):
+            some = ends[first:first + _GROUP]
+            group = words[8 * start:8 * some[-1]]
+            self._check_turn()
+            if self.sink.takes_batches and self._ordering.accepts(group, BATCH_PFNS):
+                self.sink.write_batches(libxc.PAGE_DATA, group, array("Q", [end - start for end in some]), memory)
+                self._ordering.page_data()
+                self.index += len(some)
             else:
-                size = pfn_kernel.count_data(batch) * PAGE_SIZE
-                self.write(PageData(batch, data[:size]))
-                data = data[size:]
+                for begin, end in zip([start, *some], some):
+                    batch = words[8 * begin:8 * end]
+                    at = memoryview(bytearray(8 * pfn_kernel.count_data(batch))).cast("Q")
+                    pfn_kernel.data_pfns(batch, at)
+                    self.write_batch(batch, memory, at)
+            start = some[-1]
 
     def write_run(self, run: PageRun) -> None:
         """Write the records of another reader's PageRun unchanged. Raises CorruptStream if they aren't valid in this
@@ -163,16 +185,15 @@ class Writer:
         has gone.
         """
         self._check_turn()
-        batch = PageData(words, b"")
         try:
-            pages = self._ordering.check_batch(batch)
+            pages = self._ordering.check_words(words)
         except StreamError as error:
             raise error.located(layer=self.layer, base=self.sink.offset + 8, record=self.index + 1,
                                 record_type="PAGE_DATA")
         if len(at) != pages:
             raise ValueError("{} pages for {} PFNs that carry data".format(len(at), pages))
-        head = [FRAME.pack(libxc.PAGE_DATA, _length(batch, pages))] + libxc.build(batch)
-        self.sink.write_pages(head, memory, buffers.array("at", at, "uint64"))
+        head = _BATCH_HEAD.pack(libxc.PAGE_DATA, 8 + len(words) + pages * PAGE_SIZE, len(words) // 8, 0)
+        self.sink.write_pages([head, words], memory, buffers.array("at", at, "uint64"))
         self._ordering.page_data()
         self.index += 1
 
