@@ -106,6 +106,37 @@ def test_live(make):
     assert report.differing == ()
 
 
+@pytest.mark.parametrize("live", [False, True])
+def test_the_crc_of_the_memory_is_the_same_at_both_ends(make, live):
+    source, sink = make(**LIVELY), io.BytesIO()
+    saved = xstream.save(source, sink, live=live, memory_crc=True)
+    target, report = restored(sink.getvalue(), source, memory_crc=True)
+    assert saved.memory_crc is not None and report.memory_crc == saved.memory_crc
+    changed = bytearray(sink.getvalue())
+    changed[changed.index(last_data_page(changed)) + 100] ^= 1
+    assert restored(bytes(changed), source, memory_crc=True)[1].memory_crc != saved.memory_crc
+
+
+def last_data_page(data):
+    """The contents of the last page that no later one replaces and that isn't a page table."""
+    memory = GuestMemory()
+    xstream.load(bytes(data), memory)
+    pages = [page.tobytes() for page, kind in zip(memory.pages, memory.types) if kind == 0 and page.any()]
+    return next(page for page in pages if data.count(page) == 1)
+
+
+def test_the_crc_of_the_memory_is_that_of_the_image():
+    sink = io.BytesIO()
+    saved = xstream.save(SimulatedGuest(pages=1200, seed=7), sink, memory_crc=True)
+    assert saved.memory_crc == xstream.digest(sink.getvalue()).crc32c
+
+
+def test_no_crc_unless_asked(make):
+    source, sink = make(), io.BytesIO()
+    assert xstream.save(source, sink).memory_crc is None
+    assert restored(sink.getvalue(), source)[1].memory_crc is None
+
+
 def test_verify_finds_nothing_in_a_sound_stream_and_names_what_differs(make):
     source = make()
     data = stream_of(source, live=True, verify=True)

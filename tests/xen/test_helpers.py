@@ -102,6 +102,21 @@ def test_save_and_restore(xen, monkeypatch, tmp_path):
     assert xen.domains[9]["params"][2] == 21 and len(xen.domains[9]["pages"]) == 1500
 
 
+def test_the_crc_of_the_memory_is_logged_at_both_ends(xen, monkeypatch, tmp_path):
+    monkeypatch.setenv("XSTREAM_MEMORY_CRC", "1")
+    _, sender = save(xen, monkeypatch, tmp_path / "stream")
+    sender.finish()
+    xen.add(9, {})
+    receiver = FakeLibxl(monkeypatch, xen, 9)
+    with open(str(tmp_path / "stream"), "rb", buffering=0) as stream:
+        save_helper.main(["--restore-domain", str(stream.fileno()), "-1", "9", "21", "0", "22", "0",
+                          str(RESTORE_CALLBACKS), "0"])
+    receiver.finish()
+    logged = [[text for _, text in parent.log if "memory CRC32C" in text] for parent in (sender, receiver)]
+    assert logged[0] == logged[1] and len(logged[0]) == 1
+    assert "{:08x}".format(xstream.digest(str(tmp_path / "stream")).crc32c) in logged[0][0]
+
+
 def test_a_live_save_tells_qemu(xen, monkeypatch, tmp_path):
     xen.dirty = bytearray(188)
     _, parent = save(xen, monkeypatch, tmp_path / "stream", flags=1)

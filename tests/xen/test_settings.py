@@ -37,6 +37,11 @@ def test_giving_up():
     assert policy(after(3, 900)) is Decision.ABORT
 
 
+def test_the_crc_of_the_memory():
+    assert Settings.from_environment({"XSTREAM_MEMORY_CRC": "1"}).memory_crc
+    assert not Settings.from_environment({"XSTREAM_MEMORY_CRC": "0"}).memory_crc
+
+
 @pytest.mark.parametrize("environment, named", [
     ({"XSTREAM_DOWNTIME": "soon"}, "XSTREAM_DOWNTIME"), ({"XSTREAM_DOWNTIME": "-1"}, "XSTREAM_DOWNTIME"),
     ({"XSTREAM_ROUNDS": "nan"}, "XSTREAM_ROUNDS"), ({"XSTREAM_GIVE_UP": "1"}, "XSTREAM_DOWNTIME"),

@@ -20,6 +20,7 @@ from xstream.guest.guest import GUEST_TYPES, Cancelled, Completed, Guest, GuestE
 from xstream.guest.hooks import Hooks
 from xstream.guest.load import Spool
 from xstream.guest.memory import data_pfns, uint64
+from xstream.guest.memory_crc import memory_crc as crc_of_memory
 from xstream.guest.parallel import Workers, usable_cpus
 from xstream.guest.pv_target import TargetPV
 from xstream.guest.target import TargetMemory
@@ -97,7 +98,9 @@ class Restored(NamedTuple):
     - ``completed``: what the guest's ``complete`` was called with;
     - ``records``: what the stream holds beside the guest, for the toolstack: headers with the configuration, the device
       model's records, optional records, and what could not be read (a record of class Unread). In the order of the
-      stream, copies; in a checkpointed stream as of the last complete checkpoint.
+      stream, copies; in a checkpointed stream as of the last complete checkpoint;
+    - ``memory_crc``: the CRC32C of the guest's memory as it arrived, read back before its state was loaded, if it was
+      asked for; None if not. See :func:`xstream.save`.
     """
 
     pages: int
@@ -107,6 +110,7 @@ class Restored(NamedTuple):
     failover: Optional[Exception]
     completed: Completed
     records: Tuple[LayerRecord, ...] = ()
+    memory_crc: Optional[int] = None
 
     @property
     def config(self) -> Optional[_Bytes]:
@@ -157,7 +161,8 @@ class Restorer:
                  limits: Limits = Limits(), strict: bool = False, checkpointed: bool = False, exact: bool = True,
                  checkpoint: Callable[[int], bool] = lambda number: True, back_channel: Optional[SinkLike] = None,
                  progress: Callable[[int], object] = lambda offset: None,
-                 cancelled: Callable[[], bool] = lambda: False, jobs: Optional[int] = None) -> None:
+                 cancelled: Callable[[], bool] = lambda: False, jobs: Optional[int] = None,
+                 memory_crc: bool = False) -> None:
         if back_channel is not None and guest.kind != "hvm":
             raise ValueError("a back channel is for HVM guests")
         self.restored: Optional[Restored] = None
@@ -174,6 +179,8 @@ class Restorer:
         self._memory = TargetMemory(self._hooks, guest.kind == "pv", self._limits.guest_pfns, self._workers)
         self._pv = TargetPV(guest, self._hooks, self._memory) if guest.kind == "pv" else None
         self._go_on = checkpoint
+        self._wants_crc = memory_crc
+        self._memory_crc: Optional[int] = None
         self._stack = contextlib.ExitStack()
         self._back_channel: Optional[Sink] = None
         if back_channel is not None:
@@ -409,11 +416,14 @@ class Restorer:
             # Under COLO it is complete already, and runs.
             self._finish()
         self.restored = Restored(self._pages, self._offset, tuple(self._differing), self._checkpoints,
-                                 self._failover, self._completed, tuple(_reported(self._state)))
+                                 self._failover, self._completed, tuple(_reported(self._state)), self._memory_crc)
         self.close()
 
     def _finish(self) -> None:
         self._before_memory()
+        if self._wants_crc:
+            memory = self._memory
+            self._memory_crc = crc_of_memory(self._hooks, memory.pfn_end, memory.types_of, memory.frames_of)
         try:
             self._completed = self._finish_pv(self._pv) if self._pv else self._finish_hvm()
         except ValueError as error:
@@ -506,7 +516,8 @@ def restore(source: StreamLike, guest: Guest, *, format: Optional[str] = None,
             limits: Limits = Limits(), strict: bool = False, checkpointed: bool = False, exact: bool = True,
             checkpoint: Callable[[int], bool] = lambda number: True, back_channel: Optional[SinkLike] = None,
             progress: Callable[[int], object] = lambda offset: None,
-            cancelled: Callable[[], bool] = lambda: False, jobs: Optional[int] = None) -> Restored:
+            cancelled: Callable[[], bool] = lambda: False, jobs: Optional[int] = None,
+            memory_crc: bool = False) -> Restored:
     """Restore a guest from a libxc stream, version 2 or 3, or from a container of one (libxl, xl, libvirt, xenopsd).
 
     ``source`` is anything that :func:`xstream.open` takes, or a reader. Pages go straight from there to the guest's
@@ -524,7 +535,9 @@ def restore(source: StreamLike, guest: Guest, *, format: Optional[str] = None,
       while ``checkpoint`` is called, and is suspended afterwards;
     - ``progress``: called once per batch with the offset reached; ``cancelled``: called once per batch, True stops;
     - ``jobs``: threads that copy the pages of a batch where they are in memory; default: one for each CPU that this
-      process may use. The guest, and every error, are the same with any number.
+      process may use. The guest, and every error, are the same with any number;
+    - ``memory_crc``: read the memory back before the guest's state is loaded, and report its CRC32C, as
+      :func:`xstream.save` does.
 
     The caller keeps what it opened: a descriptor, file object or reader passed in stays open.
 
@@ -533,7 +546,7 @@ def restore(source: StreamLike, guest: Guest, *, format: Optional[str] = None,
     """
     restorer = Restorer(source, guest, format=format, limits=limits, strict=strict, checkpointed=checkpointed,
                         exact=exact, checkpoint=checkpoint, back_channel=back_channel, progress=progress,
-                        cancelled=cancelled, jobs=jobs)
+                        cancelled=cancelled, jobs=jobs, memory_crc=memory_crc)
     while restorer.step():
         pass
     assert restorer.restored is not None

@@ -13,6 +13,7 @@ from xstream.guest.enclosure import DeviceModel, Enclosure, XenstoreData
 from xstream.guest.guest import GUEST_TYPES, Cancelled, Guest, GuestError, HookError, Pages
 from xstream.guest.hooks import Hooks
 from xstream.guest.memory import data_pfns, uint64
+from xstream.guest.memory_crc import memory_crc as crc_of_memory
 from xstream.guest.parallel import usable_cpus
 from xstream.guest.policies import Decision, Policy, Round, xen_policy
 from xstream.guest.pv_source import SourceP2M
@@ -56,13 +57,16 @@ class Saved(NamedTuple):
 
     - ``rounds``: all rounds, in order; ``bytes``: length of the stream;
     - ``downtime``: seconds from the last suspension until the guest's memory and state had been written;
-    - ``checkpoints``: number of checkpoints sent.
+    - ``checkpoints``: number of checkpoints sent;
+    - ``memory_crc``: the CRC32C of the guest's memory, read once more after the last round, if it was asked for; None
+      if not. See :func:`save`.
     """
 
     rounds: Tuple[Round, ...]
     bytes: int
     downtime: float
     checkpoints: int
+    memory_crc: Optional[int] = None
 
 
 class Saver:
@@ -79,7 +83,7 @@ class Saver:
                  on_round: Callable[[Round], object] = lambda last: None,
                  progress: Callable[[int, int], object] = lambda done, total: None,
                  cancelled: Callable[[], bool] = lambda: False, limits: Limits = Limits(),
-                 sparse: bool = True, compress: Optional[str] = None) -> None:
+                 sparse: bool = True, compress: Optional[str] = None, memory_crc: bool = False) -> None:
         if back_channel is not None and (checkpoint is None or guest.kind != "hvm" or container is not None):
             raise ValueError("a back channel is for bare streams with checkpoints of HVM guests")
         if verify and checkpoint is not None:
@@ -98,6 +102,8 @@ class Saver:
         self._live = live
         self._policy = policy or xen_policy()
         self._verify = verify
+        self._wants_crc = memory_crc
+        self._memory_crc: Optional[int] = None
         self._checkpoint = checkpoint
         self._back_channel: Optional[Source] = None if back_channel is None else open_source(back_channel)
         self._owns_back_channel = self._back_channel is not back_channel
@@ -136,7 +142,8 @@ class Saver:
             if self._back_channel is not None and self._owns_back_channel:
                 self._back_channel.close()
         self._hooks.end()
-        self.saved = Saved(tuple(self._rounds), self._sink.offset, self._downtime, self._checkpoints)
+        self.saved = Saved(tuple(self._rounds), self._sink.offset, self._downtime, self._checkpoints,
+                           self._memory_crc)
 
     def _stream(self) -> Iterator[None]:
         self._set_up()
@@ -199,6 +206,8 @@ class Saver:
         if self._verify:
             self._writer.write(Verify())
             yield from self._round(self._everything(), "verify")
+        if self._wants_crc:
+            self._memory_crc = crc_of_memory(self._hooks, self._pfn_end, self._types_of, self._frames_of)
         for record in self._hooks.state_records():
             if self._p2m and isinstance(record, VcpuBasic):
                 record = self._p2m.normalised(record)
@@ -323,6 +332,11 @@ class Saver:
         p2m_kernel.lookup(pages.at, kept, at)
         return words, pages._replace(at=at)
 
+    def _types_of(self, first: int, end: int) -> bytes:
+        types = bytearray(end - first)
+        self._hooks.page_types(self._frames_of(memoryview(array("Q", range(first, end)))), memoryview(types))
+        return bytes(types)
+
     def _frames_of(self, pfns: memoryview) -> memoryview:
         return self._p2m.frames_of(pfns) if self._p2m else pfns
 
@@ -407,7 +421,7 @@ def save(guest: Guest, sink: SinkLike, *, live: bool = False, policy: Optional[P
          back_channel: Optional[SourceLike] = None, on_round: Callable[[Round], object] = lambda last: None,
          progress: Callable[[int, int], object] = lambda done, total: None,
          cancelled: Callable[[], bool] = lambda: False, limits: Limits = Limits(), sparse: bool = True,
-         compress: Optional[str] = None) -> Saved:
+         compress: Optional[str] = None, memory_crc: bool = False) -> Saved:
     """Write a guest's stream to ``sink``: a path, a descriptor, a socket, or an object with ``write``.
 
     A file at a path appears when the stream is complete and synced, with mode 0600; a pipe or device at the path is
@@ -433,7 +447,10 @@ def save(guest: Guest, sink: SinkLike, *, live: bool = False, policy: Optional[P
     - ``limits``: ``guest_pfns`` is the size of the largest guest;
     - ``sparse``: a regular file gets holes instead of blocks of zeros; its bytes are the same;
     - ``compress``: "zstd" or "zstd:LEVEL": write a compressed image, by as many threads as the process may use CPUs;
-      see :func:`xstream.convert`.
+      see :func:`xstream.convert`;
+    - ``memory_crc``: read the suspended guest's whole memory once more, and report its CRC32C: that of the image from
+      PFN 0 on, with zeros where there is no page or (PV) a page table. :func:`restore` reports the same of what it has
+      restored, so equal values prove a migration correct. It adds to the downtime.
 
     Afterwards the guest is suspended; or running, if ``checkpoint`` ended the save.
 
@@ -447,7 +464,7 @@ def save(guest: Guest, sink: SinkLike, *, live: bool = False, policy: Optional[P
     saver = Saver(guest, sink, live=live, policy=policy, verify=verify, container=container, config=config,
                   device_model=device_model, xenstore_data=xenstore_data, checkpoint=checkpoint,
                   back_channel=back_channel, on_round=on_round, progress=progress, cancelled=cancelled, limits=limits,
-                  sparse=sparse, compress=compress)
+                  sparse=sparse, compress=compress, memory_crc=memory_crc)
     for _ in saver.steps():
         pass
     assert saver.saved is not None

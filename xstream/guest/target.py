@@ -19,6 +19,8 @@ from xstream.wire.frames import Buffer
 from xstream.wire.libxc import PAGE_SIZE
 
 _XTAB = 0xF  # the type of a PFN that no batch has mentioned
+#: Maps a PFN's state byte to its type.
+_TYPES = bytes(byte & 0xF ^ _XTAB for byte in range(256))
 
 
 class TargetMemory:
@@ -34,6 +36,7 @@ class TargetMemory:
         self._workers = workers
         self._jobs = 1  # for the batch that was entered last
         self.state = memoryview(reserve(limit))[:limit]
+        self.pfn_end = 0  # one more than the highest PFN that a batch has named
         self.p2m: Optional[memoryview] = memoryview(reserve(8 * limit)).cast("B")[:8 * limit].cast("Q") if pv else None
 
     def enter(self, words: Buffer) -> None:
@@ -42,6 +45,7 @@ class TargetMemory:
         self.populate(wanted[:p2m_kernel.claim(words, self.state, wanted)])
         applied = Applied(*pfn_kernel.mark(words, self.state))
         self._jobs = 1 if applied.resent else self._workers.jobs
+        self.pfn_end = max(self.pfn_end, pfn_kernel.highest_pfn(words) + 1)
         self._hooks.set_types(memoryview(words))
 
     def populate(self, pfns: memoryview) -> None:
@@ -60,6 +64,10 @@ class TargetMemory:
     def type_of(self, pfn: int) -> int:
         """The last type that arrived for a PFN."""
         return self.state[pfn] & 0xF ^ _XTAB
+
+    def types_of(self, first: int, end: int) -> bytes:
+        """The last types that arrived for the PFNs from ``first`` up to ``end``; XTAB for those that never came."""
+        return bytes(self.state[first:end]).translate(_TYPES)
 
     def frames_of(self, pfns: Numbers) -> memoryview:
         """The frames of populated PFNs."""

@@ -145,23 +145,26 @@ def _save(parent: Libxl, request: SaveRequest) -> None:
                      verify=bool(request.flags & _DEBUG) and not remus,
                      checkpoint=(lambda number: parent.ask(libxl.CHECKPOINT) == _GO_ON) if remus else None,
                      on_round=lambda last: parent.log(libxl.INFO, round_line(last)),
-                     progress=_reported(parent))
+                     progress=_reported(parent), memory_crc=settings.memory_crc)
     except Exception:
         if terminated():
             raise InterruptedError(errno.EINTR, "terminated: the save was abandoned")
         raise
     parent.log(libxl.INFO, "saved: {} bytes, {} checkpoints, {:.0f} ms under suspension".format(
         saved.bytes, saved.checkpoints, 1000 * saved.downtime))
+    _log_memory_crc(parent, saved.memory_crc)
 
 
 def _restore(parent: Libxl, request: RestoreRequest) -> None:
     from xstream.guest.restore import restore
+    settings = Settings.from_environment(os.environ)
     guest = XenGuest(request.domid, _LibxlToolstack(parent, request.domid, request.stream_type),
                      store_evtchn=request.store_evtchn, store_domid=request.store_domid,
                      console_evtchn=request.console_evtchn, console_domid=request.console_domid)
     parent.log(libxl.INFO, "restoring domain {} ({}, Xen {}.{})".format(request.domid, guest.kind, *guest.xen_version))
     restored = restore(request.io_fd, guest, checkpointed=request.stream_type == _REMUS, exact=True,
-                       checkpoint=lambda number: parent.ask(libxl.CHECKPOINT) == _GO_ON)
+                       checkpoint=lambda number: parent.ask(libxl.CHECKPOINT) == _GO_ON,
+                       memory_crc=settings.memory_crc)
     if restored.failover is not None:
         parent.log(libxl.WARN, "failover to checkpoint {}: {}".format(restored.checkpoints,
                                                                       _described(restored.failover)))
@@ -169,8 +172,14 @@ def _restore(parent: Libxl, request: RestoreRequest) -> None:
         parent.log(libxl.ERROR, "verification: {} pages differ, the first at PFN {:#x}".format(
             len(restored.differing), restored.differing[0]))
     parent.log(libxl.INFO, "restored: {} pages from {} bytes".format(restored.pages, restored.bytes))
+    _log_memory_crc(parent, restored.memory_crc)
     completed = restored.completed
     parent.restore_results(completed.store_frame or 0, completed.console_frame or 0)
+
+
+def _log_memory_crc(parent: Libxl, crc: Optional[int]) -> None:
+    if crc is not None:
+        parent.log(libxl.INFO, "memory CRC32C {:08x}".format(crc))
 
 
 def round_line(last: Round) -> str:

@@ -4,33 +4,38 @@ from typing import Mapping, NamedTuple, Optional
 from xstream.guest.policies import Decision, Policy, Round, downtime_policy, xen_policy
 
 _DOWNTIME, _ROUNDS, _GIVE_UP = "XSTREAM_DOWNTIME", "XSTREAM_ROUNDS", "XSTREAM_GIVE_UP"
+_MEMORY_CRC = "XSTREAM_MEMORY_CRC"
 #: Live rounds at most, with a downtime target.
 _MOST_ROUNDS = 30
 
 
 class Settings(NamedTuple):
-    """How a live save ends its rounds.
+    """How a live save ends its rounds, and what is logged.
 
     - ``downtime`` (``XSTREAM_DOWNTIME``): milliseconds: suspend the guest once the rest can be sent in that time.
       Without it Xen's rule applies: at most 5 rounds, or fewer than 50 dirty PFNs;
     - ``rounds`` (``XSTREAM_ROUNDS``): live rounds at most, instead of 5, or of 30 with a downtime target;
     - ``give_up`` (``XSTREAM_GIVE_UP=1``, with a downtime target): where the rounds end before the target is reached,
-      fail and leave the guest running, instead of suspending it for longer.
+      fail and leave the guest running, instead of suspending it for longer;
+    - ``memory_crc`` (``XSTREAM_MEMORY_CRC=1``, also for restores): read the guest's whole memory once more and log its
+      CRC32C.
     """
 
     downtime: Optional[float] = None
     rounds: Optional[int] = None
     give_up: bool = False
+    memory_crc: bool = False
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> "Settings":
         """The settings in an environment. Raises ValueError, naming the variable, for a value that makes no sense."""
         downtime = _positive(environment, _DOWNTIME)
         rounds = _positive(environment, _ROUNDS)
-        give_up = environment.get(_GIVE_UP, "") not in ("", "0")
+        give_up = _flag(environment, _GIVE_UP)
         if give_up and downtime is None:
             raise ValueError("{} needs {}".format(_GIVE_UP, _DOWNTIME))
-        return cls(downtime, None if rounds is None else int(rounds), give_up)
+        return cls(downtime, None if rounds is None else int(rounds), give_up,
+                   _flag(environment, _MEMORY_CRC))
 
     def policy(self) -> Policy:
         """The policy to pass to :func:`xstream.save`."""
@@ -44,6 +49,10 @@ class Settings(NamedTuple):
             return Decision.ABORT if self.give_up and decision is Decision.STOP and missed else decision
 
         return policy
+
+
+def _flag(environment: Mapping[str, str], name: str) -> bool:
+    return environment.get(name, "") not in ("", "0")
 
 
 def _positive(environment: Mapping[str, str], name: str) -> Optional[float]:
