@@ -25,16 +25,21 @@ export DEBIAN_FRONTEND=noninteractive LC_ALL=C
 mkdir -p "$RX"
 log() { echo "[build $(date +%T)] $*"; }
 
-# ---- tools on this machine
-need=
-for p in $TOOLS; do
-    dpkg-query -W -f '${db:Status-Status}' "$p" 2>/dev/null | grep -qx installed || need="$need $p"
-done
-if [ -n "$need" ]; then
-    log "apt-get install$need"
-    apt-get update -qq
-    apt-get install -y -qq --no-install-recommends $need >"$RX/apt.log" 2>&1
-fi
+# ---- tools on this machine; machines that are built at the same time take turns
+install_tools() {
+    local need=
+    for p in $TOOLS; do
+        dpkg-query -W -f '${db:Status-Status}' "$p" 2>/dev/null | grep -qx installed || need="$need $p"
+    done
+    if [ -n "$need" ]; then
+        log "apt-get install$need"
+        apt-get update -qq
+        # shellcheck disable=SC2086
+        apt-get install -y -qq --no-install-recommends $need >"$RX/apt.log" 2>&1
+    fi
+    apt-cache show linux-image-amd64 >/dev/null 2>&1 || apt-get update -qq
+}
+(flock 9; install_tools) 9>"$(dirname "$RX")/.lock"
 
 # ---- hypervisor and kernels: download and unpack, never install
 if [ ! -e "$RX/unpack/.done" ]; then

@@ -5,6 +5,7 @@ CFG=/tmp
 now() { read -r _u _ </proc/uptime; echo "$_u"; }
 say() { echo "== [$(now)] $*"; }
 FAILED=
+# Times are for a slow machine with others at work on it: they only end what hangs.
 ok()   { echo "RX-OK $*"; }
 fail() { echo "RX-FAIL $*"; FAILED="$FAILED [$*]"; }
 
@@ -48,8 +49,8 @@ mkcfg() {
 # create NAME [SECONDS]: start it and wait for its first ticks
 create() {
     say "create $1"
-    timeout 200 xl create "$CFG/$1.cfg" || { fail "create $1"; return 1; }
-    wait_tick "$1" 1 "${2:-150}" || { fail "$1 does not tick"; tail -n 15 "$LOGS/guest-$1.log"; xl list; return 1; }
+    timeout 600 xl create "$CFG/$1.cfg" || { fail "create $1"; return 1; }
+    wait_tick "$1" 1 "${2:-600}" || { fail "$1 does not tick"; tail -n 15 "$LOGS/guest-$1.log"; xl list; return 1; }
     ok "create $1 up at $(now), tick $(tick "$1")"
 }
 # verify FILE [FORMAT]: Debian's own verifier, output beside the file
@@ -66,11 +67,11 @@ verify() {
 # dump-core, else by mapping the guest's pages
 page_hashes() {
     if [ "$3" = pv ]; then
-        timeout 200 xl dump-core "$1" /tmp/core >/tmp/core.log 2>&1 || { fail "dump-core $1"; cat /tmp/core.log; return 1; }
-        timeout 200 python3 /in/core2hash.py /tmp/core >"$2"; _r=$?
+        timeout 600 xl dump-core "$1" /tmp/core >/tmp/core.log 2>&1 || { fail "dump-core $1"; cat /tmp/core.log; return 1; }
+        timeout 600 python3 /in/core2hash.py /tmp/core >"$2"; _r=$?
         rm -f /tmp/core
     else
-        timeout 200 python3 /in/gfnhash.py "$(xl domid "$1")" >"$2"; _r=$?
+        timeout 600 python3 /in/gfnhash.py "$(xl domid "$1")" >"$2"; _r=$?
     fi
     [ $_r = 0 ] && ok "page hashes of $1: $(grep -vc '^#' "$2") pages" || fail "page hashes of $1"
 }
@@ -88,46 +89,87 @@ gone() {
 restored() {
     _b=$(tick "$1")
     say "restore $1 from $(basename "$2")"
-    timeout 300 xl -vvv restore "$2" >"$2.restore.log" 2>&1 || { fail "restore $(basename "$2")"; tail -n 12 "$2.restore.log"; return 1; }
-    if wait_tick "$1" $((_b+2)) 60; then ok "restore $(basename "$2"): tick $_b before, $(tick "$1") after"
+    timeout 900 xl -vvv restore "$2" >"$2.restore.log" 2>&1 || { fail "restore $(basename "$2")"; tail -n 12 "$2.restore.log"; return 1; }
+    if wait_tick "$1" $((_b+2)) 300; then ok "restore $(basename "$2"): tick $_b before, $(tick "$1") after"
     else fail "restore $(basename "$2"): no tick after $_b"; tail -n 12 "$LOGS/guest-$1.log"; return 1; fi
 }
-# install_xstream: the wheel in /in, into a new virtual environment
+# install_xstream [old]: the wheel in /in for dom0's own Python into a virtual environment; with "old", or where dom0's
+# Python has no wheel, the one for Python 3.6 and the interpreter in /in/python
 install_xstream() {
-    python3 -m venv --without-pip /opt/xstream
-    PIP_CONFIG_FILE=/dev/null /opt/xstream/bin/python "$(echo /in/pip-*.whl)/pip" install -q --no-index \
-        --disable-pip-version-check /in/xen_xstream-*.whl || { fail "install the wheel"; done_; }
+    if [ "$1" != old ] && python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+        python3 -m venv --without-pip /opt/xstream
+        _pip=$(echo /in/pip-*.whl) _wheel=$(echo /in/xen_xstream-*-abi3-*.whl)
+    else
+        cp -r /in/python /opt/xstream
+        _pip=$(echo /opt/xstream/lib/python3.6/ensurepip/_bundled/pip-*.whl) _wheel=$(echo /in/xen_xstream-*-cp36m-*.whl)
+    fi
+    PIP_CONFIG_FILE=/dev/null /opt/xstream/bin/python $_pip/pip install -q --no-index \
+        --disable-pip-version-check $_wheel || { fail "install $_wheel"; done_; }
     PATH=$PATH:/opt/xstream/bin
     OURS=/opt/xstream/bin/xstream-save-helper STOCK=$XL/bin/libxl-save-helper
-    ok "installed $(xstream --version)"
+    ok "installed $(xstream --version), $(/opt/xstream/bin/python --version 2>&1)"
 }
 # helper ours|stock: the path of a save helper
 helper() { case $1 in ours) echo $OURS;; stock) echo $STOCK;; esac; }
 # cross NAME SAVER RESTORER [ours|stock each]: xl save, Xen's verifier, xl restore; the guest must go on
 cross() {
     _w="$1: $2 saves, $3 restores"; say "$_w"
-    LIBXL_SAVE_HELPER=$(helper $2) timeout 300 xl -vvv save $1 /tmp/$1.xl >/tmp/l 2>&1 ||
+    LIBXL_SAVE_HELPER=$(helper $2) timeout 900 xl -vvv save $1 /tmp/$1.xl >/tmp/l 2>&1 ||
         { fail "$_w: xl save"; tail -n 25 /tmp/l; return 1; }
     verify /tmp/$1.xl
-    LIBXL_SAVE_HELPER=$(helper $3) timeout 300 xl -vvv restore /tmp/$1.xl >/tmp/l 2>&1 ||
+    LIBXL_SAVE_HELPER=$(helper $3) timeout 900 xl -vvv restore /tmp/$1.xl >/tmp/l 2>&1 ||
         { fail "$_w: xl restore"; tail -n 25 /tmp/l; rm -f /tmp/$1.xl; return 1; }
     rm -f /tmp/$1.xl
     ok "$_w"
     runs_on $1
 }
+# piped NAME: xl save into a pipe, with our helper, and xl restore with the stock one
+piped() {
+    say "$1: saved into a pipe"
+    rm -f /tmp/pipe; mkfifo /tmp/pipe; cat /tmp/pipe >/tmp/piped.xl & _reader=$!
+    LIBXL_SAVE_HELPER=$OURS xl save $1 /tmp/pipe >/tmp/l 2>&1 || { fail "xl save into a pipe"; tail -n 20 /tmp/l; }
+    wait $_reader
+    xstream verify /tmp/piped.xl || fail "xstream verify"
+    restored $1 /tmp/piped.xl
+    rm -f /tmp/piped.xl
+}
 # runs_on NAME: a guest with ticks goes on counting; one without (its BIOS alone) is there and not paused
 runs_on() {
     case $1 in *bios*) sleep 2; xl list $1 | tail -n 1 | grep -q ' [r-]b*-*' && ok "$1 is there" || fail "$1 is gone";;
-    *) ticks_on $1 90;; esac
+    *) ticks_on $1 300;; esac
 }
 # migrate NAME SENDER RECEIVER [further options of xl migrate]: live, to this same host; the guest must go on
 migrate() {
     _n=$1 _s=$2 _r=$3; shift 3
     say "migrate $_n: sent by $_s, received by $_r"
-    if LIBXL_SAVE_HELPER=$(helper $_s) timeout 400 xl -vvv migrate "$@" -s "" $_n \
+    if LIBXL_SAVE_HELPER=$(helper $_s) timeout 1200 xl -vvv migrate "$@" -s "" $_n \
         "LIBXL_SAVE_HELPER=$(helper $_r) xl -vvv migrate-receive 2>/tmp/recv.log" >/tmp/l 2>&1
     then ok "migrate $_n, $_s to $_r"; else fail "migrate $_n, $_s to $_r"; tail -n 30 /tmp/l /tmp/recv.log; fi
-    ticks_on $_n--incoming 90
+    ticks_on $_n--incoming 300
+}
+# sound NAME: of the last migration's two ends, whether they logged the same CRC of the guest's memory; both must be
+# xstream's, and XSTREAM_MEMORY_CRC=1
+sound() {
+    _sent=$(grep -ao 'memory CRC32C [0-9a-f]*' /tmp/l | tail -n 1) _got=$(grep -ao 'memory CRC32C [0-9a-f]*' /tmp/recv.log | tail -n 1)
+    [ -n "$_sent" ] && [ "$_sent" = "$_got" ] && ok "$1: $_sent at both ends" || fail "$1: sent $_sent, received $_got"
+}
+# begin NAME TITLE: a live migration over a slow connection, until its first round has begun; $sender is its process
+begin() {
+    say "$2"
+    LIBXL_SAVE_HELPER=$OURS xl -vvv migrate -s "" $1 \
+        "python3 /in/slow.py 6 | LIBXL_SAVE_HELPER=$OURS xl -vvv migrate-receive 2>/tmp/recv.log" >/tmp/l 2>&1 &
+    sender=$!
+    _i=0; while ! grep -q 'saving domain' /tmp/l && [ $_i -lt 240 ]; do sleep 0.5; _i=$((_i+1)); done
+    sleep 2
+}
+# over NAME TITLE: the migration that was begun has failed, and the guest runs on
+over() {
+    wait $sender && fail "$2: xl migrate says it succeeded" || ok "$2: xl migrate failed"
+    cp /tmp/l "$OUT/$2.log"; cp /tmp/recv.log "$OUT/$2.recv.log"
+    sleep 3
+    # A receiver that was killed can't destroy what it created.
+    [ $2 != receiver-killed ] || gone $1--incoming
+    undisturbed $1
 }
 # dirty_off NAME: log-dirty mode is off
 dirty_off() {

@@ -9,7 +9,7 @@ for kind in pv pvh hvm; do
     xl unpause m-$kind
     LIBXL_SAVE_HELPER=$OURS xl save -p m-$kind /tmp/m.xl >/tmp/l 2>&1 || { fail "save $kind"; tail -n 20 /tmp/l; }
     page_hashes m-$kind /tmp/$kind.paused $kind
-    python3 /in/same_memory.py /tmp/m.xl /tmp/$kind.paused && ok "$kind: dom0 sees what the stream says" ||
+    /opt/xstream/bin/python /in/same_memory.py /tmp/m.xl /tmp/$kind.paused && ok "$kind: dom0 sees what the stream says" ||
         fail "$kind: dom0 sees other memory than the stream has"
     rm -f /tmp/m.xl
     [ $kind != pvh ] || {
