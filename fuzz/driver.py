@@ -1,7 +1,10 @@
 """Runs the fuzzer; ``scripts/fuzz`` sets up what it needs and starts this.
 
-    driver.py --work FOLDER replay            every seed through every target
-    driver.py --work FOLDER TARGET SECONDS    fuzz one target, or "all": for each input one that it determines
+    driver.py --work FOLDER replay              every seed through every target
+    driver.py --work FOLDER mutants [PERCENT]   a fixed number of mutants through each target, the same in each run
+    driver.py --work FOLDER blind [SECONDS]     random mutants through all targets, as fast as they go
+    driver.py --work FOLDER calls [SECONDS]     kernels by themselves, as fast as they go
+    driver.py --work FOLDER TARGET [SECONDS]    one target, guided by coverage; "all": each input decides on one
 
 Findings go to FOLDER/found: the input, and a .txt that says what is wrong; one for each kind. The exit status is 1 if
 there are any. Memory errors in a kernel end the process; the input is then in FOLDER as well.
@@ -15,11 +18,12 @@ import pkgutil
 import random
 import resource
 import sys
+import tempfile
 import time
 import traceback
 import zlib
 from pathlib import Path
-from typing import Any, List, Set
+from typing import Any, Dict, List, Set, Tuple
 
 try:
     import atheris
@@ -29,8 +33,8 @@ except ImportError:
 #: CPU seconds that a target may take, for any input and for each of its bytes, with the sanitizers' and the coverage's
 #: share; and the memory by which one input may raise the process's peak.
 SECONDS, SECONDS_PER_BYTE, MEGABYTES = 2.0, 2e-5, 300
-#: Targets whose inputs are record bodies, not streams.
-OF_BODIES = ("helpers", "wire", "kernels")
+#: Modes that don't measure coverage, which would take most of the time.
+UNGUIDED = ("replay", "mutants", "blind", "calls")
 
 
 def load_package(instrument: bool) -> None:
@@ -56,8 +60,9 @@ class _nothing:
 class Runner:
     """Runs inputs through targets, and keeps the findings and the figures."""
 
-    def __init__(self, found: Path) -> None:
-        self.found = found
+    def __init__(self, work: Path) -> None:
+        self.found = work / "found"
+        self.found.mkdir(parents=True, exist_ok=True)
         self.keys: Set[str] = set()
         self.executions = self.good = 0
         self.started = time.time()
@@ -105,29 +110,101 @@ class Runner:
 
     def figures(self) -> str:
         seconds = time.time() - self.started
-        return "{} executions, {:.0f} a second, {:.0f} % on good streams, {} kinds of findings".format(
-            self.executions, self.executions / seconds, 100 * self.good / max(self.executions, 1), len(self.keys))
+        return "{} inputs, {:.0f} a second, {:.0f} % of them good streams; {} tool runs; {} kinds of findings".format(
+            self.executions, self.executions / seconds, 100 * self.good / max(self.executions, 1), Ran.tools,
+            len(self.keys))
 
 
-def replay(runner: Runner) -> None:
-    whole = seeds.streams()
-    parts = seeds.bodies(whole)
+class Inputs:
+    """The seeds of each target, and mutants of them."""
+
+    def __init__(self) -> None:
+        self.whole = seeds.streams()
+        self.bodies = seeds.bodies(self.whole)
+        good = [data for data in self.whole.values() if verified(data, {"limits": LIMITS})[0] == "ok"]
+        self.mutator = mutator.Mutator(list(self.whole.values()), good, atheris.Mutate if guided() else None)
+
+    def seeds_of(self, name: str) -> List[bytes]:
+        return list((self.bodies if name in OF_BODIES else self.whole).values())
+
+    def mutant(self, name: str, number: int) -> bytes:
+        """One of 2^64 mutants for a target."""
+        rng = random.Random("{} {}".format(name, number))
+        seed = rng.choice(self.seeds_of(name))
+        return mutator.scrambled(seed, rng) if name in OF_BODIES else self.mutator.mutate(seed, rng.getrandbits(48))
+
+
+def guided() -> bool:
+    """Whether this process measures coverage."""
+    return atheris is not None and not set(UNGUIDED) & set(sys.argv)
+
+
+def replay(runner: Runner, inputs: Inputs) -> None:
     for name in TARGETS:
-        for data in (parts if name in OF_BODIES else whole).values():
+        for data in inputs.seeds_of(name):
             runner.run(name, data)
 
 
-def fuzz(runner: Runner, target: str, seconds: float, work: Path) -> None:
+def mutants(runner: Runner, inputs: Inputs, percent: float, work: Path) -> None:
+    """Runs each target's mutants in a process of its own, as many at a time as there are CPUs."""
+    running: Dict[int, str] = {}
+    failed = []
+    for name in TARGETS:
+        while len(running) >= usable_cpus():
+            failed += _await_one(running)
+        sys.stdout.flush()
+        child = os.fork()
+        if not child:
+            last = work / "last-of-{}".format(name.replace(" ", "-"))
+            for number in range(int(MUTANTS[name] * percent / 100)):
+                data = inputs.mutant(name, number)
+                last.write_bytes(data)  # what a memory error in a kernel leaves behind
+                runner.run(name, data)
+            finish(runner, name)
+        running[child] = name
+    while running:
+        failed += _await_one(running)
+    print("mutants: {}".format("failed: " + ", ".join(failed) if failed else "nothing found"), flush=True)
+    os._exit(1 if failed else 0)
+
+
+def _await_one(running: Dict[int, str]) -> List[str]:
+    """The name of the target whose process has ended, if it failed."""
+    child, status = os.wait()
+    name = running.pop(child)
+    return [name] if status else []
+
+
+def blind(runner: Runner, inputs: Inputs, seconds: float) -> None:
+    names = [name for name in TARGETS if name not in OF_BODIES]
+    numbers = random.Random()
+    end, told = time.time() + seconds, time.time()
+    while time.time() < end:
+        name = numbers.choice(names)
+        data = inputs.mutant(name, numbers.getrandbits(64))
+        if runner.run(name, data) and not runner.executions % 16:
+            inputs.mutator.remember(data)
+        if time.time() > told + 60:
+            told = time.time()
+            print(runner.figures(), flush=True)
+
+
+def calls(seconds: float) -> None:
+    numbers, count, begin = random.Random(), 0, time.time()
+    while time.time() < begin + seconds:
+        count += kernel_calls.many(random.Random(numbers.getrandbits(64)))
+    print("{} calls of kernels, {:.0f} a second".format(count, count / (time.time() - begin)), flush=True)
+
+
+def fuzz(runner: Runner, inputs: Inputs, target: str, seconds: float, work: Path) -> None:
+    """Guided by coverage. Doesn't return."""
     names = [name for name in TARGETS if name not in OF_BODIES] if target == "all" else [target]
-    whole = seeds.streams()
-    begin = seeds.bodies(whole) if target in OF_BODIES else whole
-    good = [data for data in whole.values() if targets.verified(data, {"limits": targets.LIMITS})[0] == "ok"]
-    mutate = mutator.Mutator(list(whole.values()), good, atheris.Mutate if atheris else None)
+    mutate = inputs.mutator
     end = time.time() + seconds
 
     def one(data: bytes) -> None:
         if time.time() > end:
-            finish(runner)
+            finish(runner, target)
         name = names[zlib.crc32(data) // 7 % len(names)]
         if runner.run(name, data) and name not in OF_BODIES and not runner.executions % 4:
             mutate.remember(data)
@@ -136,60 +213,71 @@ def fuzz(runner: Runner, target: str, seconds: float, work: Path) -> None:
         changed = atheris.Mutate(data, most) if target in OF_BODIES else mutate.mutate(data, seed)
         return changed[:most]
 
-    if atheris is None:
-        fuzz_blindly(one, mutate, list(begin.values()))
-    corpus = work / "corpus" / target
-    for folder in (corpus, work / "seeds" / target):
+    corpus, begin = work / "corpus" / target, work / "seeds" / target
+    for folder in (corpus, begin):
         folder.mkdir(parents=True, exist_ok=True)
-    for number, data in enumerate(begin.values()):
-        (work / "seeds" / target / str(number)).write_bytes(data)
+    for number, data in enumerate(inputs.seeds_of(target)):
+        (begin / str(number)).write_bytes(data)
     seeds.write_dictionary(work / "dictionary")
-    atheris.Setup([sys.argv[0], str(corpus), str(work / "seeds" / target), "-dict=" + str(work / "dictionary"),
+    atheris.Setup([sys.argv[0], str(corpus), str(begin), "-dict=" + str(work / "dictionary"),
                    "-timeout=120", "-max_len={}".format(mutator.LONGEST), "-len_control=0", "-rss_limit_mb=4096",
                    "-verbosity=1", "-artifact_prefix=" + str(work) + "/", "-print_final_stats=1"],
                   one, custom_mutator=change)
     atheris.Fuzz()
 
 
-def fuzz_blindly(one: Any, mutate: Any, begin: List[bytes]) -> None:
-    """Without atheris: mutants of the seeds, with no regard to what they reach."""
-    numbers = random.Random()
-    while True:
-        one(mutate.mutate(numbers.choice(begin), numbers.getrandbits(48)))
-
-
-def finish(runner: Runner) -> None:
+def finish(runner: Runner, name: str) -> None:
     """End the process from wherever it is; libFuzzer has no other end than exiting."""
-    print(runner.figures(), flush=True)
+    print("{}: {}".format(name, runner.figures()), flush=True)
     os._exit(1 if runner.keys else 0)
 
 
-def main() -> None:
+def parsed() -> Tuple[str, float, Path]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("target")
-    parser.add_argument("seconds", type=float, nargs="?", default=60)
+    parser.add_argument("amount", type=float, nargs="?")
     options = parser.parse_args()
-    if options.target not in [*TARGETS, "all", "replay"]:
-        parser.error("no target {}; there are {}, all and replay".format(options.target, ", ".join(TARGETS)))
-    found = options.work / "found"
-    found.mkdir(parents=True, exist_ok=True)
-    runner = Runner(found)
-    if options.target == "replay":
-        replay(runner)
+    if options.target not in [*TARGETS, *UNGUIDED, "all"]:
+        parser.error("no target {}; there are: {}".format(options.target, ", ".join([*TARGETS, *UNGUIDED, "all"])))
+    target = options.target
+    if atheris is None and target not in UNGUIDED:
+        target = "blind"
+    return target, options.amount or (100 if target == "mutants" else 60), options.work
+
+
+def main() -> None:
+    target, amount, work = parsed()
+    # Nothing that a target writes has to outlast the machine.
+    os.fsync = lambda fd: None
+    if os.access("/dev/shm", os.W_OK):
+        tempfile.tempdir = "/dev/shm"
+    if target == "calls":
+        calls(amount)
+        return
+    runner, inputs = Runner(work), Inputs()
+    if target == "replay":
+        replay(runner, inputs)
+    elif target == "mutants":
+        mutants(runner, inputs, amount, work)
+    elif target == "blind":
+        blind(runner, inputs, amount)
     else:
-        fuzz(runner, options.target, options.seconds, options.work)
-    finish(runner)
+        fuzz(runner, inputs, target, amount, work)
+    finish(runner, target)
 
 
 if __name__ == "__main__":
     faulthandler.enable()
-    load_package(instrument=atheris is not None and "replay" not in sys.argv)
+    load_package(instrument=guided())
 
+import kernel_calls  # noqa: E402
 import mutator  # noqa: E402
 import seeds  # noqa: E402
-import targets  # noqa: E402
-from targets import TARGETS, Finding  # noqa: E402
+from common import LIMITS, Finding, Ran, verified  # noqa: E402
+from registry import MUTANTS, OF_BODIES, TARGETS  # noqa: E402
+
+from xstream.guest.parallel import usable_cpus  # noqa: E402
 
 if __name__ == "__main__":
     main()

@@ -231,6 +231,23 @@ def split(data: bytes) -> List[Piece]:
     return _Splitter(data).pieces
 
 
+def scrambled(body: bytes, rng: random.Random) -> bytes:
+    """A record's body with a few bytes changed, numbers at their borders, or another length."""
+    changed = bytearray(body)
+    for _ in range(rng.choice((1, 1, 2, 4))):
+        at, width = rng.randrange(len(changed) + 1), rng.choice((1, 1, 4, 8))
+        at -= at % width
+        number = rng.choice((rng.choice(BORDERS), rng.getrandbits(64))) % 256 ** width
+        kind = rng.random()
+        if kind < 0.7:
+            changed[at:at + width] = number.to_bytes(width, "little")
+        elif kind < 0.85:
+            changed[at:at] = changed[:rng.choice((1, 8, 64, PAGE))]
+        else:
+            del changed[at:at + rng.choice((1, 8, 64, PAGE))]
+    return bytes(changed)
+
+
 Change = Callable[["Mutator", List[Piece]], None]
 
 
@@ -302,7 +319,7 @@ class Mutator:
             page = next(pages, bytes(PAGE)) if carries(word, shift) else bytes(PAGE)
             if self.rng.random() < 0.4:
                 kind = self.rng.choice((0, 0, 0, 0xD, 0xE, 0xF, 1, 9, word >> shift & 0xF))
-                pfn = self.rng.choice((word & 0xFFFF, self.rng.randrange(16), self.rng.randrange(1 << 12)))
+                pfn = self.rng.choice((word & 0xFFFF, self.rng.randrange(16), self.rng.randrange(1 << 7)))
                 word = batch.words[at] = kind << shift | pfn
             if carries(word, shift):
                 kept.append(page)

@@ -14,8 +14,10 @@ if not FUZZ.is_dir():
     pytest.skip("not applicable: the fuzzer isn't part of the package", allow_module_level=True)
 sys.path.append(str(FUZZ))
 
+import common  # noqa: E402
+import kernel_calls  # noqa: E402
 import mutator  # noqa: E402
-import targets  # noqa: E402
+from registry import MUTANTS, TARGETS  # noqa: E402
 
 STREAMS = dict(samples.SMALL + [(name, data) for name, data, _ in READ] + LEGACY)
 FINDINGS = sorted(path.name for path in (FUZZ / "findings").glob("*") if path.suffix != ".md")
@@ -29,20 +31,28 @@ def test_pieces_put_together_are_the_stream(name):
 def test_many_mutants_of_good_streams_are_good():
     mutate = mutator.Mutator(list(STREAMS.values()), [samples.hvm(), samples.pv()])
     mutants = [mutate.mutate(samples.hvm(), seed) for seed in range(200)]
-    good = [targets.verified(mutant, {"limits": targets.LIMITS})[0] == "ok" for mutant in mutants]
+    good = [common.verified(mutant, {"limits": common.LIMITS})[0] == "ok" for mutant in mutants]
     assert 60 < sum(good) < 160
     assert mutants[7] == mutate.mutate(samples.hvm(), 7)
 
 
-@pytest.mark.parametrize("target", targets.TARGETS)
+@pytest.mark.parametrize("target", TARGETS)
 def test_targets_take_anything(target):
     for data in (b"", b"\0", samples.hvm(), samples.pv()[:-9]):
-        targets.TARGETS[target](data, random.Random(zlib.crc32(data)))
+        TARGETS[target](data, random.Random(zlib.crc32(data)))
 
 
-@pytest.mark.parametrize("target", targets.TARGETS)
+@pytest.mark.parametrize("target", TARGETS)
 def test_findings(target):
     for name in FINDINGS:
         data = (FUZZ / "findings" / name).read_bytes()
         for seed in (zlib.crc32(data), 1, 2, 3):
-            targets.TARGETS[target](data, random.Random(seed))
+            TARGETS[target](data, random.Random(seed))
+
+
+def test_every_target_has_mutants():
+    assert set(MUTANTS) == set(TARGETS)
+
+
+def test_calls_of_kernels():
+    assert kernel_calls.many(random.Random(1)) > 5000

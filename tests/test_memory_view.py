@@ -66,6 +66,8 @@ STREAMS = {
     "allocated only": samples.hvm(memory=batch([word(pfn, XALLOC) for pfn in range(3000)])),
     "data, then allocated": samples.hvm(memory=batch([word(1)], [page(5)]) + batch([word(1, XALLOC)])),
     "verify": samples.hvm(memory=batch([word(1)], [page(5)]) + samples.record(0x0D) + batch([word(1)], [page(6)])),
+    "verify past the end": samples.hvm(memory=batch([word(1)], [page(5)]) + samples.record(0x0D)
+                                       + batch([word(1), word(900)], [page(5), page(6)])),
     "far apart": samples.hvm(memory=batch([word(0), word(5000), word(5001), word(1 << 20)],
                                           [page(n) for n in range(4)])),
 }

@@ -21,6 +21,7 @@ from ways import WAYS, whole
 import xstream
 from xstream import CorruptStream, LimitExceeded, NeedMoreData, PushReader, TruncatedStream, UnsupportedStream
 from xstream.stream.source import FedSource
+from xstream.wire import xenopsd
 
 NAMES = [name for name, _, _ in containers.READ]
 LAYERS = {name: layers for name, _, layers in containers.READ}
@@ -43,6 +44,20 @@ def kept(record):
     if hasattr(data, "read"):
         return whole(record._replace(data=data.read()))
     return whole(record)
+
+
+@pytest.mark.parametrize("size, known", [(5000, True), (70000, False)])
+@pytest.mark.parametrize("way", sorted(set(WAYS) - {"trickle"}))
+def test_what_encloses_the_memory_is_known_after_little_data(way, size, known):
+    """From every source alike, an emulator's data before the memory doesn't keep the layers from being known."""
+    before = containers.xenopsd_record(0x0F, containers.XENOPS) + containers.xenopsd_record(0xF00, bytes(size))
+    with WAYS[way](containers.xenopsd(before=before)) as source, xstream.open(source) as reader:
+        if known:
+            assert reader.identity.guest == "x86 HVM"
+            assert [len(record.data) for record in map(kept, reader) if isinstance(record, xenopsd.Blob)][0] == size
+        else:
+            with pytest.raises(xstream.OrderError, match="no memory image at the beginning"):
+                reader.identity  # noqa: B018 - reads up to the memory
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -3,7 +3,7 @@ import pytest
 
 from xstream import LimitExceeded, Limits
 from xstream.stream.state import OVERHEAD, StateRecords
-from xstream.wire import libxc, libxl, xl
+from xstream.wire import legacy, libxc, libxl, xl
 
 
 def state_of(*records, **options):
@@ -27,6 +27,11 @@ def test_the_last_record_replaces_earlier_ones(make):
 def test_records_of_different_vcpus_and_device_models_stay_apart():
     records = [libxc.VcpuBasic(0, b"a"), libxc.VcpuBasic(1, b"b"), libxc.VcpuMsrs(0, b"c"),
                libxl.EmulatorContext(2, 0, b"d"), libxl.EmulatorContext(2, 1, b"e"), libxl.EmulatorContext(1, 0, b"f")]
+    assert state_of(*records).records() == records
+
+
+def test_records_of_legacy_guests_without_xsave():
+    records = [legacy.ExtendedInfo(8, bytes(8)), legacy.VcpuContext(bytes(8), b"")]
     assert state_of(*records).records() == records
 
 

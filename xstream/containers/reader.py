@@ -26,6 +26,8 @@ _IOREQ_SERVER = tuple(index for index, name in hvm_params.NAMES.items()
                       if name in ("IOREQ_SERVER_PFN", "NR_IOREQ_SERVER_PAGES"))
 #: Records that ``look_ahead`` keeps at most. A container has one to three before the memory stream.
 _LOOK_AHEAD = 16
+#: Bytes of an emulator's data that ``look_ahead`` keeps at most. Xen's toolstacks write none before the memory stream.
+_LOOK_AHEAD_BYTES = 64 << 10
 
 
 def _is_whole(device_model: Union[Buffer, PendingPages]) -> bool:
@@ -44,6 +46,15 @@ class _Given(NamedTuple):
     layer: str
     number: int
     offset: int
+
+
+def _kept(given: _Given) -> _Given:
+    """A record that stays valid when the next one is read, if it has little data."""
+    record = given.record
+    if not isinstance(record, xenopsd.Blob) or not isinstance(record.data, PendingPages) \
+            or len(record.data) > _LOOK_AHEAD_BYTES:
+        return given
+    return given._replace(record=record._replace(data=record.data.read()))
 
 
 class NestedReader(RecordReader["AnyRecord"]):
@@ -127,7 +138,7 @@ class NestedReader(RecordReader["AnyRecord"]):
             if given is None:
                 raise OrderError("no memory image at the beginning", layer=self._outermost.layer,
                                  offset=self.source.offset)
-            self._ahead.append(given)
+            self._ahead.append(_kept(given))
             self._descend()
 
     @property
@@ -220,9 +231,11 @@ class NestedReader(RecordReader["AnyRecord"]):
         return self.limits.guest_pfns if self._memory is None else self._memory.pfn_end
 
     def _can_look_ahead(self) -> bool:
-        """Whether another record may be kept: a few, and none whose data is still in the source."""
-        last = self._ahead[-1].record if self._ahead else self._last
-        return len(self._ahead) < _LOOK_AHEAD and not isinstance(getattr(last, "data", None), PendingPages)
+        """Whether another record may be read: after a few, and after one with little data that isn't in the source any
+        more."""
+        if not self._ahead:
+            return not isinstance(getattr(self._last, "data", None), PendingPages)
+        return len(self._ahead) < _LOOK_AHEAD and len(getattr(self._ahead[-1].record, "data", b"")) <= _LOOK_AHEAD_BYTES
 
     def _pull(self) -> Optional[_Given]:
         """Read the next record from the layer that it belongs to."""

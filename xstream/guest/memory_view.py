@@ -158,7 +158,8 @@ class _Index(GuestMemory):
         _count(self.copies, pfns)
 
     def compare(self, record: libxc.PageData) -> memoryview:
-        """Pages sent for comparison change nothing, and are not compared here."""
+        """Pages sent for comparison change no page, and are not compared here. Their PFNs count for the size."""
+        self.grow(pfn_kernel.highest_pfn(record.words) + 1)
         return memoryview(b"").cast("Q")
 
     def read(self, pfns: BufferLike) -> bytearray:

@@ -192,4 +192,4 @@ def _entry_size(name: object, value: object) -> int:
 def _size(record: "AnyRecord") -> int:
     """What a record is charged with."""
     return OVERHEAD + sum(
-        len(value) for value in record._asdict().values() if not isinstance(value, (int, tuple)))
+        len(value) for value in record._asdict().values() if not isinstance(value, (int, tuple, type(None))))
