@@ -2,6 +2,7 @@
 Python 3.6."""
 import ast
 import builtins
+import functools
 import importlib
 import importlib.util
 import inspect
@@ -20,7 +21,7 @@ PACKAGE = Path(xstream.__file__).resolve().parent
 
 #: The layer of each module or subpackage directly under xstream; 0 is the lowest.
 LAYERS = {
-    "errors": 0, "limits": 0, "version": 0,
+    "ending": 0, "errors": 0, "limits": 0, "tuples": 0, "version": 0,
     "kernels": 1,
     "wire": 2,
     "stream": 3,
@@ -28,7 +29,7 @@ LAYERS = {
     "guest": 5,
     "tools": 6, "convert": 6, "aio": 6, "testing": 6,
     "xen": 7,
-    "arguments": 8, "cli": 8, "printing": 8, "bench": 8, "fleet": 8, "volatility": 8,
+    "arguments": 8, "cli": 8, "parser": 8, "printing": 8, "bench": 8, "fleet": 8, "volatility": 8,
     "__init__": 9, "__main__": 9,
 }
 
@@ -209,12 +210,53 @@ def test_every_argument_is_written_out():
     assert catch_all == []
 
 
+class _Attributes:
+    """A module of the package whose attributes include the names that it has for type checkers only."""
+
+    def __init__(self, module):
+        self._module = module.__name__
+
+    def __getattr__(self, name):
+        return names_of(self._module)[name]
+
+
 class _Names(dict):
-    """A module's names; what it imports for type checkers only is found if it is a module, and else is ``object``."""
+    """A module's names, with those that it imports or defines for type checkers only; for what can't be imported, and
+    for classes that it defines for type checkers, ``object``."""
+
+    def __init__(self, module):
+        super().__init__(vars(module))
+        self.update((name, _Attributes(value)) for name, value in vars(module).items()
+                    if inspect.ismodule(value) and value.__name__.startswith("xstream."))
+        self.imported, self.aliases = {}, {}
+        for block in ast.parse(inspect.getsource(module)).body:
+            if isinstance(block, ast.If) and isinstance(block.test, ast.Name) and block.test.id == "TYPE_CHECKING":
+                for node in block.body:
+                    if isinstance(node, (ast.Import, ast.ImportFrom)):
+                        home = getattr(node, "module", None)
+                        self.imported.update((each.asname or each.name, (home, each.name)) for each in node.names)
+                    elif isinstance(node, ast.Assign):
+                        self.aliases[node.targets[0].id] = ast.Expression(node.value)
 
     def __missing__(self, name):
-        found = getattr(builtins, name, None)
-        return found or (importlib.import_module(name) if importlib.util.find_spec(name) else object)
+        if name in self.aliases:
+            try:
+                return eval(compile(self.aliases[name], name, "eval"), {}, self)
+            except TypeError:  # array.array has parameters from Python 3.12 on
+                return object
+        home, original = self.imported.get(name, (None, name))
+        if home is None:
+            found = getattr(builtins, original, None)
+            return found or (importlib.import_module(original) if importlib.util.find_spec(original) else object)
+        if home.startswith("xstream."):
+            importlib.import_module(home)
+            return names_of(home)[original]
+        return getattr(importlib.import_module(home), original, object) if importlib.util.find_spec(home) else object
+
+
+@functools.lru_cache(maxsize=None)
+def names_of(module):
+    return _Names(sys.modules[module])
 
 
 def named_types(annotation):
@@ -242,11 +284,10 @@ def annotated(value):
 def types_of(value):
     for owner in annotated(value):
         if inspect.isfunction(owner) or inspect.isclass(owner):
-            names = vars(sys.modules[owner.__module__])
             fields = {name: hint for name, hint in getattr(owner, "__annotations__", {}).items()
                       if not name.startswith("_")}
             carrier = type("Carrier", (), {"__annotations__": fields, "__module__": owner.__module__})
-            for hint in typing.get_type_hints(carrier, localns=_Names(names)).values():
+            for hint in typing.get_type_hints(carrier, localns=names_of(owner.__module__)).values():
                 yield from named_types(hint)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from xstream import arguments, cli
+from xstream import arguments, cli, parser
 from xstream.containers.opening import FORMATS
 from xstream.version import __version__
 
@@ -72,9 +72,9 @@ def test_help_ends_with_the_examples(capsys):
 
 
 def test_help_fits_a_terminal(monkeypatch):
-    monkeypatch.setattr(arguments, "terminal_width", lambda: 80)
-    parser = arguments.argument_parser()
-    parsers = [parser] + list(pages._below(parser).choices.values())
+    monkeypatch.setattr(parser, "terminal_width", lambda: 80)
+    whole = arguments.argument_parser()
+    parsers = [whole] + list(pages._below(whole).choices.values())
     assert len(parsers) > 7
     for one in parsers:
         assert max(map(len, one.format_help().splitlines())) <= 80

@@ -3,8 +3,6 @@
 Source of the formats: the specifications in Xen's docs/specs, and Xen's own code where it says more.
 """
 import sys
-from importlib import import_module
-from types import ModuleType
 
 from xstream.version import __version__
 
@@ -26,10 +24,10 @@ _HOMES = {name: "xstream." + module for module, names in {
     "containers.reader": "NestedReader",
     "stream.legacy_reader": "LegacyReader",
     "stream.legacy_writer": "LegacyWriter",
-    "containers.opening": "PushReader StreamLike open",
+    "containers.opening": "PushReader open",
     "stream.reader": "AnyReader Identity Layer PageRun Reader",
-    "stream.sink": "SinkLike",
-    "stream.source": "NeedMoreData SourceLike",
+    "stream.source": "NeedMoreData",
+    "stream.types": "SinkLike SourceLike StreamLike",
     "stream.writer": "Writer",
     "tools.contents": "RecordContents contents",
     "convert.conversion": "Converted convert",
@@ -50,20 +48,24 @@ _HOMES = {name: "xstream." + module for module, names in {
 __all__ = sorted(_HOMES) + ["__version__"]
 
 
-class _LazyModule(ModuleType):
+_Module = type(sys)  # the module types, which has a name for this, takes time to load
+
+
+class _LazyModule(_Module):
     """This module; a name is imported when it is first used. (Python 3.6 has no ``__getattr__`` of modules.)"""
 
     def __getattr__(self, name: str) -> object:
         if name not in _HOMES:
             raise AttributeError("module 'xstream' has no attribute {!r}".format(name))
         # open is called open_stream where it is defined, so that it doesn't shadow the builtin there.
-        value: object = getattr(import_module(_HOMES[name]), "open_stream" if name == "open" else name)
+        __import__(_HOMES[name])
+        value: object = getattr(sys.modules[_HOMES[name]], "open_stream" if name == "open" else name)
         setattr(self, name, value)
         return value
 
     def __setattr__(self, name: str, value: object) -> None:
         # The import system would bind the package xstream.convert where the function of that name belongs.
-        if name not in _HOMES or not isinstance(value, ModuleType):
+        if name not in _HOMES or not isinstance(value, _Module):
             super().__setattr__(name, value)
 
     def __dir__(self) -> list:

@@ -1,7 +1,6 @@
 """``python -m xstream``: the command line."""
-import sys
-
 from xstream.cli import main
+from xstream.ending import end
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end(main())

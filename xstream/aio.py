@@ -9,17 +9,22 @@ import contextlib
 from concurrent.futures import ThreadPoolExecutor
 from typing import Callable, List, Optional, Sequence, TypeVar
 
-from xstream.guest.enclosure import DeviceModel, XenstoreData
 from xstream.guest.guest import Guest
-from xstream.guest.policies import Policy, Round
+from xstream.guest.policies import Round
 from xstream.guest.restore import Restored, Restorer
 from xstream.guest.save import Saved, Saver
 from xstream.kernels import pages as page_kernel
 from xstream.limits import Limits
-from xstream.stream.sink import Sink, SinkLike
-from xstream.stream.source import FedSource, NeedMoreData, SourceLike
-from xstream.wire.frames import Buffer
+from xstream.stream.sink import Sink
+from xstream.stream.source import FedSource, NeedMoreData
 from xstream.wire.libxc import PAGE_SIZE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from xstream.guest.enclosure import DeviceModel, XenstoreData
+    from xstream.guest.policies import Policy
+    from xstream.stream.types import SinkLike, SourceLike
+    from xstream.wire.frames import Buffer
 
 T = TypeVar("T")
 #: Room for bytes that a transport delivers although it was asked to pause.
@@ -32,21 +37,21 @@ class _Gathered(Sink):
     def __init__(self) -> None:
         self._pieces: List[Buffer] = []
 
-    def write(self, pieces: Sequence[Buffer]) -> None:
+    def write(self, pieces: "Sequence[Buffer]") -> None:
         for piece in pieces:
             self._keep(bytes(piece))
 
-    def write_pages(self, head: Sequence[Buffer], memory: Buffer, pfns: Buffer) -> None:
+    def write_pages(self, head: "Sequence[Buffer]", memory: "Buffer", pfns: "Buffer") -> None:
         self.write(head)
         pages = bytearray(len(pfns) * PAGE_SIZE)
         page_kernel.gather(memory, pfns, pages)
         self._keep(pages)
 
-    def _keep(self, piece: Buffer) -> None:
+    def _keep(self, piece: "Buffer") -> None:
         self._pieces.append(piece)
         self.offset += len(piece)
 
-    def taken(self) -> List[Buffer]:
+    def taken(self) -> "List[Buffer]":
         """What has been written since the last call."""
         pieces, self._pieces = self._pieces, []
         return pieces
@@ -77,10 +82,10 @@ class _Worker:
         self._executor.shutdown(wait=False)
 
 
-async def save(guest: Guest, writer: asyncio.StreamWriter, *, live: bool = False, policy: Optional[Policy] = None,
+async def save(guest: Guest, writer: asyncio.StreamWriter, *, live: bool = False, policy: "Optional[Policy]" = None,
                verify: bool = False, container: Optional[str] = None, config: Optional[bytes] = None,
-               device_model: Optional[DeviceModel] = None, xenstore_data: Optional[XenstoreData] = None,
-               checkpoint: Optional[Callable[[int], bool]] = None, back_channel: Optional[SourceLike] = None,
+               device_model: "Optional[DeviceModel]" = None, xenstore_data: "Optional[XenstoreData]" = None,
+               checkpoint: Optional[Callable[[int], bool]] = None, back_channel: "Optional[SourceLike]" = None,
                on_round: Callable[[Round], object] = lambda last: None,
                progress: Callable[[int, int], object] = lambda done, total: None,
                cancelled: Callable[[], bool] = lambda: False, limits: Limits = Limits()) -> Saved:
@@ -131,7 +136,7 @@ class RestoreProtocol(_Protocol):  # type: ignore[misc]
 
     def __init__(self, guest: Guest, *, format: Optional[str] = None, limits: Limits = Limits(), strict: bool = False,
                  checkpointed: bool = False, checkpoint: Callable[[int], bool] = lambda number: True,
-                 back_channel: Optional[SinkLike] = None, progress: Callable[[int], object] = lambda offset: None,
+                 back_channel: "Optional[SinkLike]" = None, progress: Callable[[int], object] = lambda offset: None,
                  cancelled: Callable[[], bool] = lambda: False) -> None:
         self._source = FedSource(stable=False)
         self._loop = asyncio.get_event_loop()
@@ -154,7 +159,7 @@ class RestoreProtocol(_Protocol):  # type: ignore[misc]
         """Called by the transport."""
         self.transport = transport
 
-    def get_buffer(self, sizehint: int) -> Buffer:
+    def get_buffer(self, sizehint: int) -> "Buffer":
         """Called by the transport: the buffer to receive into."""
         if not self._busy:
             return self._source.room()

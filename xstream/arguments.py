@@ -1,18 +1,24 @@
-"""The command line's arguments: one parser for each command, with examples."""
-import argparse
-import sys
-from typing import Callable, Dict, List, NoReturn, Optional, Tuple
+"""The command line's arguments: those of each command, with examples.
 
-from xstream.errors import StreamError
+A command line without abbreviations, mistakes and --help is parsed here, because loading argparse takes as long as
+verifying a small stream; for any other, argparse's parser is built from the same definitions.
+"""
+import sys
+
 from xstream.limits import Limits
-from xstream.printing import print_json, terminal_width
 from xstream.version import __version__
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import argparse
+    from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
+
+    from xstream.parser import Parser
     from xstream.tools.contents import Wanted
 
-    Commands = argparse._SubParsersAction["Parser"]
+    #: A parser of commands, and that of one command: argparse's, or the quick one.
+    Commands = Union["argparse._SubParsersAction[Parser]", "_QuickCommands"]
+    Command = Union[Parser, "_QuickCommand"]
 
 EXIT_STATUS = ("0: good. 1: the stream is bad (policy, scan --against: incompatible; diff: they differ). 2: usage "
                "error or operating-system error (policy: also a file that can't be read, or that has no policy). 3: a "
@@ -23,7 +29,6 @@ _PAGE_SIZE = 4096
 _FORMATS = ("libxc", "legacy", "libxl", "xl", "libvirt", "xenopsd", "xend", "colo")
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
-_EXAMPLES_HEAD = "examples:"
 #: The examples at the end of each command's help.
 EXAMPLES = {
     "info": """
@@ -76,37 +81,117 @@ EXAMPLES = {
 }
 
 
-class _Formatter(argparse.HelpFormatter):
-    """Formats help at the terminal's width, and keeps the lines of examples.
+class Options:
+    """The values of a command's arguments, as attributes."""
 
-    argparse makes a formatter for each argument, to check it; the first without a width would import shutil.
+    if TYPE_CHECKING:
+        def __getattr__(self, name: str) -> Any: ...
+
+        def __setattr__(self, name: str, value: object) -> None: ...
+
+
+class _Unclear(Exception):
+    """A command line that the quick parser leaves to argparse."""
+
+
+class _QuickCommands:
+    """Stands in for argparse's parser of commands while one command's arguments are defined."""
+
+    def add_parser(self, name: str, **texts: str) -> "_QuickCommand":
+        self.command = _QuickCommand()
+        return self.command
+
+
+class _QuickCommand:
+    """Parses the arguments of one command that are spelt out: option names in full, values in words of their own.
+
+    Has those of argparse's methods that define arguments.
     """
 
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, width=(terminal_width() or 82) - 2)
+    def __init__(self) -> None:
+        self._values: Dict[str, object] = {}
+        self._flags: Dict[str, str] = {}
+        self._options: Dict[str, Tuple[str, Callable[[str], Any], Sequence[object]]] = {}
+        self._operands: List[Tuple[str, Optional[str]]] = []
 
-    def _fill_text(self, text: str, width: int, indent: str) -> str:
-        return text if text.startswith(_EXAMPLES_HEAD) else super()._fill_text(text, width, indent)
+    def add_argument(self, *names: str, action: str = "store", default: object = None, nargs: "Optional[str]" = None,
+                     type: "Callable[[str], Any]" = str, choices: "Sequence[object]" = (), metavar: str = "",
+                     help: str = "") -> None:
+        """As argparse's method."""
+        name = names[-1].lstrip("-").replace("-", "_")
+        if names[0][0] != "-":
+            self._operands.append((name, nargs))
+        elif action == "store_true":
+            self._values[name] = False
+            self._flags.update(dict.fromkeys(names, name))
+        else:
+            self._values[name] = default
+            self._options.update(dict.fromkeys(names, (name, type, choices)))
+
+    def add_mutually_exclusive_group(self) -> "_QuickCommand":
+        """As argparse's method; a command line with an argument of the group is left to argparse."""
+        group = _QuickCommand()
+        group._values = self._values
+        return group
+
+    def add_subparsers(self, **texts: str) -> "Any":
+        """As argparse's method; a command that has commands is left to argparse."""
+        raise _Unclear
+
+    def parse(self, words: "List[str]") -> "Dict[str, object]":
+        """The arguments' values. Raises _Unclear."""
+        values = dict(self._values)
+        operands: List[str] = []
+        left = iter(words)
+        before = ""  # the kind of the word before
+        for word in left:
+            if word in self._flags:
+                values[self._flags[word]] = True
+            elif word in self._options:
+                name, convert, choices = self._options[word]
+                values[name] = self._converted(next(left, "--"), convert, choices)
+            elif word.startswith("-") and word != "-" or (operands and before != "operand"):
+                raise _Unclear
+            else:
+                operands.append(word)
+                before = "operand"
+                continue
+            before = "option"
+        values.update(self._assigned(operands))
+        return values
+
+    @staticmethod
+    def _converted(text: str, convert: "Callable[[str], Any]", choices: "Sequence[object]") -> object:
+        try:
+            value = convert(text)
+        except Exception:  # argparse calls it again, and reports this
+            raise _Unclear
+        if (text.startswith("-") and text != "-") or (choices and value not in choices):
+            raise _Unclear
+        return value
+
+    def _assigned(self, operands: "List[str]") -> "Dict[str, object]":
+        """The values of the operands: one each; the last may be optional, or take all the rest."""
+        rest = iter(operands)
+        values: Dict[str, object] = {}
+        for name, nargs in self._operands:
+            value = next(rest, None)
+            if value is None and nargs != "?":
+                raise _Unclear
+            values[name] = [value] + list(rest) if nargs == "+" else value
+        if next(rest, None) is not None:
+            raise _Unclear
+        return values
 
 
-class Parser(argparse.ArgumentParser):
-    """A parser that prints a usage error as a JSON document too, if --json is given."""
-
-    examples = ""
-
-    def error(self, message: str) -> NoReturn:
-        if "--json" in sys.argv:
-            print_json(dict(StreamError(message).as_dict(), error="UsageError", ok=False))
-        super().error(message)
-
-
-def argument_parser(only: Optional[str] = None) -> Parser:
-    """The parser of all commands; of one alone if its name is given as ``only``, which is faster to build.
+def argument_parser(only: "Optional[str]" = None) -> "Parser":
+    """argparse's parser of all commands; of one alone if its name is given as ``only``, which is faster to build.
 
     The man page, the completions and the reference documentation are generated from it.
     """
+    from xstream.parser import Parser
     parser = Parser(prog="xstream", description="Read, check and write Xen migration streams.",
-                    epilog="Exit status: " + EXIT_STATUS, formatter_class=_Formatter)
+                    epilog="Exit status: " + EXIT_STATUS)
     parser.add_argument("--version", action="version", version="xstream " + __version__)
     commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", prog="xstream")
     commands.required = True
@@ -145,7 +230,7 @@ def _add_extract(commands: "Commands") -> None:
     _add_jobs(extract)
 
 
-def _pfns(text: str) -> Tuple[int, int]:
+def _pfns(text: str) -> "Tuple[int, int]":
     """A range of PFNs, decimal or 0x and hexadecimal; argparse's error for anything else."""
     first, _, last = text.partition("-")
     try:
@@ -153,7 +238,7 @@ def _pfns(text: str) -> Tuple[int, int]:
     except ValueError:
         pfns = (1, 0)
     if not 0 <= pfns[0] <= pfns[1]:
-        raise argparse.ArgumentTypeError("not a range of PFNs: {!r}".format(text))
+        raise _wrong_argument("not a range of PFNs: {!r}".format(text))
     return pfns
 
 
@@ -248,13 +333,13 @@ def _add_save(commands: "Commands") -> None:
     save.add_argument("--json", action="store_true", help="print one JSON document to stderr")
 
 
-def _add_out(command: Parser) -> None:
+def _add_out(command: "Command") -> None:
     command.add_argument("out", metavar="OUT", help="file to write; - for stdout")
     command.add_argument("-f", "--force", action="store_true", help="replace OUT if it exists")
     command.add_argument("--no-sparse", action="store_true", help="write blocks of zeros to a file, not holes")
 
 
-def _add_compress(command: Parser) -> None:
+def _add_compress(command: "Command") -> None:
     command.add_argument("--compress", type=_compression, metavar="zstd[:LEVEL]", help="compress OUT by zstd, which "
                          "zstd -d undoes; xstream reads it without decompressing what it doesn't need. Without this "
                          "option, an OUT that ends in .zst is compressed at level 3. Needs the package zstandard")
@@ -265,7 +350,7 @@ def _compression(text: str) -> str:
     try:
         level_of(text)
     except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error))
+        raise _wrong_argument(str(error))
     return text
 
 
@@ -290,7 +375,7 @@ def _add_simulate(commands: "Commands") -> None:
         end.add_argument("--guest", choices=["hvm", "pv"], default="hvm", help="kind of guest (default hvm)")
 
 
-def _add_end(ends: "Commands", name: str, text: str) -> Parser:
+def _add_end(ends: "Commands", name: str, text: str) -> "Command":
     end = _new(ends, name, text, EXAMPLES["simulate " + name])
     end.add_argument("address", metavar="HOST:PORT", help="address of the other end; - for {}".format(
         "stdout" if name == "send" else "stdin"))
@@ -300,14 +385,14 @@ def _add_end(ends: "Commands", name: str, text: str) -> Parser:
 
 
 #: The commands, and what adds their parsers.
-COMMANDS: Dict[str, Callable[["Commands"], None]] = {
+COMMANDS: "Dict[str, Callable[[Commands], None]]" = {
     "info": _add_info, "verify": _add_verify, "extract": _add_extract, "digest": _add_digest, "diff": _add_diff,
     "map": _add_map, "policy": _add_policy, "scan": _add_scan,
     "convert": _add_convert, "save": _add_save, "simulate": _add_simulate,
 }
 
 
-def _add(commands: "Commands", name: str, text: str, *, several: bool = False, out: bool = False) -> Parser:
+def _add(commands: "Commands", name: str, text: str, *, several: bool = False, out: bool = False) -> "Command":
     """A parser with the arguments that all commands share; with ``several``, of more than one FILE."""
     command = _new(commands, name, text, EXAMPLES[name])
     if several:
@@ -327,42 +412,44 @@ def _add(commands: "Commands", name: str, text: str, *, several: bool = False, o
     return command
 
 
-def _add_limit(command: Parser) -> None:
+def _add_limit(command: "Command") -> None:
     command.add_argument("--limit", type=parse_size, metavar="SIZE", default=Limits().guest_pfns * _PAGE_SIZE,
                          help="the largest guest to accept, by its highest PFN (K, M, G, T; default 16T)")
 
 
-def _new(commands: "Commands", name: str, text: str, examples: str) -> Parser:
-    lines = ["  " + line.strip() for line in examples.strip().splitlines()]
-    command: Parser = commands.add_parser(
-        name, help=text, description=_sentence(text), epilog="\n".join([_EXAMPLES_HEAD] + lines),
-        formatter_class=_Formatter)
-    command.examples = "\n".join(line.strip() for line in lines)
-    return command
+def _new(commands: "Commands", name: str, text: str, examples: str) -> "Command":
+    examples = "\n".join(line.strip() for line in examples.strip().splitlines())
+    return commands.add_parser(name, help=text, description=_sentence(text), examples=examples)
 
 
 def _sentence(text: str) -> str:
     return text[0].upper() + text[1:] + "."
 
 
-def _add_checkpointed(command: Parser) -> None:
+def _add_checkpointed(command: "Command") -> None:
     command.add_argument("--checkpointed", action="store_true",
                          help="the stream has checkpoints (Remus, COLO) and ends with its last complete one")
 
 
-def _add_quiet(command: Parser, text: str) -> None:
+def _add_quiet(command: "Command", text: str) -> None:
     command.add_argument("-q", "--quiet", action="store_true", help=text)
 
 
-def _add_jobs(command: Parser) -> None:
+def _add_jobs(command: "Command") -> None:
     command.add_argument("-j", "--jobs", type=_jobs, default=0, metavar="N", help="threads that work on pages "
                          "(default: one for each CPU that the process may use)")
 
 
 def _jobs(text: str) -> int:
     if not text.isdigit() or int(text) > MOST_JOBS:
-        raise argparse.ArgumentTypeError("not a number of jobs: {!r}".format(text))
+        raise _wrong_argument("not a number of jobs: {!r}".format(text))
     return int(text)
+
+
+def _wrong_argument(message: str) -> Exception:
+    """argparse's error for a value that an argument can't have."""
+    from argparse import ArgumentTypeError
+    return ArgumentTypeError(message)
 
 
 def parse_size(text: str) -> int:
@@ -371,7 +458,7 @@ def parse_size(text: str) -> int:
     if number and number[-1] in "KMGT":
         number, unit = number[:-1], number[-1]
     if not number.isdigit() or not int(number):
-        raise argparse.ArgumentTypeError("not a size: {!r}".format(text))
+        raise _wrong_argument("not a size: {!r}".format(text))
     return int(number) * _UNITS[unit]
 
 
@@ -380,10 +467,24 @@ def _wanted(text: str) -> "Wanted":
     try:
         return parse_wanted(text)
     except ValueError:
-        raise argparse.ArgumentTypeError("not a record's number: {!r}".format(text))
+        raise _wrong_argument("not a record's number: {!r}".format(text))
 
 
-def parse_arguments(arguments: Optional[List[str]] = None) -> argparse.Namespace:
+def parse_arguments(arguments: "Optional[List[str]]" = None) -> Options:
     """Parse the arguments of one command, by default those of the process."""
     words = sys.argv[1:] if arguments is None else arguments
-    return argument_parser(words[0] if words else None).parse_args(words)
+    name = words[0] if words else None
+    options = Options()
+    try:
+        vars(options).update(_parsed_quickly(words), command=name)
+    except _Unclear:
+        argument_parser(name).parse_args(words, options)
+    return options
+
+
+def _parsed_quickly(words: "List[str]") -> "Dict[str, object]":
+    if not words or words[0] not in COMMANDS:
+        raise _Unclear
+    commands = _QuickCommands()
+    COMMANDS[words[0]](commands)
+    return commands.command.parse(words[1:])

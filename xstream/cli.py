@@ -1,12 +1,9 @@
 """The command line: runs a command, shows progress, prints reports and errors, returns exit statuses."""
-import contextlib
-import math
 import os
 import sys
 import time
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Tuple, TypeVar, Union
 
-from xstream.arguments import MOST_JOBS, parse_arguments
+from xstream.arguments import MOST_JOBS, Options, parse_arguments
 from xstream.errors import (
     BAD_STREAM,
     BAD_USE,
@@ -34,13 +31,13 @@ from xstream.printing import (
     print_verified,
     printable,
 )
+from xstream.tuples import NamedTuple
 from xstream.version import __version__
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from argparse import Namespace
     from types import FrameType
-    from typing import TextIO
+    from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, TextIO, Tuple, TypeVar, Union
 
     from distributed import Client
     from tqdm import tqdm
@@ -52,7 +49,7 @@ if TYPE_CHECKING:
     from xstream.tools.extract import ExtractReport
     from xstream.tools.policy import Policy
 
-T = TypeVar("T")
+    T = TypeVar("T")
 
 _PAGE_SIZE = 4096
 _STDIN, _STDOUT = 0, 1
@@ -60,7 +57,7 @@ _SHOWN_RANGES = 20
 _VERDICTS = {BAD_STREAM: "bad", BAD_USE: "error", LIMIT_REACHED: "limit reached"}
 
 
-def main(arguments: Optional[List[str]] = None) -> int:
+def main(arguments: "Optional[List[str]]" = None) -> int:
     """Run one command; returns its exit status. Without ``arguments``, those of the process: then signals end it, after
     unfinished files have been removed."""
     if arguments is not None:
@@ -113,7 +110,7 @@ def _open_closed_descriptors() -> None:
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115
 
 
-def _run(options: "Namespace") -> int:
+def _run(options: Options) -> int:
     """Run a command on each of its files; returns the highest exit status."""
     files = getattr(options, "files", None)
     options.documents = None if files is None or len(files) == 1 else []
@@ -127,7 +124,7 @@ def _run(options: "Namespace") -> int:
     return worst
 
 
-def _run_one(options: "Namespace") -> int:
+def _run_one(options: Options) -> int:
     """Run a command once; report whatever it raises."""
     try:
         name = options.command if options.command != "simulate" else options.command + " " + options.end
@@ -138,12 +135,12 @@ def _run_one(options: "Namespace") -> int:
         return _report(options, error)
 
 
-def _several(options: "Namespace") -> bool:
+def _several(options: Options) -> bool:
     """Whether the command was given more than one file."""
     return options.documents is not None
 
 
-def _emit(options: "Namespace", document: Mapping[str, object], out: "Optional[TextIO]" = None) -> None:
+def _emit(options: Options, document: "Mapping[str, object]", out: "Optional[TextIO]" = None) -> None:
     """Print a JSON document; or keep it for the one that is printed for several files."""
     if _several(options):
         options.documents.append(dict(document, file=_name(options)))
@@ -151,7 +148,7 @@ def _emit(options: "Namespace", document: Mapping[str, object], out: "Optional[T
         print_json(document, out, line=options.command == "scan")
 
 
-def _report(options: "Namespace", error: Exception) -> int:
+def _report(options: Options, error: Exception) -> int:
     """Print an error, by --json as a document; returns the exit status."""
     status, messages = _verdict(options, error)
     if isinstance(error, BrokenPipeError):
@@ -172,14 +169,14 @@ def _report(options: "Namespace", error: Exception) -> int:
     return status
 
 
-def _print_error(options: "Namespace", error: Exception, messages: List[str]) -> None:
+def _print_error(options: Options, error: Exception, messages: "List[str]") -> None:
     """The JSON document of an error; on stderr if stdout carries the output."""
     fields = error if isinstance(error, StreamError) else StreamError(messages[0] if messages else str(error))
     document = dict(fields.as_dict(), error=type(error).__name__, file=_name(options), ok=False)
     _emit(options, document, sys.stderr if getattr(options, "out", None) == "-" else None)
 
 
-def _verdict(options: "Namespace", error: Exception) -> Tuple[int, List[str]]:
+def _verdict(options: Options, error: Exception) -> "Tuple[int, List[str]]":
     """The exit status that an error means, and what to say about it."""
     if isinstance(error, StreamError):
         messages = ["{}: {}".format(_name(options), error)]
@@ -201,7 +198,7 @@ def _verdict(options: "Namespace", error: Exception) -> Tuple[int, List[str]]:
     return OWN_FAULT, ["this is a bug in xstream {}, not in the stream; please report it".format(__version__)]
 
 
-def _name(options: "Namespace") -> str:
+def _name(options: Options) -> str:
     """The input's name in messages."""
     file = getattr(options, "current", None) or getattr(options, "file", None) or getattr(options, "address", "-")
     return "stdin" if file == "-" else str(file)
@@ -213,14 +210,14 @@ class _Progress:
     #: Seconds before the bar appears. Most work is done by then and never imports tqdm.
     DELAY = 1.0
 
-    def __init__(self, options: "Namespace", images: Optional[int] = None) -> None:
+    def __init__(self, options: Options, images: "Optional[int]" = None) -> None:
         self._bar: Optional[tqdm] = None
         self._images = images
         self._total = _file_size(options.file) if images is None else images
         wanted = sys.stderr.isatty() and not options.json
-        self._appears = time.monotonic() + self.DELAY if wanted else math.inf
+        self._appears = time.monotonic() + self.DELAY if wanted else float("inf")
 
-    def __enter__(self) -> Callable[[int], None]:
+    def __enter__(self) -> "Callable[[int], None]":
         return self._update
 
     def __exit__(self, *exc: object) -> None:
@@ -229,7 +226,7 @@ class _Progress:
 
     def _update(self, offset: int) -> None:
         if time.monotonic() >= self._appears:
-            self._appears = math.inf
+            self._appears = float("inf")
             self._appear(offset)
         if self._bar is not None:
             self._bar.update(offset - self._bar.n)
@@ -248,23 +245,23 @@ class _Progress:
             self._bar.clear()
 
 
-def _file_size(path: str) -> Optional[int]:
+def _file_size(path: str) -> "Optional[int]":
     try:
         return (os.fstat(0) if path == "-" else os.stat(path)).st_size or None
     except OSError:
         return None
 
 
-def _source(options: "Namespace") -> Union[str, int]:
+def _source(options: Options) -> "Union[str, int]":
     """What the tools read from: a path or stdin's descriptor."""
     return _input(options.file)
 
 
-def _input(file: str) -> Union[str, int]:
+def _input(file: str) -> "Union[str, int]":
     return _STDIN if file == "-" else file
 
 
-def _sink(options: "Namespace") -> Union[str, int]:
+def _sink(options: Options) -> "Union[str, int]":
     """What the tools write to: a path, or stdout's descriptor. Raises FileExistsError for a file that exists, unless
     --force is given, and shutil.SameFileError for the input file, in any case."""
     from xstream.stream.sink import check_not_same_file
@@ -275,7 +272,7 @@ def _sink(options: "Namespace") -> Union[str, int]:
     return _new_file(options)
 
 
-def _new_file(options: "Namespace") -> str:
+def _new_file(options: Options) -> str:
     """The path to write to. Raises FileExistsError for a file that exists, unless --force is given."""
     path: str = options.out
     _refuse_existing(path, options.force)
@@ -287,13 +284,13 @@ def _refuse_existing(path: str, force: bool) -> None:
         raise FileExistsError("{} exists; --force replaces it".format(path))
 
 
-def _format(options: "Namespace") -> Dict[str, Any]:
+def _format(options: Options) -> "Dict[str, Any]":
     """The reader's arguments that every command has."""
     return {"format": options.format, "width": options.width and options.width // 8, "guest": options.guest,
             "limits": Limits(guest_pfns=-(-options.limit // _PAGE_SIZE))}
 
 
-def _print_name(options: "Namespace") -> None:
+def _print_name(options: Options) -> None:
     """Print the file's name above its report, if there are several files."""
     if _several(options):
         if options.named:
@@ -302,7 +299,7 @@ def _print_name(options: "Namespace") -> None:
         print_text(_name(options) + ":")
 
 
-def _info(options: "Namespace") -> Optional[int]:
+def _info(options: Options) -> "Optional[int]":
     if options.records or options.record is not None:
         return _contents(options)
     from xstream.tools.info import info
@@ -321,14 +318,14 @@ def _info(options: "Namespace") -> Optional[int]:
     return _complain_of(options, error)
 
 
-def _with_error(report: NamedTuple, error: Optional[StreamError], **fields: object) -> Dict[str, object]:
+def _with_error(report: NamedTuple, error: "Optional[StreamError]", **fields: object) -> "Dict[str, object]":
     """The JSON document of a report whose field ``error`` says what ended the reading; ``fields`` replace others."""
     document: Dict[str, object] = dict(report._asdict(), ok=error is None, **fields)
     del document["error"]
     return document if error is None else dict(error.as_dict(), **document)
 
 
-def _complain_of(options: "Namespace", error: Exception) -> int:
+def _complain_of(options: Options, error: Exception) -> int:
     """Print an error that a report contains; returns the exit status."""
     status, messages = _verdict(options, error)
     for message in messages:
@@ -336,7 +333,7 @@ def _complain_of(options: "Namespace", error: Exception) -> int:
     return status
 
 
-def _contents(options: "Namespace") -> Optional[int]:
+def _contents(options: Options) -> "Optional[int]":
     from xstream.tools.contents import contents
     faults: List[str] = []
     shown = 0
@@ -365,7 +362,7 @@ def _contents(options: "Namespace") -> Optional[int]:
     return None
 
 
-def _verify(options: "Namespace") -> Optional[int]:
+def _verify(options: Options) -> "Optional[int]":
     from xstream.tools.verify import verify
     try:
         with _Progress(options) as progress:
@@ -384,7 +381,7 @@ def _verify(options: "Namespace") -> Optional[int]:
     return None
 
 
-def _extract(options: "Namespace") -> Optional[int]:
+def _extract(options: Options) -> "Optional[int]":
     if options.to != "raw" or options.pfns is not None:
         return _export(options)
     from xstream.tools.extract import extract
@@ -404,7 +401,7 @@ def _extract(options: "Namespace") -> Optional[int]:
     return status
 
 
-def _export(options: "Namespace") -> Optional[int]:
+def _export(options: Options) -> "Optional[int]":
     if options.salvage:
         _complain("--salvage writes raw images of all memory: not with --to or --pfns")
         return BAD_USE
@@ -419,13 +416,13 @@ def _export(options: "Namespace") -> Optional[int]:
     return None
 
 
-def _complain_of_unread(options: "Namespace", report: "Union[Converted, DigestReport, ExtractReport]") -> None:
+def _complain_of_unread(options: Options, report: "Union[Converted, DigestReport, ExtractReport]") -> None:
     """Say what followed the memory and could not be read."""
     if report.unread and not getattr(options, "quiet", False):
         _complain("not read: " + report.unread)
 
 
-def _threads(options: "Namespace") -> int:
+def _threads(options: Options) -> int:
     from xstream.guest.parallel import usable_cpus
     return int(options.jobs) or min(usable_cpus(), MOST_JOBS)
 
@@ -438,7 +435,7 @@ def _missing_ranges(report: "ExtractReport") -> str:
     return "missing: {} PFNs: {}{}".format(report.missing_pages, ", ".join(ranges), more)
 
 
-def _digest(options: "Namespace") -> None:
+def _digest(options: Options) -> None:
     from xstream.tools.digest import digest, page_digests
     arguments = dict(_format(options), checkpointed=options.checkpointed,
                      jobs=_threads(options))
@@ -466,7 +463,7 @@ def _digest(options: "Namespace") -> None:
     _complain_of_unread(options, report)
 
 
-def _diff(options: "Namespace") -> Optional[int]:
+def _diff(options: Options) -> "Optional[int]":
     from xstream.tools.diff import diff
     with _Progress(options) as progress:
         report = diff(_source(options), _input(options.other), progress=progress,
@@ -478,7 +475,7 @@ def _diff(options: "Namespace") -> Optional[int]:
     return GOOD if report.same else BAD_STREAM
 
 
-def _map(options: "Namespace") -> None:
+def _map(options: Options) -> None:
     from xstream.tools.draw import draw_memory
     against = None if options.against is None else _input(options.against)
     with _Progress(options) as progress:
@@ -488,7 +485,7 @@ def _map(options: "Namespace") -> None:
         print_json(drawn._asdict())
 
 
-def _policy(options: "Namespace") -> Optional[int]:
+def _policy(options: Options) -> "Optional[int]":
     from xstream.tools.policy import compare_policies
     first = _read_policy(options, options.file)
     if options.other is None:
@@ -504,7 +501,7 @@ def _policy(options: "Namespace") -> Optional[int]:
     return {True: GOOD, False: BAD_STREAM, None: BAD_USE}[report.compatible]
 
 
-def _read_policy(options: "Namespace", file: str) -> "Policy":
+def _read_policy(options: Options, file: str) -> "Policy":
     """The policies of one of the files. What ended the reading after them is reported, and doesn't matter."""
     from xstream.tools.policy import policy
     options.current = file
@@ -515,7 +512,7 @@ def _read_policy(options: "Namespace", file: str) -> "Policy":
     return found
 
 
-def _one_policy(options: "Namespace", policy: "Policy") -> None:
+def _one_policy(options: Options, policy: "Policy") -> None:
     from xstream.tools.contents import cpuid_contents, msrs_contents
     if options.json:
         print_json(dict({} if policy.error is None else policy.error.as_dict(), ok=policy.error is None,
@@ -524,7 +521,9 @@ def _one_policy(options: "Namespace", policy: "Policy") -> None:
         print_policy(policy)
 
 
-def _scan(options: "Namespace") -> int:
+def _scan(options: Options) -> int:
+    import contextlib
+
     from xstream.fleet.duplicates import Duplicates
     from xstream.fleet.scanning import find_all, iterate
     outputs = [path for path in (options.csv, options.parquet) if path]
@@ -562,7 +561,7 @@ def _scan(options: "Namespace") -> int:
     return max(record.status for record in found)
 
 
-def _scan_settings(options: "Namespace") -> "Settings":
+def _scan_settings(options: Options) -> "Settings":
     from xstream.fleet.image import Settings
     from xstream.fleet.scanning import read_policy
     options.current = options.against
@@ -579,7 +578,7 @@ def _dask_client(address: str) -> "Client":
     return Client(address)
 
 
-def _write_tables(options: "Namespace", found: "List[ImageRecord]") -> None:
+def _write_tables(options: Options, found: "List[ImageRecord]") -> None:
     from xstream.fleet.tables import write_csv, write_parquet
     if options.csv:
         write_csv(found, options.csv)
@@ -587,7 +586,7 @@ def _write_tables(options: "Namespace", found: "List[ImageRecord]") -> None:
         write_parquet(found, options.parquet)
 
 
-def _convert(options: "Namespace") -> Optional[int]:
+def _convert(options: Options) -> "Optional[int]":
     from xstream.convert.conversion import convert
     with _Progress(options) as progress:
         report = convert(_source(options), _sink(options), to=options.to, config=_contents_of(options.config),
@@ -603,14 +602,14 @@ def _convert(options: "Namespace") -> Optional[int]:
     return None
 
 
-def _contents_of(path: Optional[str]) -> Optional[bytes]:
+def _contents_of(path: "Optional[str]") -> "Optional[bytes]":
     if path is None:
         return None
     with open(path, "rb") as file:
         return file.read()
 
 
-def _save(options: "Namespace") -> None:
+def _save(options: Options) -> None:
     from xstream.xen.snapshot import snapshot
     saved = snapshot(options.domain, _STDOUT if options.out == "-" else _new_file(options), live=options.live,
                      container=None if options.container == "libxc" else options.container,
@@ -619,7 +618,7 @@ def _save(options: "Namespace") -> None:
         print_json(dict(saved._asdict(), rounds=[last._asdict() for last in saved.rounds]), sys.stderr)
 
 
-def _simulate_send(options: "Namespace") -> None:
+def _simulate_send(options: Options) -> None:
     from xstream.guest.policies import Round, downtime_policy, xen_policy
     from xstream.guest.simulated import SimulatedGuest
     from xstream.tools.simulate import send
@@ -645,7 +644,7 @@ def _simulate_send(options: "Namespace") -> None:
         saved.bytes, saved.downtime * 1000, report.contents), file=out)
 
 
-def _simulate_receive(options: "Namespace") -> None:
+def _simulate_receive(options: Options) -> None:
     from xstream.guest.simulated import SimulatedGuest
     from xstream.tools.simulate import receive
 
@@ -665,7 +664,7 @@ def _simulate_receive(options: "Namespace") -> None:
         print("pages that differ from those sent for comparison: PFNs " + ", ".join(map(hex, restored.differing)))
 
 
-def _with_address(options: "Namespace", run: Callable[[], T]) -> T:
+def _with_address(options: Options, run: "Callable[[], T]") -> "T":
     """Call ``run``; an invalid address, or another kind of guest than asked for, is a usage error."""
     from xstream.guest.guest import GuestError
     try:
@@ -674,7 +673,7 @@ def _with_address(options: "Namespace", run: Callable[[], T]) -> T:
         raise OSError(str(error))
 
 
-_COMMANDS: Dict[str, "Callable[[Namespace], Optional[int]]"] = {
+_COMMANDS: "Dict[str, Callable[[Options], Optional[int]]]" = {
     "info": _info, "verify": _verify, "extract": _extract, "digest": _digest, "diff": _diff, "map": _map,
     "policy": _policy, "scan": _scan, "convert": _convert, "save": _save, "simulate send": _simulate_send,
     "simulate receive": _simulate_receive,
@@ -682,6 +681,7 @@ _COMMANDS: Dict[str, "Callable[[Namespace], Optional[int]]"] = {
 
 
 def _complain(text: str) -> None:
-    # Nothing can be said if stderr can't be written to.
-    with contextlib.suppress(OSError, ValueError):
+    try:
         print("xstream: " + printable(text), file=sys.stderr)
+    except (OSError, ValueError):
+        pass  # nothing can be said if stderr can't be written to

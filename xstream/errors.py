@@ -1,8 +1,11 @@
 """The errors of reading and writing streams. Each says where it is, and what was expected and found there."""
-from typing import Dict, Mapping, Optional, Sequence, Union
 
-#: What JSON can represent, as reports have it.
-JsonValue = Union[None, bool, int, float, str, Sequence["JsonValue"], Mapping[str, "JsonValue"]]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Dict, Mapping, Optional, Sequence, Union
+
+    #: What JSON can represent, as reports have it.
+    JsonValue = Union[None, bool, int, float, str, Sequence["JsonValue"], Mapping[str, "JsonValue"]]
 
 #: Exit statuses of the command line, which the records of a scan have too: 0 good; 1 the stream is bad; 2 wrong use, or
 #: an error of the operating system; 3 a bug in xstream; 4 one of xstream's limits was reached.
@@ -23,8 +26,8 @@ class StreamError(Exception):
     - ``expected``, ``got``: what a good stream has there, and what this one has.
     """
 
-    def __init__(self, message: str, *, layer: Optional[str] = None, offset: Optional[int] = None,
-                 record: Optional[int] = None, record_type: Optional[str] = None, field: Optional[str] = None,
+    def __init__(self, message: str, *, layer: "Optional[str]" = None, offset: "Optional[int]" = None,
+                 record: "Optional[int]" = None, record_type: "Optional[str]" = None, field: "Optional[str]" = None,
                  expected: object = None, got: object = None) -> None:
         super().__init__(message)
         self.message = message
@@ -36,8 +39,8 @@ class StreamError(Exception):
         self.expected = expected
         self.got = got
 
-    def located(self, *, layer: Optional[str] = None, base: int = 0, record: Optional[int] = None,
-                record_type: Optional[str] = None) -> "StreamError":
+    def located(self, *, layer: "Optional[str]" = None, base: int = 0, record: "Optional[int]" = None,
+                record_type: "Optional[str]" = None) -> "StreamError":
         """Add the place, which the code that raised the error didn't know; returns the error itself.
 
         The offset of an error without a layer (0 if it has none) is relative to ``base``, and becomes absolute. Other
@@ -50,7 +53,7 @@ class StreamError(Exception):
         self.record_type = record_type if self.record_type is None else self.record_type
         return self
 
-    def as_dict(self) -> Dict[str, JsonValue]:
+    def as_dict(self) -> "Dict[str, JsonValue]":
         """The attributes and the class's name as values that JSON can represent."""
         return {
             "error": type(self).__name__, "message": self.message, "layer": self.layer, "offset": self.offset,
@@ -98,14 +101,14 @@ class IncompleteStream(StreamError):
     names the records.
     """
 
-    def __init__(self, message: str, *, missing: Sequence[str], layer: Optional[str] = None,
-                 offset: Optional[int] = None, record: Optional[int] = None, record_type: Optional[str] = None,
-                 field: Optional[str] = None, expected: object = None, got: object = None) -> None:
+    def __init__(self, message: str, *, missing: "Sequence[str]", layer: "Optional[str]" = None,
+                 offset: "Optional[int]" = None, record: "Optional[int]" = None, record_type: "Optional[str]" = None,
+                 field: "Optional[str]" = None, expected: object = None, got: object = None) -> None:
         super().__init__(message, layer=layer, offset=offset, record=record, record_type=record_type, field=field,
                          expected=expected, got=got)
         self.missing = tuple(missing)
 
-    def as_dict(self) -> Dict[str, JsonValue]:
+    def as_dict(self) -> "Dict[str, JsonValue]":
         return dict(super().as_dict(), missing=list(self.missing))
 
 
@@ -115,14 +118,14 @@ class TruncatedStream(StreamError):
     ``missing`` is the least number of bytes that are missing; ``offset`` is where the input ended.
     """
 
-    def __init__(self, message: str, *, missing: int, layer: Optional[str] = None, offset: Optional[int] = None,
-                 record: Optional[int] = None, record_type: Optional[str] = None, field: Optional[str] = None,
+    def __init__(self, message: str, *, missing: int, layer: "Optional[str]" = None, offset: "Optional[int]" = None,
+                 record: "Optional[int]" = None, record_type: "Optional[str]" = None, field: "Optional[str]" = None,
                  expected: object = None, got: object = None) -> None:
         super().__init__(message, layer=layer, offset=offset, record=record, record_type=record_type, field=field,
                          expected=expected, got=got)
         self.missing = missing
 
-    def as_dict(self) -> Dict[str, JsonValue]:
+    def as_dict(self) -> "Dict[str, JsonValue]":
         return dict(super().as_dict(), missing=self.missing)
 
 
@@ -142,15 +145,16 @@ class MissingPart(ValueError):
 class MemoryMismatch(StreamError):
     """Pages sent for comparison (after VERIFY) differ from those restored; ``pfns`` names them."""
 
-    def __init__(self, message: str, *, pfns: Sequence[int], layer: Optional[str] = None, offset: Optional[int] = None,
-                 record: Optional[int] = None, record_type: Optional[str] = None, field: Optional[str] = None,
-                 expected: object = None, got: object = None) -> None:
+    def __init__(self, message: str, *, pfns: "Sequence[int]", layer: "Optional[str]" = None,
+                 offset: "Optional[int]" = None, record: "Optional[int]" = None,
+                 record_type: "Optional[str]" = None, field: "Optional[str]" = None, expected: object = None,
+                 got: object = None) -> None:
         super().__init__(message, layer=layer, offset=offset, record=record, record_type=record_type, field=field,
                          expected=expected, got=got)
         self.pfns = pfns
 
 
-def _plain(value: object) -> JsonValue:
+def _plain(value: object) -> "JsonValue":
     """A value for JSON and messages: the start of bytes as escaped text; other types than JSON's as text."""
     if isinstance(value, (bytes, bytearray, memoryview)):
         shown = bytes(value[:32])

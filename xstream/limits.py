@@ -1,5 +1,5 @@
 """Limits on what untrusted input may ask for."""
-from typing import NamedTuple
+from xstream.tuples import NamedTuple
 
 
 class Limits(NamedTuple):

@@ -5,13 +5,12 @@ Control characters in text from a stream are escaped.
 import io
 import os
 import sys
-from typing import Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
 
 from xstream.errors import StreamError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import TextIO
+    from typing import Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, TextIO, Tuple, Union
 
     from xstream.fleet.duplicates import DuplicatesReport
     from xstream.fleet.image import ImageRecord
@@ -37,7 +36,7 @@ def printable(text: object) -> str:
     return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in shown)
 
 
-def terminal_width() -> Optional[int]:
+def terminal_width() -> "Optional[int]":
     """Columns of the terminal that stdout is; None if it isn't one."""
     try:
         return max(os.get_terminal_size(sys.stdout.fileno()).columns, 20)
@@ -59,7 +58,7 @@ def print_text(text: str, indent: str = "") -> None:
         indent = after
 
 
-def _wrapped(text: str, first: int, others: int) -> Iterator[str]:
+def _wrapped(text: str, first: int, others: int) -> "Iterator[str]":
     """Pieces of a text: the first of at most ``first`` characters, the others of at most ``others``."""
     start, width = 0, first
     while len(text) - start > width:
@@ -88,14 +87,14 @@ def short_size(size: int) -> str:
     return "{} bytes".format(size) if unit == "bytes" else "{:.1f} {}".format(value, unit)
 
 
-def print_json(document: Mapping[str, object], out: "Optional[TextIO]" = None, *, line: bool = False) -> None:
+def print_json(document: "Mapping[str, object]", out: "Optional[TextIO]" = None, *, line: bool = False) -> None:
     """Print one JSON document; with ``line`` in a single line."""
     import json
     json.dump(document, out or sys.stdout, indent=None if line else 2)
     print(file=out or sys.stdout)
 
 
-def print_table(rows: List[List[str]]) -> None:
+def print_table(rows: "List[List[str]]") -> None:
     """Print rows in columns; the first row holds the headings. Columns of numbers are aligned to the right. What
     doesn't fit on the terminal's line goes on in the next, within the last column if there is room."""
     columns = range(len(rows[0]))
@@ -119,7 +118,7 @@ def print_table(rows: List[List[str]]) -> None:
             print_text("  ".join(cells).rstrip())
 
 
-def print_tree(fields: Mapping[str, object], indent: str = "") -> None:
+def print_tree(fields: "Mapping[str, object]", indent: str = "") -> None:
     """Print fields by name, nested ones indented below their parent."""
     numbers: List[Tuple[str, int]] = []
     for name, value in fields.items():
@@ -132,7 +131,7 @@ def print_tree(fields: Mapping[str, object], indent: str = "") -> None:
     _print_numbers(numbers, indent)
 
 
-def _print_numbers(items: List[Tuple[str, int]], indent: str) -> None:
+def _print_numbers(items: "List[Tuple[str, int]]", indent: str) -> None:
     """Print neighbouring numbers: many in a grid, few in a line each."""
     if len(items) >= _GRID:
         _print_grid(items, indent)
@@ -141,7 +140,7 @@ def _print_numbers(items: List[Tuple[str, int]], indent: str) -> None:
         _print_field(name, value, indent)
 
 
-def _print_grid(items: List[Tuple[str, int]], indent: str) -> None:
+def _print_grid(items: "List[Tuple[str, int]]", indent: str) -> None:
     cells = ["{} {:#x}".format(name, value) for name, value in items]
     width = max(len(cell) for cell in cells) + 2
     columns = max(1, ((terminal_width() or _GRID_WIDTH) - len(indent)) // width)
@@ -193,7 +192,7 @@ def path(layers: "Sequence[Layer]") -> str:
     return " > ".join(layer.format for layer in layers)
 
 
-def plain_layers(layers: "Sequence[Layer]") -> List[Dict[str, object]]:
+def plain_layers(layers: "Sequence[Layer]") -> "List[Dict[str, object]]":
     """The layers for a JSON document."""
     return [layer._asdict() for layer in layers]
 
@@ -269,7 +268,7 @@ def print_contents(row: "RecordContents", whole: bool) -> None:
     print_tree(row.contents if whole else brief(row.contents), "  ")
 
 
-def print_contents_json(found: "Iterable[RecordContents]") -> Optional[StreamError]:
+def print_contents_json(found: "Iterable[RecordContents]") -> "Optional[StreamError]":
     """Print RecordContents as one JSON document, written piece by piece: there may be many. Returns the error that
     ended the iteration, which is part of the document."""
     import json
@@ -355,7 +354,7 @@ def print_scanned(record: "ImageRecord") -> None:
     print_text("{}: {}".format(record.path, "; ".join([state] + [", ".join(filter(None, about))]).rstrip("; ")))
 
 
-def _suits(record: "ImageRecord") -> Optional[str]:
+def _suits(record: "ImageRecord") -> "Optional[str]":
     """What is known about the policy that the guest was compared with."""
     if record.compatible:
         return "compatible"
@@ -380,7 +379,7 @@ def print_scan(records: "Sequence[ImageRecord]", duplicates: "Optional[Duplicate
         _print_duplicates(duplicates)
 
 
-def _scan_row(record: "ImageRecord") -> List[str]:
+def _scan_row(record: "ImageRecord") -> "List[str]":
     def text(value: object) -> str:
         return "" if value is None else str(value)
 

@@ -11,7 +11,6 @@ import pages
 from sphinx.application import Sphinx
 from sphinx.ext.autodoc import Options
 from sphinx.pycode import ModuleAnalyzer
-from sphinx.util.typing import stringify_annotation
 
 import xstream
 from xstream import arguments
@@ -253,27 +252,10 @@ def fill(app: Sphinx, name: str, source: List[str]) -> None:
     source[0] = re.sub(r"<!-- generated: ([\w-]+) -->", made, source[0])
 
 
-def _aliases() -> List[Tuple[str, str]]:
-    """How the package's type aliases are written out in signatures, and their names; the longest first."""
-    found = []
-    for module, name, shown in (("containers.opening", "StreamLike", "StreamLike"),
-                                ("stream.source", "SourceLike", "SourceLike"),
-                                ("stream.sink", "SinkLike", "SinkLike"),
-                                ("wire.legacy", "Record", "legacy.Record"), ("wire.libxc", "Record", "Record")):
-        alias = getattr(import_module("xstream." + module), name, None)
-        if alias is not None:
-            found += [(stringify_annotation(alias, mode, short_literals=False), shown)
-                      for mode in ("smart", "fully-qualified", "fully-qualified-except-typing")]
-    return sorted(found, key=lambda pair: -len(pair[0]))
-
-
 def shorten(app: Sphinx, kind: str, name: str, value: Any, options: Options, signature: Optional[str],
             returned: Optional[str]) -> Tuple[Optional[str], Optional[str]]:
     if inspect.isclass(value) and issubclass(value, xstream.StreamError) and "__init__" not in vars(value):
         return "", None     # that of StreamError
-    for written, alias in _aliases():
-        signature = signature and signature.replace(written, alias)
-        returned = returned and returned.replace(written, alias)
     return signature, returned
 
 

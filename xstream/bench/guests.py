@@ -8,7 +8,6 @@ from xstream.guest.load import load
 from xstream.guest.memory import GuestMemory
 from xstream.guest.simulated_state import Registers, hvm_records, vcpu_context
 from xstream.stream.legacy_writer import LegacyWriter
-from xstream.stream.sink import OpenSinkLike
 from xstream.stream.writer import BATCH_PFNS, Writer
 from xstream.wire import legacy, libxc
 from xstream.wire.libxc import (
@@ -22,6 +21,10 @@ from xstream.wire.libxc import (
     VcpuBasic,
     words_of,
 )
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from xstream.stream.types import OpenSinkLike
 
 MIX = "30% zero pages, 30% text-like, 20% a repeated word, 20% random"
 _TEXT = b"The quick brown fox jumps over the lazy dog. 0123456789 <html> {return 0;} \n"
@@ -103,14 +106,14 @@ def loaded_guest(stream: str) -> BenchGuest:
     return BenchGuest("hvm", memory, numpy.zeros(len(memory), numpy.uint8))
 
 
-def write_stream(guest: BenchGuest, sink: OpenSinkLike) -> None:
+def write_stream(guest: BenchGuest, sink: "OpenSinkLike") -> None:
     """Write the guest as a stream of version 3, in full batches, with the state records that a stream must have."""
     writer = begin_stream(guest, sink)
     writer.write_pages(numpy.arange(len(guest.types), dtype=numpy.uint64), guest.types, guest.memory)
     end_stream(guest, writer)
 
 
-def write_in_batches(guest: BenchGuest, sink: OpenSinkLike, batch: int, absent: float = 0.0) -> None:
+def write_in_batches(guest: BenchGuest, sink: "OpenSinkLike", batch: int, absent: float = 0.0) -> None:
     """As ``write_stream``, in batches of ``batch`` pages; XTAB entries make up the share ``absent`` of each batch."""
     writer = begin_stream(guest, sink)
     pages, size = guest.memory.buffer, len(guest.types)
@@ -169,7 +172,7 @@ def _p2m_frames(guest: BenchGuest, count: int) -> numpy.ndarray:
     return numpy.flatnonzero(guest.types == 0)[:count].astype(numpy.uint64)
 
 
-def begin_stream(guest: BenchGuest, sink: OpenSinkLike) -> Writer:
+def begin_stream(guest: BenchGuest, sink: "OpenSinkLike") -> Writer:
     """Write the headers and the records before memory."""
     hvm = guest.kind == "hvm"
     writer = Writer(sink, DomainHeader(type=libxc.GUEST_HVM if hvm else libxc.GUEST_PV))

@@ -13,8 +13,11 @@ from xstream.kernels import checksum, deltas, pagetables
 from xstream.kernels import pages as page_kernel
 from xstream.kernels import pfns as pfn_kernel
 from xstream.stream.writer import BATCH_PFNS
-from xstream.wire.frames import Buffer
 from xstream.wire.libxc import PAGE_SIZE, words_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from xstream.wire.frames import Buffer
 
 #: PyPI's packages: module, function, name.
 _CRC_PACKAGES = (("crc32c", "crc32c", "crc32c"), ("google_crc32c", "value", "google-crc32c"))
@@ -231,7 +234,7 @@ _MAKERS: Dict[str, Callable[[Kernels], Made]] = {
 NAMES = tuple(_MAKERS)
 
 
-def _read(memory: Union[Buffer, numpy.ndarray]) -> Side:
+def _read(memory: "Union[Buffer, numpy.ndarray]") -> Side:
     words = numpy.frombuffer(memory, numpy.uint64)
     return limit("memory read", "read the same memory: the sum of its 64-bit words",
                  lambda: machine.read_memory(words))

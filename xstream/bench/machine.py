@@ -10,9 +10,12 @@ from typing import Dict, Iterator, List, NamedTuple, Optional
 
 import numpy
 
-from xstream.errors import JsonValue
 from xstream.kernels import checksum
 from xstream.version import __version__
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from xstream.errors import JsonValue
 
 #: Bytes of one write() or read() when the limit of either is measured.
 CHUNK = 1 << 20
@@ -21,7 +24,7 @@ _FEATURES = ("sse4_2", "pclmulqdq", "avx2", "avx512f", "avx512bw", "avx512vl", "
 _SHARED_MEMORY = "/dev/shm"
 
 
-def facts() -> Dict[str, JsonValue]:
+def facts() -> "Dict[str, JsonValue]":
     """The machine and the versions of a run."""
     info = _cpu_info()
     flags = info.get("flags", "").split()

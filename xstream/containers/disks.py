@@ -3,9 +3,12 @@
 Source: the Virtual Hard Disk Image Format Specification (Microsoft, 2006); docs/interop/qcow2.rst of QEMU.
 """
 import struct
-from typing import Optional
 
 from xstream.stream.source import BufferSource, Source
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Optional
 
 #: How far into a pipe to look: what is looked at is kept in memory. A file or buffer is free.
 _MOST = 4 << 20
@@ -19,7 +22,7 @@ _QCOW2_OFFSET, _QCOW2_COMPRESSED = 0x00FFFFFFFFFFFE00, 1 << 62
 _U32, _U64 = struct.Struct(">I"), struct.Struct(">Q")
 
 
-def start_of_disk(source: Source, format: str, size: int) -> Optional[bytes]:
+def start_of_disk(source: Source, format: str, size: int) -> "Optional[bytes]":
     """The first ``size`` bytes of the disk in an image of the format "vhd" (dynamic or differencing) or "qcow2".
 
     None if they aren't stored as they are within reach. Nothing is consumed.
@@ -28,7 +31,7 @@ def start_of_disk(source: Source, format: str, size: int) -> Optional[bytes]:
     return None if at is None else _peek(source, at, size)
 
 
-def _vhd_start(source: Source) -> Optional[int]:
+def _vhd_start(source: Source) -> "Optional[int]":
     header = _peek(source, _VHD_HEADER_AT, _VHD_HEADER.size)
     if header is None:
         return None
@@ -42,7 +45,7 @@ def _vhd_start(source: Source) -> Optional[int]:
     return sector * _SECTOR + -(-bitmap // _SECTOR) * _SECTOR
 
 
-def _qcow2_start(source: Source) -> Optional[int]:
+def _qcow2_start(source: Source) -> "Optional[int]":
     header = _peek(source, 0, _QCOW2_HEADER.size)
     at = None if header is None else _QCOW2_HEADER.unpack(header)[0]
     for _ in range(2):  # the entry for the disk's first cluster in the first table, and in the second
@@ -53,7 +56,7 @@ def _qcow2_start(source: Source) -> Optional[int]:
     return int(at) & _QCOW2_OFFSET or None
 
 
-def _peek(source: Source, at: int, size: int) -> Optional[bytes]:
+def _peek(source: Source, at: int, size: int) -> "Optional[bytes]":
     if at + size > _MOST and not isinstance(source, BufferSource):
         return None
     found = bytes(source.peek(at + size)[at:at + size])

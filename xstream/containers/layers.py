@@ -4,7 +4,6 @@
 LegacyReader from the same source.
 """
 from types import ModuleType
-from typing import Callable, Dict, NamedTuple, Optional, TypeVar, Union
 
 from xstream.containers.nesting import (
     INNER_END,
@@ -21,22 +20,25 @@ from xstream.stream.legacy_reader import LegacyReader
 from xstream.stream.reader import Identity, Reader
 from xstream.stream.signs import LEGACY_SIZE
 from xstream.stream.source import PendingPages, Source
+from xstream.tuples import NamedTuple
 from xstream.wire import colo, legacy, libvirt, libxc, libxl, xend, xenopsd, xl
 from xstream.wire.frames import FRAME, padded
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Callable, Dict, Optional, TypeVar, Union
+
     from xstream.wire.formats import AnyRecord
 
+    #: The reader of a memory stream; that of any layer.
+    MemoryReader = Union[Reader, LegacyReader]
 
-#: The reader of a memory stream; that of any layer.
-MemoryReader = Union[Reader, LegacyReader]
-AnyLayer = Union["LayerReader", MemoryReader]
+    AnyLayer = Union["LayerReader", MemoryReader]
 
-#: The header of a save file.
-SaveHeader = Union[xl.SaveHeader, libvirt.SaveHeader, xend.SaveHeader]
+    #: The header of a save file.
+    SaveHeader = Union[xl.SaveHeader, libvirt.SaveHeader, xend.SaveHeader]
 
-T = TypeVar("T")
+    T = TypeVar("T")
 
 
 class Settings(NamedTuple):
@@ -46,12 +48,12 @@ class Settings(NamedTuple):
     limits: Limits = Limits()
     strict: bool = False
     checkpointed: bool = False
-    width: Optional[int] = None
-    guest: Optional[str] = None
+    width: "Optional[int]" = None
+    guest: "Optional[str]" = None
 
 
 def memory_reader(format: str, source: Source, settings: Settings, *, contained: bool = False,
-                  device_model: bool = True) -> MemoryReader:
+                  device_model: bool = True) -> "MemoryReader":
     """A reader for a memory stream of the format "libxc" or "legacy".
 
     - ``contained``: the records of an enclosing layer follow;
@@ -90,9 +92,9 @@ class LayerReader:
     #: The layer's wire module.
     wire: ModuleType
     #: The identity of a format that never holds a memory stream, which otherwise supplies it.
-    identity: Optional[Identity] = None
-    unread: Optional[str] = None
-    device_model: Optional[bool] = None
+    identity: "Optional[Identity]" = None
+    unread: "Optional[str]" = None
+    device_model: "Optional[bool]" = None
 
     def __init__(self, source: Source, settings: Settings) -> None:
         self.source = source
@@ -135,12 +137,12 @@ class LayerReader:
         """The number of checkpoints that this layer's records have completed."""
         return 0
 
-    def describe(self) -> Dict[str, object]:
+    def describe(self) -> "Dict[str, object]":
         """What the layer's headers say, by name; ``note`` says what is wrong with them."""
         about = self._about()
         return about if self._note is None else dict(about, note=self._note)
 
-    def _about(self) -> Dict[str, object]:
+    def _about(self) -> "Dict[str, object]":
         return {}
 
     def _read(self) -> "Optional[AnyRecord]":
@@ -148,7 +150,7 @@ class LayerReader:
         name for errors."""
         raise NotImplementedError
 
-    def _read_header(self, size: int, parse: Callable[[memoryview], T]) -> T:
+    def _read_header(self, size: int, parse: "Callable[[memoryview], T]") -> "T":
         """Read the layer's own header of ``size`` bytes."""
         start = self.source.offset
         try:
@@ -221,7 +223,7 @@ class _SaveFileReader(LayerReader):
     def _announced_format(self) -> str:
         raise NotImplementedError
 
-    def _found_guest_type(self, guest_type: Optional[str]) -> None:
+    def _found_guest_type(self, guest_type: "Optional[str]") -> None:
         """Note the guest's type from the configuration: only "hvm" has a device model."""
         self.device_model = None if guest_type is None else guest_type == "hvm"
 
@@ -231,10 +233,10 @@ class XlReader(_SaveFileReader):
 
     layer = xl.LAYER
     wire = xl
-    header: Optional[xl.SaveHeader] = None
+    header: "Optional[xl.SaveHeader]" = None
     _announced_at = (36, "mandatory_flags")
 
-    def _about(self) -> Dict[str, object]:
+    def _about(self) -> "Dict[str, object]":
         if self.header is None:
             return {}
         kind = "JSON" if self.header.mandatory_flags & xl.JSON_CONFIG else "text"
@@ -261,10 +263,10 @@ class LibvirtReader(_SaveFileReader):
 
     layer = libvirt.LAYER
     wire = libvirt
-    header: Optional[libvirt.SaveHeader] = None
+    header: "Optional[libvirt.SaveHeader]" = None
     _announced_at = (16, "version")
 
-    def _about(self) -> Dict[str, object]:
+    def _about(self) -> "Dict[str, object]":
         if self.header is None:
             return {}
         return {"version": self.header.version, "xml": "{} bytes".format(len(self.header.xml))}
@@ -289,10 +291,10 @@ class XendReader(_SaveFileReader):
 
     layer = xend.LAYER
     wire = xend
-    header: Optional[xend.SaveHeader] = None
+    header: "Optional[xend.SaveHeader]" = None
     _announced_at = (0, "magic")
 
-    def _about(self) -> Dict[str, object]:
+    def _about(self) -> "Dict[str, object]":
         return {} if self.header is None else {"config": "{} bytes".format(len(self.header.config))}
 
     def _read_save_header(self) -> xend.SaveHeader:
@@ -316,7 +318,7 @@ class LibxlReader(LayerReader):
     layer = libxl.LAYER
     wire = libxl
 
-    def __init__(self, source: Source, settings: Settings, *, device_model: Optional[bool] = None) -> None:
+    def __init__(self, source: Source, settings: Settings, *, device_model: "Optional[bool]" = None) -> None:
         super().__init__(source, settings)
         self.device_model = device_model
         self.header: Optional[libxl.Header] = None
@@ -351,7 +353,7 @@ class LibxlReader(LayerReader):
     def follow_inner(self, event: str) -> None:
         self._nesting.follow_inner(event)
 
-    def _about(self) -> Dict[str, object]:
+    def _about(self) -> "Dict[str, object]":
         if self.header is None:
             return {}
         about: Dict[str, object] = {"version": self.header.version}
@@ -364,7 +366,7 @@ class LibxlReader(LayerReader):
         head = self.source.peek(FRAME.size)
         return len(head) == FRAME.size and FRAME.unpack_from(head) == (libxl.CHECKPOINT_STATE, 8)
 
-    def _has_device_model(self) -> Optional[bool]:
+    def _has_device_model(self) -> "Optional[bool]":
         if self._domain is not None and self._domain.domain.type == libxc.GUEST_PV:
             return False
         return self.device_model
@@ -381,7 +383,7 @@ class LibxlReader(LayerReader):
                                   got=hex(unknown))
         return header
 
-    def _read(self) -> libxl.Record:
+    def _read(self) -> "libxl.Record":
         self._base = self.source.offset + FRAME.size
         record_type, length = FRAME.unpack_from(self.source.need(FRAME.size))
         self._name = libxl.type_name(record_type)
@@ -411,7 +413,7 @@ class BackChannelReader(LayerReader):
         super().__init__(source, settings)
         self._nesting = colo_nesting()
 
-    def _read(self) -> Optional[colo.Record]:
+    def _read(self) -> "Optional[colo.Record]":
         if self.source.at_end():
             return None
         self._base = self.source.offset + FRAME.size
@@ -469,14 +471,14 @@ class XenopsdReader(LayerReader):
             isinstance(self._inner, LibxlReader)
             or self._inner.identity.guest == libxc.GUEST_NAMES[libxc.GUEST_PV])
 
-    def _about(self) -> Dict[str, object]:
+    def _about(self) -> "Dict[str, object]":
         return {"structured": self._structured}
 
     @property
     def _structured(self) -> bool:
         return self.header is None or self.header.structured
 
-    def _read(self) -> xenopsd.Record:
+    def _read(self) -> "xenopsd.Record":
         source = self.source
         if self._structured:
             size = xenopsd.HEADER_SIZE
@@ -494,7 +496,7 @@ class XenopsdReader(LayerReader):
         self.ended = self._nesting.ended or self.unread is not None
         return record
 
-    def _read_body(self, size: int, record_type: int, length: int) -> xenopsd.Record:
+    def _read_body(self, size: int, record_type: int, length: int) -> "xenopsd.Record":
         source = self.source
         if record_type in xenopsd.MEMORY_IMAGES or record_type == xenopsd.END_OF_IMAGE:
             record = xenopsd.parse(record_type, b"", length)
@@ -544,7 +546,7 @@ _IMAGE_FORMATS = {xenopsd.LIBXC: libxc.LAYER, xenopsd.LIBXL: libxl.LAYER, xenops
 
 
 #: The reader of each container format's outermost layer.
-LAYERS: Dict[str, Callable[[Source, Settings], LayerReader]] = {
+LAYERS: "Dict[str, Callable[[Source, Settings], LayerReader]]" = {
     reader.layer: reader
     for reader in (XlReader, LibvirtReader, XendReader, LibxlReader, XenopsdReader, BackChannelReader)
 }

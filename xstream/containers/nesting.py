@@ -6,7 +6,6 @@ and the order in which their counterparts write. The enclosed libxc stream has i
 :mod:`xstream.stream.ordering`.
 """
 from types import ModuleType
-from typing import Callable, Dict, Optional, Sequence, Set, Tuple, Union
 
 from xstream.errors import LimitExceeded, OrderError, StrictViolation, UnsupportedStream
 from xstream.limits import Limits
@@ -15,18 +14,21 @@ from xstream.wire.frames import FRAME
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Callable, Dict, Optional, Sequence, Set, Tuple, Union
+
     from xstream.wire.formats import AnyRecord
 
 #: Events in the enclosed stream: its last record has come, or a CHECKPOINT, after which this layer's records follow.
 INNER_END, INNER_CHECKPOINT = "the inner END", "the inner CHECKPOINT"
 
-#: A record type, or one of the two events, to the state that it leads to.
-Row = Dict[Union[int, str], str]
+if TYPE_CHECKING:
+    #: A record type, or one of the two events, to the state that it leads to.
+    Row = Dict[Union[int, str], str]
 
 _EMULATOR = (libxl.EMULATOR_XENSTORE_DATA, libxl.EMULATOR_CONTEXT)
 
 #: State to what may come in it. In "libxc" and "resumed" the enclosed stream's records come.
-LIBXL: Dict[str, Row] = {
+LIBXL: "Dict[str, Row]" = {
     "start": {**dict.fromkeys(_EMULATOR, "start"), libxl.LIBXC_CONTEXT: "libxc"},
     "libxc": {INNER_END: "domain", INNER_CHECKPOINT: "checkpoint"},
     "checkpoint": {**dict.fromkeys(_EMULATOR, "checkpoint"), libxl.CHECKPOINT_END: "resumed"},
@@ -36,7 +38,7 @@ LIBXL: Dict[str, Row] = {
 }
 
 #: What the secondary sends for each checkpoint, by the values of colo.turn_of(). It ends when the secondary does.
-COLO: Dict[str, Row] = {
+COLO: "Dict[str, Row]" = {
     "start": {libxl.SECONDARY_READY: "ready"},
     "ready": {libxl.SECONDARY_RESUMED: "running"},
     "running": {libxl.SECONDARY_SUSPENDED: "suspended"},
@@ -46,7 +48,7 @@ COLO: Dict[str, Row] = {
 _XENOPSD_BLOBS = (xenopsd.QEMU_TRAD, xenopsd.QEMU_XEN, xenopsd.DEMU, xenopsd.VARSTORED, xenopsd.SWTPM0, xenopsd.SWTPM)
 _XENOPSD_ANY = (xenopsd.XENOPS,) + _XENOPSD_BLOBS
 
-XENOPSD: Dict[str, Row] = {
+XENOPSD: "Dict[str, Row]" = {
     "start": {**dict.fromkeys(_XENOPSD_ANY, "start"), **dict.fromkeys(xenopsd.MEMORY_IMAGES, "memory")},
     "memory": {INNER_END: "tail"},
     "tail": {**dict.fromkeys(_XENOPSD_ANY, "tail"), xenopsd.END_OF_IMAGE: "end"},
@@ -54,7 +56,7 @@ XENOPSD: Dict[str, Row] = {
 }
 
 #: The older, unstructured image: a PV guest's has no QEMU record.
-XENOPSD_LEGACY: Dict[str, Row] = {
+XENOPSD_LEGACY: "Dict[str, Row]" = {
     "start": {INNER_END: "tail"},
     "tail": {xenopsd.QEMU_RECORD: "end"},
     "end": {},
@@ -68,7 +70,7 @@ class Nesting:
     record's header: offsets in errors count from the body. ``usual`` are record types that every such stream has.
     """
 
-    def __init__(self, table: Dict[str, Row], name: Callable[[int], str], *, head: int, usual: Sequence[int] = ()
+    def __init__(self, table: "Dict[str, Row]", name: "Callable[[int], str]", *, head: int, usual: "Sequence[int]" = ()
                  ) -> None:
         self.state = "start"
         self._table = table
@@ -138,7 +140,7 @@ def xenopsd_nesting(structured: bool) -> Nesting:
     return Nesting(XENOPSD, xenopsd.type_name, head=xenopsd.HEADER_SIZE, usual=(xenopsd.XENOPS,))
 
 
-def check_libxl_record(record: libxl.Record, device_model: Optional[bool], strict: bool = False) -> None:
+def check_libxl_record(record: "libxl.Record", device_model: "Optional[bool]", strict: bool = False) -> None:
     """Raise OrderError for a device model's record of a guest that has none, which libxl refuses wherever it comes.
 
     ``device_model``: whether the guest has one (only HVM guests do, PV and PVH guests don't); None if it isn't known.
@@ -153,7 +155,7 @@ def check_libxl_record(record: libxl.Record, device_model: Optional[bool], stric
                               expected=libxl.CHECKPOINT_NEW, got=record.control_id)
 
 
-def check_back_channel(record: colo.Record, limits: Limits) -> None:
+def check_back_channel(record: "colo.Record", limits: Limits) -> None:
     """Raise OrderError for the one state that goes from primary to secondary, LimitExceeded for a PFN over the limit.
     """
     if isinstance(record, libxl.CheckpointState):
@@ -167,7 +169,7 @@ def check_back_channel(record: colo.Record, limits: Limits) -> None:
                             expected="under {:#x}".format(limits.guest_pfns), got=hex(highest))
 
 
-def ignored(module: ModuleType, record: "AnyRecord", padding_at: int = 0) -> Optional[Tuple[int, str, object]]:
+def ignored(module: ModuleType, record: "AnyRecord", padding_at: int = 0) -> "Optional[Tuple[int, str, object]]":
     """(offset, field, value) of the first field of a record that a restore ignores and no Xen writes, nonzero padding
     included; None if there is none. ``padding_at`` is the body's length."""
     found: Optional[Tuple[int, str, object]] = module.ignored_content(record)

@@ -1,25 +1,20 @@
 """Recognition of formats by content, and the reader for each."""
-import contextlib
-from functools import partial
-from typing import Iterator, Optional, Tuple, Union
-
 from xstream.errors import CorruptStream, UnsupportedStream
-from xstream.kernels.buffers import BufferLike
 from xstream.limits import Limits
 from xstream.stream.reader import AnyReader as AnyReader
 from xstream.stream.reader import Reader
 from xstream.stream.records import RecordReader
-from xstream.stream.source import BufferSource, FedSource, NeedMoreData, Source, SourceLike, open_source
+from xstream.stream.source import BufferSource, FedSource, NeedMoreData, Source, open_source
 from xstream.wire import libxc
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from xstream.stream.signs import Sign
-    from xstream.wire.formats import AnyRecord
+    from typing import Callable, ContextManager, Iterator, Optional, Tuple
 
-#: What functions that read a whole stream take: a SourceLike, or a reader that nothing has been read from. A reader
-#: keeps its own settings, is read to its end, and stays open.
-StreamLike = Union[SourceLike, AnyReader]
+    from xstream.kernels.buffers import BufferLike
+    from xstream.stream.signs import Sign
+    from xstream.stream.types import SourceLike, StreamLike
+    from xstream.wire.formats import AnyRecord
 
 #: Bytes of a disk to look at: enough for every magic number in signs.
 DISK_START = 2048
@@ -27,9 +22,9 @@ DISK_START = 2048
 FORMATS = (libxc.LAYER, "legacy", "xl", "libvirt", "libxl", "xenopsd", "xend", "colo")
 
 
-def open_stream(source: SourceLike, *, format: Optional[str] = None, limits: Limits = Limits(), strict: bool = False,
-                checkpointed: bool = False, exact: bool = False, width: Optional[int] = None,
-                guest: Optional[str] = None) -> AnyReader:
+def open_stream(source: "SourceLike", *, format: "Optional[str]" = None, limits: Limits = Limits(),
+                strict: bool = False, checkpointed: bool = False, exact: bool = False, width: "Optional[int]" = None,
+                guest: "Optional[str]" = None) -> "AnyReader":
     """The reader for a stream of any format, or for a container of one.
 
     ``source`` is anything that :func:`~xstream.stream.source.open_source` takes; recognition consumes nothing. Input
@@ -57,8 +52,8 @@ def open_stream(source: SourceLike, *, format: Optional[str] = None, limits: Lim
         raise
 
 
-def _reader(source: Source, format: str, limits: Limits, strict: bool, checkpointed: bool, width: Optional[int],
-            guest: Optional[str]) -> AnyReader:
+def _reader(source: Source, format: str, limits: Limits, strict: bool, checkpointed: bool, width: "Optional[int]",
+            guest: "Optional[str]") -> AnyReader:
     """The reader for a format. What only some formats need is loaded here."""
     if format == libxc.LAYER:
         return Reader(source, limits=limits, strict=strict, checkpointed=checkpointed)
@@ -70,21 +65,31 @@ def _reader(source: Source, format: str, limits: Limits, strict: bool, checkpoin
                         guest=guest)
 
 
-@contextlib.contextmanager
-def reading(source: StreamLike, *, format: Optional[str] = None, limits: Limits = Limits(), strict: bool = False,
-            checkpointed: bool = False, width: Optional[int] = None, guest: Optional[str] = None,
-            exact: bool = False) -> Iterator[AnyReader]:
-    """A reader for ``source``, for the length of a ``with`` block: :func:`open_stream`'s, closed at the end of the
-    block; or ``source`` itself if it is a reader, which keeps its own settings and stays open."""
+class _Lent:
+    """A context manager that doesn't close its reader."""
+
+    def __init__(self, reader: "AnyReader") -> None:
+        self._reader = reader
+
+    def __enter__(self) -> "AnyReader":
+        return self._reader
+
+    def __exit__(self, *exc: object) -> None:
+        pass
+
+
+def reading(source: "StreamLike", *, format: "Optional[str]" = None, limits: Limits = Limits(), strict: bool = False,
+            checkpointed: bool = False, width: "Optional[int]" = None, guest: "Optional[str]" = None,
+            exact: bool = False) -> "ContextManager[AnyReader]":
+    """A reader for ``source``, for a ``with`` block: :func:`open_stream`'s, closed at the end of the block; or
+    ``source`` itself if it is a reader, which keeps its own settings and stays open."""
     if isinstance(source, RecordReader):
-        yield source  # type: ignore[misc]
-        return
-    with open_stream(source, format=format, limits=limits, strict=strict,  # type: ignore[arg-type]  # no reader
-                     checkpointed=checkpointed, width=width, guest=guest, exact=exact) as reader:
-        yield reader
+        return _Lent(source)  # type: ignore[arg-type]  # all subclasses are readers
+    return open_stream(source, format=format, limits=limits, strict=strict,  # type: ignore[arg-type]  # no reader
+                       checkpointed=checkpointed, width=width, guest=guest, exact=exact)
 
 
-def _recognised(source: Source, strict: bool) -> Tuple[Source, str]:
+def _recognised(source: Source, strict: bool) -> "Tuple[Source, str]":
     """The source to read from, itself or one that decompresses it, and the format of what it holds."""
     if not isinstance(source, FedSource) and source.peek(len(libxc.MARKER)) == libxc.MARKER:
         return source, libxc.LAYER  # without loading the other formats
@@ -122,7 +127,7 @@ def _decompressed(source: Source, compression: str, strict: bool) -> Source:
     return whole
 
 
-def _advice(source: Source, sign: "Sign") -> Tuple[str, str]:
+def _advice(source: Source, sign: "Sign") -> "Tuple[str, str]":
     """The name of a format that xstream doesn't read, and what to do with the file. A disk image may hold a stream."""
     if not sign.disk:
         return sign.format, sign.advice
@@ -138,7 +143,7 @@ def _advice(source: Source, sign: "Sign") -> Tuple[str, str]:
     return "{} with a suspend image on it (format {})".format(sign.format, on_disk.format), raw + "; then read OUT"
 
 
-def recognise(source: Source) -> Optional["Sign"]:
+def recognise(source: Source) -> "Optional[Sign]":
     """The sign of what a source holds, or None. Consumes nothing, and reads no more than needed."""
     from xstream.stream.signs import COMPRESSED, LEGACY, LEGACY_SIZE, OTHERS, OURS
     from xstream.wire import legacy
@@ -171,11 +176,12 @@ class PushReader:
     stay valid. Time is linear in what is fed. The keyword arguments are those of :func:`open_stream`.
     """
 
-    def __init__(self, *, format: Optional[str] = None, limits: Limits = Limits(), strict: bool = False,
-                 checkpointed: bool = False, width: Optional[int] = None, guest: Optional[str] = None) -> None:
+    def __init__(self, *, format: "Optional[str]" = None, limits: Limits = Limits(), strict: bool = False,
+                 checkpointed: bool = False, width: "Optional[int]" = None, guest: "Optional[str]" = None) -> None:
         self._source = FedSource()
-        self._open = partial(open_stream, self._source, format=format, limits=limits, strict=strict,
-                             checkpointed=checkpointed, width=width, guest=guest)
+        self._open: Callable[[], AnyReader] = lambda: open_stream(
+            self._source, format=format, limits=limits, strict=strict, checkpointed=checkpointed, width=width,
+            guest=guest)
         self._reader: Optional[AnyReader] = None
 
     @property
@@ -185,7 +191,7 @@ class PushReader:
             self._reader = self._open()
         return self._reader
 
-    def feed(self, data: BufferLike) -> None:
+    def feed(self, data: "BufferLike") -> None:
         """Add bytes; they are copied."""
         self._source.feed(data)
 

@@ -4,22 +4,26 @@ Each layer has its own reader (:mod:`xstream.containers.layers`); a :class:`Nest
 record comes next.
 """
 from collections import deque
-from typing import Deque, List, NamedTuple, Optional, Tuple, Union
 
-from xstream.containers.layers import LAYERS, AnyLayer, LayerReader, LibxlReader, MemoryReader, Settings
+from xstream.containers.layers import LAYERS, LayerReader, LibxlReader, Settings
 from xstream.containers.nesting import INNER_CHECKPOINT, INNER_END
 from xstream.errors import OrderError, UnsupportedStream
 from xstream.limits import Limits
 from xstream.stream.reader import Identity, Layer, PageRun, Reader, check_end
 from xstream.stream.records import RecordReader
-from xstream.stream.source import PendingPages, SourceLike, open_source
+from xstream.stream.source import PendingPages, open_source
+from xstream.tuples import NamedTuple
 from xstream.wire import hvm_params, libxc, libxl, xenopsd
-from xstream.wire.frames import Buffer
 from xstream.wire.libxc import DomainHeader, ImageHeader
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Deque, Iterator, List, Optional, Tuple, Union
+
+    from xstream.containers.layers import AnyLayer, MemoryReader
+    from xstream.stream.types import SourceLike
     from xstream.wire.formats import AnyRecord
+    from xstream.wire.frames import Buffer
 
 #: The parameters that the domain builder sets for a guest with a device model.
 _IOREQ_SERVER = tuple(index for index, name in hvm_params.NAMES.items()
@@ -30,7 +34,7 @@ _LOOK_AHEAD = 16
 _LOOK_AHEAD_BYTES = 64 << 10
 
 
-def _is_whole(device_model: Union[Buffer, PendingPages]) -> bool:
+def _is_whole(device_model: "Union[Buffer, PendingPages]") -> bool:
     """Whether a device model's record has contents, and isn't visibly cut. One that is too large to be held isn't read.
     """
     if not len(device_model):
@@ -57,7 +61,7 @@ def _kept(given: _Given) -> _Given:
     return given._replace(record=record._replace(data=record.data.read()))
 
 
-class NestedReader(RecordReader["AnyRecord"]):
+class NestedReader(RecordReader):
     """Records of a container, of all its layers, in order.
 
     It has Reader's interface. After each record, ``layer``, ``index`` and ``offset`` are that record's. ``identity``,
@@ -70,8 +74,8 @@ class NestedReader(RecordReader["AnyRecord"]):
     Raises StreamError or a subclass for errors in any layer, and OSError if the source can't be read.
     """
 
-    def __init__(self, source: SourceLike, format: str, *, limits: Limits = Limits(), strict: bool = False,
-                 checkpointed: bool = False, width: Optional[int] = None, guest: Optional[str] = None) -> None:
+    def __init__(self, source: "SourceLike", format: str, *, limits: Limits = Limits(), strict: bool = False,
+                 checkpointed: bool = False, width: "Optional[int]" = None, guest: "Optional[str]" = None) -> None:
         self.source = open_source(source)
         self.limits = limits
         self.strict = strict
@@ -89,6 +93,9 @@ class NestedReader(RecordReader["AnyRecord"]):
         self._finished = False
         self._device_model = self._needs_device_model = False
 
+    if TYPE_CHECKING:
+        def __iter__(self) -> Iterator[AnyRecord]: ...
+
     def next_record(self) -> "Optional[AnyRecord]":
         """The next record of any layer, or None after the last (checkpointed: or if the input ends after a complete
         checkpoint). NeedMoreData loses nothing: call again once more has been fed."""
@@ -99,7 +106,7 @@ class NestedReader(RecordReader["AnyRecord"]):
         self._last, self.layer, self.index, self.offset = given
         return self._last
 
-    def next_run(self) -> Optional[PageRun]:
+    def next_run(self) -> "Optional[PageRun]":
         """As Reader's, if the memory stream's records come next; else None."""
         if self._ahead or not self._stack or self._stack[-1] is not self._memory:
             return None
@@ -109,18 +116,18 @@ class NestedReader(RecordReader["AnyRecord"]):
         return run
 
     @property
-    def layers(self) -> Tuple[Layer, ...]:
+    def layers(self) -> "Tuple[Layer, ...]":
         """The layers found so far, outermost first."""
         return tuple(Layer(reader.layer, depth, reader.start, reader.index + 1, reader.describe())
                      for depth, reader in self._met)
 
     @property
-    def libxl_header(self) -> Optional[libxl.Header]:
+    def libxl_header(self) -> "Optional[libxl.Header]":
         """The header of the libxl layer, if there is one and it has been read."""
         return next((reader.header for _, reader in self._met if isinstance(reader, LibxlReader)), None)
 
     @property
-    def memory(self) -> MemoryReader:
+    def memory(self) -> "MemoryReader":
         """The reader of the memory stream. Raises what ``look_ahead`` raises."""
         self.look_ahead()
         assert self._memory is not None
@@ -166,7 +173,7 @@ class NestedReader(RecordReader["AnyRecord"]):
         return memory
 
     @property
-    def missing(self) -> Tuple[str, ...]:
+    def missing(self) -> "Tuple[str, ...]":
         """Records that a guest can't run without and that haven't come: the memory stream's, and the device model's
         record (EMULATOR_CONTEXT, or QEMU's record in a suspend image) of a guest that has a device model.
 
@@ -178,7 +185,7 @@ class NestedReader(RecordReader["AnyRecord"]):
         missing = () if self._memory is None else self._memory.missing
         return missing + self._missing_device_model()
 
-    def _missing_device_model(self) -> Tuple[str, ...]:
+    def _missing_device_model(self) -> "Tuple[str, ...]":
         if not isinstance(self._memory, Reader) or self._device_model or self.unread is not None \
                 or self._memory.domain.type != libxc.GUEST_HVM:
             return ()
@@ -204,7 +211,7 @@ class NestedReader(RecordReader["AnyRecord"]):
                 index in _IOREQ_SERVER and value for index, value in libxc.HVM_PARAM.iter_unpack(record.entries))
 
     @property
-    def unread(self) -> Optional[str]:  # type: ignore[override]
+    def unread(self) -> "Optional[str]":  # type: ignore[override]
         """What follows that can't be read, in words: a vGPU's own stream in a suspend image, after the memory. The
         records end there. None if everything can be read."""
         return next((reader.unread for _, reader in self._met if reader.unread is not None), None)
@@ -237,7 +244,7 @@ class NestedReader(RecordReader["AnyRecord"]):
             return not isinstance(getattr(self._last, "data", None), PendingPages)
         return len(self._ahead) < _LOOK_AHEAD and len(getattr(self._ahead[-1].record, "data", b"")) <= _LOOK_AHEAD_BYTES
 
-    def _pull(self) -> Optional[_Given]:
+    def _pull(self) -> "Optional[_Given]":
         """Read the next record from the layer that it belongs to."""
         while True:
             self._descend()
@@ -276,7 +283,7 @@ class NestedReader(RecordReader["AnyRecord"]):
             assert isinstance(outer, LayerReader)
             outer.follow_inner(event)
 
-    def _below(self) -> Optional[str]:
+    def _below(self) -> "Optional[str]":
         return self._stack[-2].layer if len(self._stack) > 1 else None
 
     def _finish(self) -> None:

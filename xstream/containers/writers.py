@@ -1,5 +1,4 @@
 """Writers of containers. The enclosed stream has its own writer, which writes to the same sink."""
-from typing import Optional, Sequence, Tuple, Union
 
 from xstream.containers.nesting import (
     INNER_CHECKPOINT,
@@ -13,12 +12,19 @@ from xstream.containers.nesting import (
 )
 from xstream.errors import LimitExceeded, OrderError, StreamError
 from xstream.limits import Limits
-from xstream.stream.sink import OpenSinkLike, Sink, open_sink
+from xstream.stream.sink import Sink, open_sink
 from xstream.stream.source import PendingPages
 from xstream.stream.writer import Around, Writer, padding_of
 from xstream.wire import colo, libvirt, libxl, xenopsd, xl
-from xstream.wire.frames import FRAME, Buffer
+from xstream.wire.frames import FRAME
 from xstream.wire.libxc import GUEST_PV, DomainHeader, ImageHeader
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Optional, Sequence, Tuple, Union
+
+    from xstream.stream.types import OpenSinkLike
+    from xstream.wire.frames import Buffer
 
 
 class _ContainerWriter(Around):
@@ -30,9 +36,9 @@ class _ContainerWriter(Around):
 
     layer = ""
     #: States in which the enclosed stream's records come.
-    inner_states: Tuple[str, ...] = ()
+    inner_states: "Tuple[str, ...]" = ()
 
-    def __init__(self, sink: OpenSinkLike, nesting: Nesting, limits: Limits) -> None:
+    def __init__(self, sink: "OpenSinkLike", nesting: Nesting, limits: Limits) -> None:
         self.sink: Sink = open_sink(sink)
         self.limits = limits
         self.index = -1
@@ -76,7 +82,7 @@ class LibxlWriter(_ContainerWriter):
     layer = libxl.LAYER
     inner_states = ("libxc", "resumed")
 
-    def __init__(self, sink: OpenSinkLike, header: libxl.Header = libxl.Header(), *, checkpointed: bool = False,
+    def __init__(self, sink: "OpenSinkLike", header: libxl.Header = libxl.Header(), *, checkpointed: bool = False,
                  limits: Limits = Limits()) -> None:
         super().__init__(sink, libxl_nesting(), limits)
         self._checkpointed = checkpointed
@@ -96,7 +102,7 @@ class LibxlWriter(_ContainerWriter):
         self._guest_type = domain.type
         return self._inner
 
-    def write(self, record: libxl.Record) -> None:
+    def write(self, record: "libxl.Record") -> None:
         """Write one record."""
         record_type = libxl.type_of(record)
         try:
@@ -124,10 +130,10 @@ class BackChannelWriter(_ContainerWriter):
 
     layer = colo.LAYER
 
-    def __init__(self, sink: OpenSinkLike, *, limits: Limits = Limits()) -> None:
+    def __init__(self, sink: "OpenSinkLike", *, limits: Limits = Limits()) -> None:
         super().__init__(sink, colo_nesting(), limits)
 
-    def write(self, record: colo.Record) -> None:
+    def write(self, record: "colo.Record") -> None:
         """Write one record."""
         record_type = colo.type_of(record)
         try:
@@ -152,7 +158,7 @@ class XenopsdWriter(_ContainerWriter):
 
     layer = xenopsd.LAYER
 
-    def __init__(self, sink: OpenSinkLike, header: xenopsd.Header = xenopsd.Header(), *,
+    def __init__(self, sink: "OpenSinkLike", header: xenopsd.Header = xenopsd.Header(), *,
                  limits: Limits = Limits()) -> None:
         super().__init__(sink, xenopsd_nesting(header.structured), limits)
         self.inner_states = ("memory",) if header.structured else ("start",)
@@ -176,7 +182,7 @@ class XenopsdWriter(_ContainerWriter):
         self._take_image((xenopsd.LIBXC_LEGACY,))
         self._nesting.follow_inner(INNER_END)
 
-    def write(self, record: xenopsd.Record) -> None:
+    def write(self, record: "xenopsd.Record") -> None:
         """Write one record. A blob's data may be a reader's PendingPages, which are copied piece by piece."""
         record_type = xenopsd.type_of(record)
         pieces = xenopsd.build(record)
@@ -197,7 +203,7 @@ class XenopsdWriter(_ContainerWriter):
                 self.sink.write([piece])
         self.index += 1
 
-    def _take_image(self, kinds: Sequence[int]) -> None:
+    def _take_image(self, kinds: "Sequence[int]") -> None:
         if self._image not in kinds:
             raise OrderError("no such memory image begins here", layer=self.layer, offset=self.sink.offset,
                              expected="a record that announces it")
@@ -207,7 +213,7 @@ class XenopsdWriter(_ContainerWriter):
 class _SaveFileWriter:
     """A header before one stream. The constructor writes the header; a legacy stream is then written to ``sink``."""
 
-    def __init__(self, sink: OpenSinkLike, pieces: Sequence[Buffer], limits: Limits) -> None:
+    def __init__(self, sink: "OpenSinkLike", pieces: "Sequence[Buffer]", limits: Limits) -> None:
         self.sink: Sink = open_sink(sink)
         self.limits = limits
         self.sink.write(pieces)
@@ -223,7 +229,7 @@ class XlWriter(_SaveFileWriter):
 
     layer = xl.LAYER
 
-    def __init__(self, sink: OpenSinkLike, header: xl.SaveHeader, *, limits: Limits = Limits()) -> None:
+    def __init__(self, sink: "OpenSinkLike", header: xl.SaveHeader, *, limits: Limits = Limits()) -> None:
         pieces = xl.build(header)
         xl.parse_head(pieces[0])
         if len(header.config) > limits.body_length:
@@ -238,7 +244,7 @@ class LibvirtWriter(_SaveFileWriter):
 
     layer = libvirt.LAYER
 
-    def __init__(self, sink: OpenSinkLike, header: libvirt.SaveHeader, *, limits: Limits = Limits()) -> None:
+    def __init__(self, sink: "OpenSinkLike", header: libvirt.SaveHeader, *, limits: Limits = Limits()) -> None:
         pieces = libvirt.build(header)
         libvirt.parse_head(pieces[0])
         if len(header.xml) > limits.body_length:

@@ -13,11 +13,11 @@ from xstream.stream.sink import Sink
 from xstream.stream.writer import Writer
 from xstream.wire import legacy, libvirt, libxc, libxl, xenopsd, xl
 from xstream.wire.formats import record_name
-from xstream.wire.frames import Buffer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from xstream.wire.formats import AnyRecord
+    from xstream.wire.frames import Buffer
 
 #: xenopsd's types of QEMU's record, and libxl's emulator id for each. All but the second can be of any QEMU.
 _EMULATORS = {xenopsd.QEMU_TRAD: 0, xenopsd.QEMU_XEN: libxl.QEMU_UPSTREAM, xenopsd.QEMU_RECORD: 0}
@@ -103,7 +103,7 @@ class Target:
         """Write what precedes memory; returns the writer of the libxc stream."""
         raise NotImplementedError
 
-    def write_memory(self, memory: Writer, record: libxc.Record) -> None:
+    def write_memory(self, memory: Writer, record: "libxc.Record") -> None:
         """Write a record of the libxc stream."""
         memory.write(record)
 
@@ -157,7 +157,7 @@ class LibxcTarget(Target):
         return Writer(self.sink, self.origin.domain, self.origin.image, checkpointed=self.origin.checkpointed,
                       limits=self.limits)
 
-    def write_memory(self, memory: Writer, record: libxc.Record) -> None:
+    def write_memory(self, memory: Writer, record: "libxc.Record") -> None:
         if not isinstance(record, libxc.Checkpoint):
             memory.write(record)
             return
@@ -218,7 +218,7 @@ class LibxlTarget(Target):
         assert self._writer is not None
         return self._writer.libxc(self.origin.domain, self.origin.image)
 
-    def write_memory(self, memory: Writer, record: libxc.Record) -> None:
+    def write_memory(self, memory: Writer, record: "libxc.Record") -> None:
         memory.write(record)
         if isinstance(record, libxc.Checkpoint) and self.origin.from_legacy:
             self._write_emulator()
@@ -235,7 +235,7 @@ class LibxlTarget(Target):
         """The writer of the stream, after what precedes it has been written."""
         return LibxlWriter(self.sink, header, checkpointed=self.origin.checkpointed, limits=self.limits)
 
-    def _take_libxl(self, record: libxl.Record) -> None:
+    def _take_libxl(self, record: "libxl.Record") -> None:
         if isinstance(record, libxl.EmulatorContext) and self.parts.device_model is not None:
             record = record._replace(blob=self.parts.device_model, padding=b"")
             self._device_model = None
@@ -250,7 +250,7 @@ class LibxlTarget(Target):
                 self._write(record)
         self._physmap = self._device_model = None
 
-    def _write(self, record: libxl.Record) -> None:
+    def _write(self, record: "libxl.Record") -> None:
         if self._writer is None:
             self._writer = self.open_writer(_libxl_header(self.origin))
         self._writer.write(record)
@@ -343,7 +343,7 @@ class XenopsdTarget(Target):
         if not self._writer.ended:
             self._writer.write(xenopsd.EndOfImage())
 
-    def _take_own(self, record: xenopsd.Record) -> None:
+    def _take_own(self, record: "xenopsd.Record") -> None:
         if isinstance(record, xenopsd.Xenops) and self.parts.config is not None:
             return  # the one supplied has been written
         if isinstance(record, xenopsd.Unread):
@@ -363,7 +363,7 @@ class XenopsdTarget(Target):
             self._write_device_model()
         self._writer.write(record)
 
-    def _take_own_libxl(self, record: libxl.Record) -> None:
+    def _take_own_libxl(self, record: "libxl.Record") -> None:
         if self._libxl is None:
             self._libxl = self._writer.libxl(_libxl_header(self.origin))
         self._libxl.write(record)

@@ -4,7 +4,7 @@ import os
 import stat
 from typing import Callable, ContextManager, Dict, Iterator, NamedTuple, Optional, Tuple, Union
 
-from xstream.containers.opening import AnyReader, StreamLike, reading
+from xstream.containers.opening import AnyReader, reading
 from xstream.containers.reader import NestedReader
 from xstream.convert.containers import TARGETS, Origin, Parts, Target
 from xstream.convert.legacy import Again, Items, LegacyConversion, domain_header, legacy_reader
@@ -14,14 +14,14 @@ from xstream.errors import StreamError, TruncatedStream
 from xstream.kernels import transfer
 from xstream.limits import Limits
 from xstream.stream.legacy_reader import LegacyReader
-from xstream.stream.sink import Sink, SinkLike, check_not_same_file, opened_sink
+from xstream.stream.sink import Sink, check_not_same_file, opened_sink
 from xstream.stream.source import DescriptorSource
 from xstream.stream.zstd import compressed, compression_of
 from xstream.wire import legacy, libxc, libxl, xenopsd
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    pass
+    from xstream.stream.types import SinkLike, StreamLike
 
 Progress = Callable[[int], object]
 
@@ -52,8 +52,8 @@ class Converted(NamedTuple):
 class Request(NamedTuple):
     """The arguments of ``convert``, as every writer in the table below gets them."""
 
-    source: StreamLike
-    sink: SinkLike
+    source: "StreamLike"
+    sink: "SinkLike"
     to: Optional[str]
     parts: Parts
     squash: bool
@@ -69,13 +69,13 @@ class Request(NamedTuple):
     sparse: bool
     compress: Optional[str]
 
-    def open(self, source: StreamLike) -> ContextManager[AnyReader]:
+    def open(self, source: "StreamLike") -> ContextManager[AnyReader]:
         """A reader for ``source``, which is this request's or replaces it."""
         return reading(source, format=self.format, limits=self.limits, strict=self.strict, width=self.width,
                        guest=self.guest, checkpointed=self.checkpointed or self.squash or self.last_checkpoint)
 
 
-def convert(source: StreamLike, sink: SinkLike, *, to: Optional[str] = None, config: Optional[bytes] = None,
+def convert(source: "StreamLike", sink: "SinkLike", *, to: Optional[str] = None, config: Optional[bytes] = None,
             device_model: Optional[bytes] = None, no_device_model: bool = False, squash: bool = False,
             last_checkpoint: bool = False, checkpointed: bool = False, format: Optional[str] = None,
             width: Optional[int] = None, guest: Optional[str] = None, limits: Limits = Limits(), strict: bool = False,

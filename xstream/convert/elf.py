@@ -18,8 +18,11 @@ from xstream.errors import StreamError
 from xstream.guest.memory_view import MemoryView
 from xstream.guest.vcpus import Vcpu, vcpus
 from xstream.stream.sink import Sink
-from xstream.wire.layouts import Fields
 from xstream.wire.libxc import PAGE_SIZE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from xstream.wire.layouts import Fields
 
 _FILE_HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
 _SECTION_HEADER = struct.Struct("<IIQQQQIIQQ")
@@ -133,7 +136,7 @@ def _prstatus(cpu: Vcpu) -> bytes:
     return _PRSTATUS.pack(cpu.number + 1, 0, 0, 0, *(registers.get(name, 0) for name in _PRSTATUS_REGISTERS), 0)
 
 
-def _qemu_cpu(registers: Fields) -> bytes:
+def _qemu_cpu(registers: "Fields") -> bytes:
     fields: List[int] = [registers.get(name, 0) for name in _QEMU_REGISTERS]
     for name in _QEMU_SEGMENTS:
         attributes = registers.get(name + "_arbytes", 0)

@@ -6,9 +6,12 @@ from xstream.convert.images import write_pages
 from xstream.convert.lime import write_lime
 from xstream.guest.memory_view import MemoryView
 from xstream.limits import Limits
-from xstream.stream.sink import Sink, SinkLike, check_not_same_file, opened_sink
-from xstream.stream.source import SourceLike
+from xstream.stream.sink import Sink, check_not_same_file, opened_sink
 from xstream.wire.libxc import PAGE_SIZE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from xstream.stream.types import SinkLike, SourceLike
 
 #: What ``export`` can write.
 FORMATS = ("elf", "lime", "raw")
@@ -30,7 +33,7 @@ class Exported(NamedTuple):
     problem: Optional[str] = None
 
 
-def export(source: SourceLike, sink: SinkLike, *, to: str = "elf", pfns: Optional[Tuple[int, int]] = None,
+def export(source: "SourceLike", sink: "SinkLike", *, to: str = "elf", pfns: Optional[Tuple[int, int]] = None,
            format: Optional[str] = None, limits: Limits = Limits(), checkpointed: bool = True,
            width: Optional[int] = None, guest: Optional[str] = None,
            progress: Callable[[int], object] = lambda offset: None, sparse: bool = True) -> Exported:

@@ -53,27 +53,27 @@ class StateTranslator:
         translate = _TRANSLATE.get(type(record))
         return [] if translate is None else [(libxc.LAYER, owned(made)) for made in translate(self, record)]
 
-    def _start(self, record: legacy.Start) -> List[libxc.Record]:
+    def _start(self, record: legacy.Start) -> "List[libxc.Record]":
         return [libxc.StaticDataEnd()] if record.guest == legacy.HVM else []
 
-    def _extended_info(self, record: legacy.ExtendedInfo) -> List[libxc.Record]:
+    def _extended_info(self, record: legacy.ExtendedInfo) -> "List[libxc.Record]":
         return [libxc.PVInfo(record.guest_width, record.pt_levels), libxc.StaticDataEnd()]
 
-    def _p2m_frames(self, record: legacy.P2MFrames) -> List[libxc.Record]:
+    def _p2m_frames(self, record: legacy.P2MFrames) -> "List[libxc.Record]":
         return [libxc.P2MFrames(0, self._reader.head.p2m_size - 1, record.frames)]
 
-    def _tsc_info(self, record: legacy.TscInfo) -> List[libxc.Record]:
+    def _tsc_info(self, record: legacy.TscInfo) -> "List[libxc.Record]":
         return [libxc.TscInfo(record.mode, record.khz, record.nsec, record.incarnation)]
 
-    def _param(self, record: legacy.HvmParam) -> List[libxc.Record]:
+    def _param(self, record: legacy.HvmParam) -> "List[libxc.Record]":
         self._params.append((record.param, record.value))
         return []
 
-    def _end_of_body(self, record: legacy.EndOfBody) -> List[libxc.Record]:
+    def _end_of_body(self, record: legacy.EndOfBody) -> "List[libxc.Record]":
         params, self._params = self._params, []
         return [libxc.HvmParams.of(params)] if params else []
 
-    def _vcpu(self, record: legacy.VcpuContext) -> List[libxc.Record]:
+    def _vcpu(self, record: legacy.VcpuContext) -> "List[libxc.Record]":
         made: List[libxc.Record] = [libxc.VcpuBasic(record.vcpu_id, record.basic)]
         if len(record.extended):
             made.append(libxc.VcpuExtended(record.vcpu_id, record.extended))
@@ -81,15 +81,15 @@ class StateTranslator:
             made.append(libxc.VcpuXsave(record.vcpu_id, record.xsave))
         return made
 
-    def _shared_info(self, record: legacy.SharedInfo) -> List[libxc.Record]:
+    def _shared_info(self, record: legacy.SharedInfo) -> "List[libxc.Record]":
         return [libxc.SharedInfo(record.page)]
 
-    def _hvm_tail(self, record: legacy.HvmTail) -> List[libxc.Record]:
+    def _hvm_tail(self, record: legacy.HvmTail) -> "List[libxc.Record]":
         return [libxc.HvmParams.of(list(zip(_TAIL_PARAMS, record[:3]))), libxc.HvmContext(record.context)]
 
 
 # What each takes is a record of its class.
-_TRANSLATE: Dict[type, Callable[[StateTranslator, Any], List[libxc.Record]]] = {
+_TRANSLATE: "Dict[type, Callable[[StateTranslator, Any], List[libxc.Record]]]" = {
     legacy.Start: StateTranslator._start,
     legacy.ExtendedInfo: StateTranslator._extended_info,
     legacy.P2MFrames: StateTranslator._p2m_frames,

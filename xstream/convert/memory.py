@@ -8,14 +8,17 @@ from xstream.guest.deltas import DeltaDecoder
 from xstream.guest.load import Spool
 from xstream.guest.memory import GuestMemory, data_pfns, reserve
 from xstream.kernels import pfns as pfn_kernel
-from xstream.kernels.buffers import BufferLike
 from xstream.limits import Limits
 from xstream.stream.legacy_reader import LegacyReader
 from xstream.stream.source import PendingPages
 from xstream.stream.writer import BATCH_PFNS, batch_bounds
 from xstream.wire import legacy
-from xstream.wire.frames import Buffer
 from xstream.wire.libxc import PAGE_SIZE, PageData, words_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from xstream.kernels.buffers import BufferLike
+    from xstream.wire.frames import Buffer
 
 #: A legacy record that carries memory.
 MemoryRecord = Union[PageData, legacy.CompressedBatch, legacy.CompressedPages]
@@ -38,12 +41,12 @@ class PfnSet:
         self._bitmap = reserve(pfn_end // 8 + 1)
         self.empty = True
 
-    def add(self, words: Buffer) -> None:
+    def add(self, words: "Buffer") -> None:
         """Add the PFNs of PFN words."""
         _select(words, self._bitmap, False, True)
         self.empty = self.empty and not len(words)
 
-    def among(self, words: Buffer) -> memoryview:
+    def among(self, words: "Buffer") -> memoryview:
         """Those of the PFN words whose PFN is in the set; a copy."""
         found: memoryview = _select(words, self._bitmap, True, False)[0]
         return found
@@ -217,7 +220,7 @@ class LegacyMemory:
         yield record
 
 
-def _select(words: Buffer, bitmap: BufferLike, wanted: bool, mark: bool) -> Tuple[memoryview, memoryview]:
+def _select(words: "Buffer", bitmap: "BufferLike", wanted: bool, mark: bool) -> Tuple[memoryview, memoryview]:
     """(words, indices of their pages) of the PFN words whose bit in the bitmap equals ``wanted``; copies."""
     out = memoryview(bytearray(len(words)))
     pages = memoryview(bytearray(len(words))).cast("Q")

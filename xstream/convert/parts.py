@@ -6,12 +6,12 @@ from xstream.errors import LimitExceeded, MissingPart
 from xstream.stream.source import PendingPages
 from xstream.stream.state import CONFIG_FIELDS
 from xstream.wire import legacy, libvirt, libxl, xend, xenopsd, xl
-from xstream.wire.frames import Buffer
-from xstream.wire.pending import Data
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from xstream.wire.formats import AnyRecord
+    from xstream.wire.frames import Buffer
+    from xstream.wire.pending import Data
 
 CONFIG, DEVICE_MODEL = "config", "device-model"
 
@@ -59,14 +59,14 @@ def not_read(unread: Optional[str]) -> str:
     return "" if unread is None else " (not read: {})".format(unread)
 
 
-def device_model_of(record: "AnyRecord") -> Optional[Data]:
+def device_model_of(record: "AnyRecord") -> "Optional[Data]":
     """QEMU's record in a record of any layer but libxc's; None if there is none."""
     if isinstance(record, (libxl.EmulatorContext, legacy.DeviceModel)):
         return record.blob
     return record.data if isinstance(record, xenopsd.Blob) and record.type in xenopsd.QEMU_RECORDS else None
 
 
-def in_memory(data: Union[Buffer, PendingPages], most: int) -> bytes:
+def in_memory(data: "Union[Buffer, PendingPages]", most: int) -> bytes:
     """A blob of a suspend image as bytes, read if it is still in the source. Raises LimitExceeded if it has more than
     ``most`` bytes."""
     if len(data) > most:

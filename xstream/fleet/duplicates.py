@@ -8,8 +8,11 @@ import math
 from typing import Dict, NamedTuple, Set
 
 from xstream.kernels import hashes
-from xstream.wire.frames import Buffer
 from xstream.wire.libxc import PAGE_SIZE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from xstream.wire.frames import Buffer
 
 #: Hashes kept of one image: all of them up to 128 MiB of different pages.
 IMAGE_HASHES = 1 << 15
@@ -35,7 +38,7 @@ class Sampler:
         self._kept: Set[int] = set()
         self._hashes = memoryview(bytearray(8)).cast("Q")
 
-    def add(self, data: Buffer) -> None:
+    def add(self, data: "Buffer") -> None:
         """Add whole pages."""
         count = len(data) // PAGE_SIZE
         if not count:

@@ -3,16 +3,7 @@ from functools import partial
 from typing import Dict, Mapping, NamedTuple, Optional, Union
 
 from xstream.containers.opening import AnyReader, open_stream
-from xstream.errors import (
-    BAD_STREAM,
-    BAD_USE,
-    GOOD,
-    LIMIT_REACHED,
-    OWN_FAULT,
-    JsonValue,
-    LimitExceeded,
-    StreamError,
-)
+from xstream.errors import BAD_STREAM, BAD_USE, GOOD, LIMIT_REACHED, OWN_FAULT, LimitExceeded, StreamError
 from xstream.fleet.duplicates import PageSample, Sampler
 from xstream.fleet.places import Place, open_place, reason
 from xstream.limits import Limits
@@ -23,12 +14,13 @@ from xstream.tools.names import DomainName, domain_name
 from xstream.tools.policy import Policy, compare_policies, with_record
 from xstream.tools.verify import Verifier
 from xstream.version import __version__
-from xstream.wire.frames import Buffer
 from xstream.wire.libxc import PAGE_SIZE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from xstream.errors import JsonValue
     from xstream.wire.formats import AnyRecord
+    from xstream.wire.frames import Buffer
 
 
 class Settings(NamedTuple):
@@ -103,7 +95,7 @@ class ImageRecord(NamedTuple):
         """The record of an image of which nothing else is known."""
         return cls(path=place.path, state=state, status=status, error=error, bytes=place.bytes)
 
-    def as_dict(self) -> Dict[str, JsonValue]:
+    def as_dict(self) -> "Dict[str, JsonValue]":
         """The fields by name, without the sample; values as JSON, CSV and Parquet represent them."""
         fields = dict(self._asdict())
         del fields["sample"]
@@ -133,7 +125,7 @@ class _ImageSurvey(Survey):
         self.reads_pages = sampler is not None
         self._sampler = sampler
 
-    def scan(self, data: Buffer) -> None:
+    def scan(self, data: "Buffer") -> None:
         super().scan(data)
         if self._sampler is not None:
             self._sampler.add(data)

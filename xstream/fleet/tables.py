@@ -4,15 +4,19 @@ import io
 import typing
 from typing import Any, Dict, Iterable, List
 
-from xstream.errors import JsonValue
 from xstream.fleet.image import ImageRecord
 from xstream.printing import printable
-from xstream.stream.sink import SinkLike, opened_sink
+from xstream.stream.sink import opened_sink
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from xstream.errors import JsonValue
+    from xstream.stream.types import SinkLike
 
 _TYPES: Dict[str, Any] = {name: kind for name, kind in typing.get_type_hints(ImageRecord).items() if name != "sample"}
 
 
-def write_csv(records: Iterable[ImageRecord], sink: SinkLike) -> None:
+def write_csv(records: Iterable[ImageRecord], sink: "SinkLike") -> None:
     """Write a header and one row for each record. Absent values are empty; control characters in text are escaped.
     Raises OSError."""
     text = io.StringIO()
@@ -22,7 +26,7 @@ def write_csv(records: Iterable[ImageRecord], sink: SinkLike) -> None:
     _write(text.getvalue().encode("utf-8"), sink)
 
 
-def write_parquet(records: Iterable[ImageRecord], sink: SinkLike) -> None:
+def write_parquet(records: Iterable[ImageRecord], sink: "SinkLike") -> None:
     """The same as a Parquet file, with the fields' types. Raises ImportError without pyarrow."""
     try:
         import pyarrow
@@ -43,10 +47,10 @@ def _plain(kind: Any) -> type:
     return found
 
 
-def _printable(record: ImageRecord) -> Dict[str, JsonValue]:
+def _printable(record: ImageRecord) -> "Dict[str, JsonValue]":
     return {name: printable(value) if isinstance(value, str) else value for name, value in record.as_dict().items()}
 
 
-def _write(data: bytes, sink: SinkLike) -> None:
+def _write(data: bytes, sink: "SinkLike") -> None:
     with opened_sink(sink) as opened:
         opened.write([data])

@@ -1,21 +1,21 @@
 """Compressed checkpoints of legacy streams: page deltas are applied to the receiver's copies of the pages."""
 from array import array
 from collections import deque
-from typing import Deque, Iterator, Optional
 
 from xstream.errors import CorruptStream, LimitExceeded
 from xstream.kernels import deltas
 from xstream.kernels import pfns as pfn_kernel
 from xstream.limits import Limits
 from xstream.stream.source import pieces
-from xstream.wire.frames import Buffer
 from xstream.wire.libxc import PAGE_SIZE, PageData
-from xstream.wire.pending import Data
 
 # What type checkers need: Python 3.6 has no Protocol.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Protocol
+    from typing import Deque, Iterator, Optional, Protocol
+
+    from xstream.wire.frames import Buffer
+    from xstream.wire.pending import Data
 
     class Receiver(Protocol):
         """What the receiver of a stream has, such as a GuestMemory: its pages, and a state byte for each PFN."""
@@ -36,7 +36,7 @@ class _Batch:
     """A batch that is being decoded: its words and PFNs, the receiver's copies of the pages, which of them exist, and
     the number of pages decoded so far."""
 
-    def __init__(self, words: Buffer, memory: "Receiver") -> None:
+    def __init__(self, words: "Buffer", memory: "Receiver") -> None:
         self.words = words
         self.pfns = memoryview(bytearray(8 * pfn_kernel.count_data(words))).cast("Q")
         pfn_kernel.data_pfns(words, self.pfns)
@@ -69,7 +69,7 @@ class DeltaDecoder:
         self._at = 0  # in _data, of the next page
         self._before = 0  # bytes of the checkpoint's compressed data before _data
 
-    def batch(self, words: Buffer) -> Iterator[PageData]:
+    def batch(self, words: "Buffer") -> "Iterator[PageData]":
         """Queue the PFN words of a batch; yields the batches that are complete. Raises LimitExceeded."""
         self._waiting.append(bytes(words))
         self._waiting_words += len(words) // 8
@@ -78,7 +78,7 @@ class DeltaDecoder:
                                 expected="at most {}".format(self._limits.batch_pfns), got=self._waiting_words)
         yield from self._decode()
 
-    def pages(self, data: Data) -> Iterator[PageData]:
+    def pages(self, data: "Data") -> "Iterator[PageData]":
         """Decode compressed pages; yields the batches that are complete. Raises CorruptStream, also for more pages than
         the queued batches have."""
         for piece in pieces(data):
@@ -103,7 +103,7 @@ class DeltaDecoder:
                              expected="{} bytes of the checkpoint".format(self._before + self._at),
                              got="{} or more".format(self._before + len(self._data)))
 
-    def _decode(self) -> Iterator[PageData]:
+    def _decode(self) -> "Iterator[PageData]":
         while True:
             if self._current is None:
                 if not self._waiting:

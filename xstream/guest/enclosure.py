@@ -1,5 +1,4 @@
 """What a save writes around the memory stream: nothing, or the layers of a container."""
-from typing import Callable, Optional, Sequence, Tuple, Union
 
 from xstream.errors import MissingPart
 from xstream.limits import Limits
@@ -10,16 +9,21 @@ from xstream.wire.libxc import Checkpoint, DomainHeader, End
 # Containers are loaded where one is written: a bare stream, which libxl's helper writes, starts faster without them.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Callable, Optional, Sequence, Tuple, Union
+
     from xstream.containers.writers import LibxlWriter, XenopsdWriter
 
 #: Containers that a save can write.
 CONTAINERS = ("libxl", "xl", "libvirt", "xenopsd")
 
-Pairs = Sequence[Tuple[bytes, bytes]]
-#: The device model's record and xenstore entries: as they are, or a function that returns them. It is called with the
-#: guest suspended, after the guest's own state has been written, at each checkpoint again.
-DeviceModel = Union[bytes, Callable[[], bytes]]
-XenstoreData = Union[Pairs, Callable[[], Pairs]]
+if TYPE_CHECKING:
+    Pairs = Sequence[Tuple[bytes, bytes]]
+
+    #: The device model's record and xenstore entries: as they are, or a function that returns them. It is called with
+    #: the guest suspended, after the guest's own state has been written, at each checkpoint again.
+    DeviceModel = Union[bytes, Callable[[], bytes]]
+
+    XenstoreData = Union[Pairs, Callable[[], Pairs]]
 
 
 class Enclosure:
@@ -29,8 +33,8 @@ class Enclosure:
     Raises MissingPart where the container needs a configuration, ValueError for what it has no place for.
     """
 
-    def __init__(self, container: Optional[str], *, config: Optional[bytes], device_model: Optional[DeviceModel],
-                 xenstore_data: Optional[XenstoreData], checkpointed: bool, limits: Limits) -> None:
+    def __init__(self, container: "Optional[str]", *, config: "Optional[bytes]", device_model: "Optional[DeviceModel]",
+                 xenstore_data: "Optional[XenstoreData]", checkpointed: bool, limits: Limits) -> None:
         if container is not None and container not in CONTAINERS:
             raise ValueError("unknown container {!r}; known are {}".format(container, ", ".join(CONTAINERS)))
         self._container = container
@@ -108,5 +112,5 @@ class Enclosure:
             writer.write(libxl.EmulatorContext(libxl.QEMU_UPSTREAM, 0, _value(self._device_model)))
 
 
-def _value(device_model: DeviceModel) -> bytes:
+def _value(device_model: "DeviceModel") -> bytes:
     return device_model() if callable(device_model) else device_model

@@ -5,11 +5,16 @@ tools/libs/guest/xg_sr_common.h): the engines know the stream, its record order,
 frames; a backend knows how to reach its machine's memory and vcpus. docs/backends.md explains how to write one, and
 :mod:`xstream.testing` checks one.
 """
-from typing import Any, NamedTuple, Optional, Sequence, Tuple
+from xstream.tuples import NamedTuple
+from xstream.wire.libxc import GUEST_HVM, GUEST_PV
 
-from xstream.kernels.buffers import Flags, Numbers
-from xstream.wire.frames import Buffer
-from xstream.wire.libxc import GUEST_HVM, GUEST_PV, Record
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Optional, Sequence, Tuple
+
+    from xstream.kernels.buffers import Flags, Numbers
+    from xstream.wire.frames import Buffer
+    from xstream.wire.libxc import Record
 
 #: Domain header type of each kind of guest.
 GUEST_TYPES = {"hvm": GUEST_HVM, "pv": GUEST_PV}
@@ -27,10 +32,10 @@ class Pages(NamedTuple):
     - ``handle``: whatever the backend needs to release the mapping; the engine passes it back to ``unmap_pages``.
     """
 
-    memory: Buffer
-    at: Numbers
-    missing: Flags = b""
-    handle: Any = None
+    memory: "Buffer"
+    at: "Numbers"
+    missing: "Flags" = b""
+    handle: "Any" = None
 
 
 class Completed(NamedTuple):
@@ -41,10 +46,10 @@ class Completed(NamedTuple):
     - ``start_info_pfn``, ``p2m_pfns``: of a PV guest, the PFNs of its start info and its p2m; else None and empty.
     """
 
-    store_frame: Optional[int] = None
-    console_frame: Optional[int] = None
-    start_info_pfn: Optional[int] = None
-    p2m_pfns: Sequence[int] = ()
+    store_frame: "Optional[int]" = None
+    console_frame: "Optional[int]" = None
+    start_info_pfn: "Optional[int]" = None
+    p2m_pfns: "Sequence[int]" = ()
 
 
 class GuestError(Exception):
@@ -83,7 +88,7 @@ class Guest:
     #: Size of a word of a PV guest in bytes: 8 or 4. ``start_restore`` sets it when restoring.
     guest_width = 8
     #: Version (major, minor) of the Xen that the guest runs on, for the stream's domain header.
-    xen_version: Tuple[int, int] = (4, 17)
+    xen_version: "Tuple[int, int]" = (4, 17)
     #: Saving: whether pages may be put into a pipe by reference (vmsplice) instead of being copied. Set it to True only
     #: if ``map_pages`` returns ordinary process memory whose pages are not unmapped, freed or reused while they are in
     #: the pipe, and the reader copies them out. Foreign mappings never qualify: vmsplice fails on them with EFAULT. A
@@ -146,11 +151,11 @@ class Guest:
         """
         raise NotImplementedError
 
-    def static_records(self) -> Sequence[Record]:
+    def static_records(self) -> "Sequence[Record]":
         """CpuidPolicy and MsrPolicy, in this order, which precede memory in the stream. Called once. Default: none."""
         return ()
 
-    def state_records(self) -> Sequence[Record]:
+    def state_records(self) -> "Sequence[Record]":
         """The guest's state, which follows memory. Called with the guest suspended, once or once per checkpoint.
 
         - HVM: TscInfo, HvmContext, HvmParams. Of the parameters, those that libxenguest sends, without those that are
@@ -183,7 +188,7 @@ class Guest:
         """
         raise NotImplementedError
 
-    def count_dirty(self) -> Optional[int]:
+    def count_dirty(self) -> "Optional[int]":
         """How many PFNs are dirty, without cleaning them; called after each live round, for the policy. Xen counts
         without copying the bitmap (XEN_DOMCTL_SHADOW_OP_PEEK with a NULL bitmap). Default: None, and the engine calls
         ``read_dirty(bitmap, False, False)`` instead."""
@@ -198,12 +203,12 @@ class Guest:
         """Let a suspended guest run again: after a checkpoint, or because the save failed."""
         raise NotImplementedError
 
-    def m2p(self) -> Buffer:
+    def m2p(self) -> "Buffer":
         """PV: the host's m2p, a uint64 buffer with the PFN of each MFN. Called once; the engine reads the buffer until
         the save ends, and expects it to show the table's current contents."""
         raise NotImplementedError
 
-    def shared_info(self) -> Buffer:
+    def shared_info(self) -> "Buffer":
         """PV: the current shared info page, 4096 bytes, a view or a copy. Called at the start and, if the
         guest's p2m is a linear list, after each live round."""
         raise NotImplementedError
@@ -215,7 +220,7 @@ class Guest:
         the first hook. Default: sets ``guest_width``."""
         self.guest_width = guest_width or self.guest_width
 
-    def load_static(self, records: Sequence[Record]) -> None:
+    def load_static(self, records: "Sequence[Record]") -> None:
         """Apply the CPU policies: a CpuidPolicy and an MsrPolicy, each present at most once. Called once, before
         anything is populated.
 
@@ -237,7 +242,7 @@ class Guest:
         The last type of each PFN is the one that counts. Default: nothing, because Xen needs the types only for
         pinning, which ``pin_tables`` does."""
 
-    def load_state(self, records: Sequence[Record]) -> None:
+    def load_state(self, records: "Sequence[Record]") -> None:
         """Apply the guest's state, in this order, with all memory in place. Called once, or once per checkpoint under
         COLO.
 

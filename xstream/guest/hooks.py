@@ -1,11 +1,15 @@
 """A guest's hooks as the engines call them: every exception becomes a HookError that names the hook."""
 import contextlib
 from types import TracebackType
-from typing import Iterator, Optional, Sequence, Type
 
 from xstream.guest.guest import Completed, Guest, GuestError, HookError, Pages
-from xstream.wire.frames import Buffer
-from xstream.wire.libxc import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Iterator, Optional, Sequence, Type
+
+    from xstream.wire.frames import Buffer
+    from xstream.wire.libxc import Record
 
 
 class _Naming:
@@ -17,8 +21,8 @@ class _Naming:
     def __enter__(self) -> None:
         pass
 
-    def __exit__(self, kind: Optional[Type[BaseException]], error: Optional[BaseException],
-                 trace: Optional[TracebackType]) -> None:
+    def __exit__(self, kind: "Optional[Type[BaseException]]", error: "Optional[BaseException]",
+                 trace: "Optional[TracebackType]") -> None:
         if isinstance(error, Exception):
             raise HookError(self._hook, error) from error
 
@@ -30,7 +34,7 @@ class Hooks:
         self._guest = guest
 
     @contextlib.contextmanager
-    def mapped(self, frames: memoryview, *, running: bool = False) -> Iterator[Pages]:
+    def mapped(self, frames: memoryview, *, running: bool = False) -> "Iterator[Pages]":
         """Map pages for the duration of a ``with`` statement. They are unmapped after a failure too; an exception from
         unmapping doesn't hide the first one. Raises GuestError for missing pages, unless the guest is ``running``."""
         pages = self.map_pages(frames)
@@ -71,11 +75,11 @@ class Hooks:
         with _Naming("page_types"):
             self._guest.page_types(frames, types)
 
-    def static_records(self) -> Sequence[Record]:
+    def static_records(self) -> "Sequence[Record]":
         with _Naming("static_records"):
             return self._guest.static_records()
 
-    def state_records(self) -> Sequence[Record]:
+    def state_records(self) -> "Sequence[Record]":
         with _Naming("state_records"):
             return self._guest.state_records()
 
@@ -87,7 +91,7 @@ class Hooks:
         with _Naming("read_dirty"):
             self._guest.read_dirty(bitmap, clean, final)
 
-    def count_dirty(self) -> Optional[int]:
+    def count_dirty(self) -> "Optional[int]":
         with _Naming("count_dirty"):
             return self._guest.count_dirty()
 
@@ -99,11 +103,11 @@ class Hooks:
         with _Naming("resume"):
             self._guest.resume()
 
-    def m2p(self) -> Buffer:
+    def m2p(self) -> "Buffer":
         with _Naming("m2p"):
             return self._guest.m2p()
 
-    def shared_info(self) -> Buffer:
+    def shared_info(self) -> "Buffer":
         with _Naming("shared_info"):
             return self._guest.shared_info()
 
@@ -111,7 +115,7 @@ class Hooks:
         with _Naming("start_restore"):
             self._guest.start_restore(guest_width)
 
-    def load_static(self, records: Sequence[Record]) -> None:
+    def load_static(self, records: "Sequence[Record]") -> None:
         with _Naming("load_static"):
             self._guest.load_static(records)
 
@@ -123,7 +127,7 @@ class Hooks:
         with _Naming("set_types"):
             self._guest.set_types(words)
 
-    def load_state(self, records: Sequence[Record]) -> None:
+    def load_state(self, records: "Sequence[Record]") -> None:
         with _Naming("load_state"):
             self._guest.load_state(records)
 

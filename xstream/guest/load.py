@@ -1,9 +1,8 @@
 """A stream's final guest memory: every batch applied in order, up to the end or the last complete checkpoint."""
 import struct
 import tempfile
-from typing import IO, Callable, Iterator, NamedTuple, Optional, Tuple, Union
 
-from xstream.containers.opening import AnyReader, StreamLike, reading
+from xstream.containers.opening import AnyReader, reading
 from xstream.containers.reader import NestedReader
 from xstream.errors import MemoryMismatch, StreamError, TruncatedStream
 from xstream.guest.deltas import DeltaDecoder
@@ -14,11 +13,15 @@ from xstream.kernels import pfns as pfn_kernel
 from xstream.limits import Limits
 from xstream.stream.seekable import SeekableSource, name_pages
 from xstream.stream.source import ObjectSource, pieces
+from xstream.tuples import NamedTuple
 from xstream.wire.legacy import CompressedBatch, CompressedPages, UnmappedPfns
 from xstream.wire.libxc import PAGE_SIZE, PageData
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import IO, Callable, Iterator, Optional, Tuple, Union
+
+    from xstream.stream.types import StreamLike
     from xstream.wire.formats import AnyRecord
 
 #: Pages of an unfinished checkpoint kept in memory; beyond it they go to an unnamed temporary file.
@@ -35,7 +38,7 @@ class Loaded(NamedTuple):
     data: int = 0
     resent: int = 0
     compared: int = 0
-    differing: Tuple[int, ...] = ()
+    differing: "Tuple[int, ...]" = ()
     checkpoints: int = 0
 
 
@@ -60,7 +63,7 @@ class Spool:
         for piece in pieces(data):
             self._file.write(piece)
 
-    def drain(self) -> Iterator[Union[PageData, CompressedBatch, CompressedPages]]:
+    def drain(self) -> "Iterator[Union[PageData, CompressedBatch, CompressedPages]]":
         """Yield the records in order, each valid until the next; then the spool is empty."""
         self._file.seek(0)
         source = ObjectSource(self._file)
@@ -128,7 +131,7 @@ class Loader:
         self._deltas = DeltaDecoder(memory, reader.limits)
         self._unmapped = _Unmapped()
 
-    def run(self, progress: Callable[[int], object] = lambda offset: None) -> Loaded:
+    def run(self, progress: "Callable[[int], object]" = lambda offset: None) -> Loaded:
         """Load everything. ``progress`` is called with the absolute offset reached after each batch or run. Raises
         StreamError or a subclass."""
         try:
@@ -141,7 +144,7 @@ class Loader:
                 self._spool.close()
         return self.loaded
 
-    def _load(self, progress: Callable[[int], object]) -> None:
+    def _load(self, progress: "Callable[[int], object]") -> None:
         try:
             while self._step():
                 progress(self.reader.source.offset)
@@ -175,7 +178,7 @@ class Loader:
         self._on_record(record)
         return record is not None
 
-    def _apply(self, record: Union[PageData, CompressedBatch, CompressedPages]) -> None:
+    def _apply(self, record: "Union[PageData, CompressedBatch, CompressedPages]") -> None:
         if isinstance(record, PageData):
             self._page_data(record)
             return
@@ -249,7 +252,7 @@ class WholeRecordLoader(Loader):
             self._image.forgiving = True
 
     @property
-    def damage(self) -> Optional[StreamError]:
+    def damage(self) -> "Optional[StreamError]":
         """The first error in page data that did not end the reading, or None."""
         return None if self._image is None else self._image.damage
 
@@ -266,7 +269,7 @@ class WholeRecordLoader(Loader):
             name_pages(self._image.damage, data_pfns(record.words))
 
 
-def taken_back(reader: AnyReader, record: PageData) -> Optional[memoryview]:
+def taken_back(reader: AnyReader, record: PageData) -> "Optional[memoryview]":
     """The PFNs (uint64) that a batch removes from the guest's memory, or None.
 
     Converted streams have batches of XTAB entries alone for the PFNs that a legacy stream's tail lists as unmapped. In
@@ -278,9 +281,9 @@ def taken_back(reader: AnyReader, record: PageData) -> Optional[memoryview]:
     return pfns if types.count(0xF) == len(types) else None
 
 
-def load(source: StreamLike, memory: GuestMemory, *, format: Optional[str] = None, limits: Optional[Limits] = None,
-         strict: bool = False, checkpointed: bool = False, width: Optional[int] = None, guest: Optional[str] = None,
-         jobs: Optional[int] = None) -> Loaded:
+def load(source: "StreamLike", memory: GuestMemory, *, format: "Optional[str]" = None,
+         limits: "Optional[Limits]" = None, strict: bool = False, checkpointed: bool = False,
+         width: "Optional[int]" = None, guest: "Optional[str]" = None, jobs: "Optional[int]" = None) -> Loaded:
     """Load a stream's final memory into ``memory``.
 
     ``source`` and the arguments that aren't described here are those of :func:`xstream.open`; a reader is read to its

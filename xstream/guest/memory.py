@@ -3,7 +3,6 @@ import contextlib
 import mmap
 import os
 from functools import partial
-from typing import Iterator, NamedTuple, Optional, Tuple, Union
 
 from xstream.errors import LimitExceeded
 from xstream.guest.parallel import ONE_THREAD, TASK_PAGES, Workers
@@ -11,16 +10,20 @@ from xstream.kernels import batches as batch_kernel
 from xstream.kernels import buffers
 from xstream.kernels import pages as page_kernel
 from xstream.kernels import pfns as pfn_kernel
-from xstream.kernels.buffers import BufferLike
 from xstream.limits import Limits
 from xstream.stream.reader import PageRun
 from xstream.stream.source import PendingPages, pieces
-from xstream.wire.frames import Buffer
+from xstream.tuples import NamedTuple
 from xstream.wire.libxc import PAGE_SIZE, PageData
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Iterator, Optional, Tuple, Union
+
     import numpy
+
+    from xstream.kernels.buffers import BufferLike
+    from xstream.wire.frames import Buffer
 
 #: Address space reserved at first: a process has room for some dozens of these, not for many of ``Limits.guest_pfns``.
 _RESERVED_PAGES = 1 << 28
@@ -53,8 +56,8 @@ class GuestMemory:
     was never mentioned has type XTAB (0xf).
     """
 
-    def __init__(self, pages: int = 0, *, limit: int = Limits().guest_pfns, file: Optional[int] = None,
-                 array: Optional[Buffer] = None) -> None:
+    def __init__(self, pages: int = 0, *, limit: int = Limits().guest_pfns, file: "Optional[int]" = None,
+                 array: "Optional[Buffer]" = None) -> None:
         self._fd = file
         self._sparse = True  # whether a page of zeros needn't be written to the file
         self._length = 0
@@ -156,7 +159,7 @@ class GuestMemory:
         found = uint64(min(most, self._length))
         return found[:pfn_kernel.populated_pfns(self.state, start, found)]
 
-    def read(self, pfns: BufferLike) -> bytearray:
+    def read(self, pfns: "BufferLike") -> bytearray:
         """The pages of ``pfns`` (uint64), concatenated; a copy. Pages that never arrived are zeros."""
         out = bytearray(buffers.array("pfns", pfns, "uint64").nbytes // 8 * PAGE_SIZE)
         if self._fd is None:
@@ -166,7 +169,7 @@ class GuestMemory:
             page_kernel.pread_pages(self._fd, pfns, out)
         return out
 
-    def forget(self, pfns: Buffer) -> None:
+    def forget(self, pfns: "Buffer") -> None:
         """Reset ``pfns`` (uint64) to their initial state: not populated, type XTAB, pages of zeros."""
         numbers = memoryview(pfns).cast("B").cast("Q")
         for start in range(0, len(numbers), _AT_ONCE):
@@ -176,7 +179,7 @@ class GuestMemory:
             self._sparse = False
             self._store(sent, bytes(len(sent) * PAGE_SIZE))
 
-    def mark(self, words: Buffer) -> Applied:
+    def mark(self, words: "Buffer") -> Applied:
         """Record the types of PFN words and what they populate. Grows to the highest PFN. Raises LimitExceeded."""
         highest = pfn_kernel.highest_pfn(words)
         self.grow(highest + 1)
@@ -248,7 +251,7 @@ class GuestMemory:
             done += len(chunk)
         return differing[:found]
 
-    def _store(self, pfns: memoryview, data: Union[Buffer, PendingPages]) -> None:
+    def _store(self, pfns: memoryview, data: "Union[Buffer, PendingPages]") -> None:
         if self._fd is None:
             if isinstance(data, PendingPages):
                 data.read_into(self._whole, pfns)
@@ -267,13 +270,13 @@ def reserve(size: int) -> mmap.mmap:
     return mmap.mmap(-1, max(size, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE)
 
 
-def shares(pages: int, jobs: int) -> Iterator[Tuple[int, int]]:
+def shares(pages: int, jobs: int) -> "Iterator[Tuple[int, int]]":
     """Ranges of a batch's pages of about equal size, at most one for each job and none smaller than a task is worth."""
     count = max(1, min(jobs, pages // TASK_PAGES))
     return ((pages * share // count, pages * (share + 1) // count) for share in range(count))
 
 
-def run_shares(extents: memoryview, jobs: int) -> Iterator[Tuple[int, int, memoryview]]:
+def run_shares(extents: memoryview, jobs: int) -> "Iterator[Tuple[int, int, memoryview]]":
     """The extents of a PageRun, in pieces that are worth a task (with one job, in one piece), each with the range of
     pages in it."""
     first = end = begin = 0
@@ -289,7 +292,7 @@ def uint64(count: int) -> memoryview:
     return memoryview(bytearray(8 * count)).cast("Q")
 
 
-def data_pfns(words: Buffer) -> memoryview:
+def data_pfns(words: "Buffer") -> memoryview:
     """The PFNs of the words that carry data, in order, uint64; a copy."""
     pfns = uint64(pfn_kernel.count_data(words))
     pfn_kernel.data_pfns(words, pfns)

@@ -1,7 +1,6 @@
 """The CRC32C of a guest's whole memory, read through its hooks: the same at both ends of a good migration."""
 import itertools
 from array import array
-from typing import Callable
 
 from xstream.guest.hooks import Hooks
 from xstream.kernels import checksum
@@ -9,12 +8,16 @@ from xstream.kernels import pages as page_kernel
 from xstream.stream.writer import BATCH_PFNS
 from xstream.wire.libxc import PAGE_SIZE
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable
+
 #: Maps a page type to 1 if the page counts: type NOTAB. Page tables hold frame numbers, which differ between hosts.
 _COUNTS = bytes(kind == 0 for kind in range(256))
 
 
-def memory_crc(hooks: Hooks, pfn_end: int, types_of: Callable[[int, int], bytes],
-               frames_of: Callable[[memoryview], memoryview]) -> int:
+def memory_crc(hooks: Hooks, pfn_end: int, types_of: "Callable[[int, int], bytes]",
+               frames_of: "Callable[[memoryview], memoryview]") -> int:
     """The CRC32C of the memory image from PFN 0 up to ``pfn_end``, with zeros where there is no page, or a page table.
 
     ``types_of`` returns the page types, one byte each, from a PFN up to another; ``frames_of`` the frames of PFNs.

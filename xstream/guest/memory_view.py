@@ -8,7 +8,6 @@ import contextlib
 import operator
 import tempfile
 from functools import partial
-from typing import Callable, Iterator, List, Optional, Sequence, Tuple, Union
 
 import numpy
 
@@ -17,21 +16,25 @@ from xstream.guest.load import Loader
 from xstream.guest.memory import GuestMemory, reserve
 from xstream.kernels import batches as batch_kernel
 from xstream.kernels import pfns as pfn_kernel
-from xstream.kernels.buffers import BufferLike
 from xstream.limits import Limits
 from xstream.stream.reader import Identity
 from xstream.stream.seekable import FrameStore, SeekableSource
-from xstream.stream.source import BufferSource, Source, SourceLike, open_source
+from xstream.stream.source import BufferSource, Source, open_source
 from xstream.stream.state import StateRecords
 from xstream.wire import legacy, libxc, libxl
-from xstream.wire.frames import Buffer
 from xstream.wire.libxc import PAGE_SIZE
-from xstream.wire.pending import Data, PendingPages
+from xstream.wire.pending import PendingPages
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Callable, Iterator, List, Optional, Sequence, Tuple, Union
+
+    from xstream.kernels.buffers import BufferLike
     from xstream.stream.reader import AnyReader
+    from xstream.stream.types import SourceLike
     from xstream.wire.formats import AnyRecord
+    from xstream.wire.frames import Buffer
+    from xstream.wire.pending import Data
 
 #: Pages copied or written at once: one of Xen's batches.
 _BATCH = 1024
@@ -42,7 +45,7 @@ _MOST_VIEWS = 64
 _ZEROS = memoryview(bytes(_BATCH * PAGE_SIZE))
 
 #: Records that describe the guest; MemoryView keeps these.
-_DESCRIBING: Tuple[type, ...] = (
+_DESCRIBING: "Tuple[type, ...]" = (
     libxc.PVInfo, libxc.CpuidPolicy, libxc.MsrPolicy, libxc.TscInfo, libxc.SharedInfo, libxc.HvmContext,
     libxc.HvmParams, libxc.VcpuBasic, libxc.VcpuExtended, libxc.VcpuXsave, libxc.VcpuMsrs,
     libxl.EmulatorXenstoreData, legacy.TscInfo, legacy.HvmParam, legacy.HvmTail, legacy.VcpuContext, legacy.SharedInfo)
@@ -59,7 +62,7 @@ class _CountingMemory(GuestMemory):
         super().__init__(limit=limit, file=file)
         self.copies = _array(limit, numpy.uint32)
 
-    def _store(self, pfns: memoryview, data: Data) -> None:
+    def _store(self, pfns: memoryview, data: "Data") -> None:
         _count(self.copies, numpy.frombuffer(pfns, numpy.uint64))
         super()._store(pfns, data)
 
@@ -116,7 +119,7 @@ class _Index(GuestMemory):
     Without a ``file``, offsets are those of the reader's source.
     """
 
-    def __init__(self, limit: int, file: Optional[memoryview], reader: "AnyReader") -> None:
+    def __init__(self, limit: int, file: "Optional[memoryview]", reader: "AnyReader") -> None:
         super().__init__(limit=limit)
         self._mapping = None  # no pages are written: no advice about them
         self.positions = _array(limit, numpy.uint64)
@@ -124,7 +127,7 @@ class _Index(GuestMemory):
         self._file = file
         self._reader = reader
 
-    def _begin(self, data: Data) -> int:
+    def _begin(self, data: "Data") -> int:
         """The offset of page data, which is the last that the reader has passed. Raises _NotInFile."""
         if self._file is None:
             if self._reader.checkpoints:
@@ -137,7 +140,7 @@ class _Index(GuestMemory):
             raise _NotInFile
         return start
 
-    def _store(self, pfns: memoryview, data: Data) -> None:
+    def _store(self, pfns: memoryview, data: "Data") -> None:
         if not len(pfns):
             return
         start = self._begin(data)
@@ -162,11 +165,11 @@ class _Index(GuestMemory):
         self.grow(pfn_kernel.highest_pfn(record.words) + 1)
         return memoryview(b"").cast("Q")
 
-    def read(self, pfns: BufferLike) -> bytearray:
+    def read(self, pfns: "BufferLike") -> bytearray:
         """Page deltas need the page's earlier contents, so their pages are not in the file."""
         raise _NotInFile
 
-    def forget(self, pfns: Buffer) -> None:
+    def forget(self, pfns: "Buffer") -> None:
         numbers = memoryview(pfns).cast("B").cast("Q")
         sent = memoryview(bytearray(8 * len(numbers))).cast("Q")
         sent = sent[:pfn_kernel.forget(numbers, self.state, sent)]
@@ -223,9 +226,9 @@ class MemoryView:
     thread; reading from several threads is.
     """
 
-    def __init__(self, source: SourceLike, *, format: Optional[str] = None, limits: Limits = Limits(),
-                 checkpointed: bool = True, width: Optional[int] = None, guest: Optional[str] = None,
-                 progress: Callable[[int], object] = lambda offset: None) -> None:
+    def __init__(self, source: "SourceLike", *, format: "Optional[str]" = None, limits: Limits = Limits(),
+                 checkpointed: bool = True, width: "Optional[int]" = None, guest: "Optional[str]" = None,
+                 progress: "Callable[[int], object]" = lambda offset: None) -> None:
         self._reader = partial(open_stream, format=format, limits=limits, checkpointed=checkpointed, width=width,
                                guest=guest)
         self._limits = limits
@@ -366,7 +369,7 @@ class MemoryView:
             out[begin:end] = pages[begin - start:end - start].data
         return bytes(out)
 
-    def __getitem__(self, which: Union[int, slice]) -> numpy.ndarray:
+    def __getitem__(self, which: "Union[int, slice]") -> numpy.ndarray:
         if isinstance(which, slice):
             start, stop, step = which.indices(len(self))
             if step != 1:
@@ -388,7 +391,7 @@ class MemoryView:
             return pages
         return self.pages(numpy.arange(start, stop, dtype=numpy.uint64))
 
-    def pages(self, pfns: Union[BufferLike, Sequence[int]]) -> numpy.ndarray:
+    def pages(self, pfns: "Union[BufferLike, Sequence[int]]") -> numpy.ndarray:
         """The pages of ``pfns`` (array of PFNs in any order), ndarray (n, 4096) uint8, read-only; a copy. Raises
         IndexError for a PFN past the memory."""
         positions = self._positions[:len(self)][numpy.asarray(pfns, numpy.int64)]
@@ -398,7 +401,7 @@ class MemoryView:
         pages.flags.writeable = False
         return pages
 
-    def starts(self, pfns: Union[BufferLike, Sequence[int]], size: int) -> numpy.ndarray:
+    def starts(self, pfns: "Union[BufferLike, Sequence[int]]", size: int) -> numpy.ndarray:
         """The first ``size`` bytes of each of the pages, ndarray (n, size) uint8; a copy. Of a mapped file, touches no
         more of them."""
         numbers = numpy.asarray(pfns, numpy.int64)
@@ -411,7 +414,7 @@ class MemoryView:
         found[positions == 0] = 0
         return found
 
-    def populated_pfns(self, first: int = 0, stop: Optional[int] = None) -> Iterator[numpy.ndarray]:
+    def populated_pfns(self, first: int = 0, stop: "Optional[int]" = None) -> "Iterator[numpy.ndarray]":
         """The populated PFNs of a range, ascending, in arrays of at most 2^20 uint64."""
         stop = len(self) if stop is None else min(stop, len(self))
         state = self._memory.state
@@ -421,7 +424,7 @@ class MemoryView:
                 flags = numpy.frombuffer(part, numpy.uint8) & pfn_kernel.POPULATED
                 yield numpy.flatnonzero(flags).astype(numpy.uint64) + numpy.uint64(start)
 
-    def runs(self, first: int = 0, stop: Optional[int] = None) -> numpy.ndarray:
+    def runs(self, first: int = 0, stop: "Optional[int]" = None) -> numpy.ndarray:
         """The runs of populated PFNs in a range, ascending: ndarray (n, 2) uint64 of first PFN and number of pages."""
         parts: List[numpy.ndarray] = []
         for pfns in self.populated_pfns(first, stop):
@@ -435,7 +438,7 @@ class MemoryView:
             parts.append(part)
         return numpy.concatenate(parts) if parts else numpy.zeros((0, 2), numpy.uint64)
 
-    def buffers(self, first: int, count: int) -> Iterator[Tuple[int, Optional[List[Buffer]]]]:
+    def buffers(self, first: int, count: int) -> "Iterator[Tuple[int, Optional[List[Buffer]]]]":
         """The contents of ``count`` neighbouring PFNs, a batch at a time: (pages, their bytes in pieces).
 
         The pieces are views of the file where that saves time, and None where no page of the batch has contents."""
@@ -452,7 +455,7 @@ class MemoryView:
             yield len(positions), [self._piece(int(positions[begin]), end - begin)
                                    for begin, end in zip(bounds, bounds[1:])]
 
-    def _piece(self, position: int, pages: int) -> Buffer:
+    def _piece(self, position: int, pages: int) -> "Buffer":
         size = pages * PAGE_SIZE
         return self._store.read(position - 1, size) if position else _ZEROS[:size]
 
@@ -476,7 +479,7 @@ def _array(length: int, dtype: type) -> numpy.ndarray:
     return numpy.frombuffer(reserve(max(length, 1) * numpy.dtype(dtype).itemsize), dtype)[:length]
 
 
-def _address(buffer: Buffer) -> int:
+def _address(buffer: "Buffer") -> int:
     """Where a buffer lies in this process's memory."""
     address = 0
     with contextlib.suppress(TypeError, ValueError):

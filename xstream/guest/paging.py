@@ -3,14 +3,17 @@
 Source: Intel SDM volume 3, chapter 4. The tables of a PV guest in a stream hold PFNs, so they are read as an HVM
 guest's.
 """
-from typing import Dict, Iterable, List, NamedTuple, Sequence, Tuple
-
 import numpy
 
 from xstream.guest.memory_view import MemoryView
 from xstream.guest.vcpus import Vcpu
 from xstream.kernels import pfns as pfn_kernel
+from xstream.tuples import NamedTuple
 from xstream.wire.libxc import PAGE_SIZE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Dict, Iterable, List, Sequence, Tuple
 
 _PRESENT, _LARGE = 1, 1 << 7
 _FRAME = (1 << 52) - PAGE_SIZE
@@ -25,7 +28,7 @@ class _Form(NamedTuple):
 
     levels: int
     entry_size: int = 8
-    large: Tuple[int, ...] = (2, 3)
+    large: "Tuple[int, ...]" = (2, 3)
     top_entries: int = 512
 
 
@@ -42,7 +45,7 @@ def uses_paging(cpu: Vcpu) -> bool:
     return cpu.kind == "pv" or bool(cpu.registers.get("cr0", 0) & _CR0_PG)
 
 
-def reached_tables(view: MemoryView, cpus: Sequence[Vcpu]) -> Tables:
+def reached_tables(view: MemoryView, cpus: "Sequence[Vcpu]") -> Tables:
     """The page tables that the vcpus' cr3 lead to.
 
     Only pages that are in the stream count. Time and memory are bounded by the guest's size, whatever the entries say.
@@ -72,7 +75,7 @@ def _form(cpu: Vcpu, pv_levels: int) -> _Form:
     return _Form(3, large=(2,), top_entries=4) if cr4 & _CR4_PAE else _Form(2, entry_size=4, large=(2,))
 
 
-def _walk(view: MemoryView, form: _Form, addresses: Sequence[int]) -> List[Tuple[int, numpy.ndarray]]:
+def _walk(view: MemoryView, form: _Form, addresses: "Sequence[int]") -> "List[Tuple[int, numpy.ndarray]]":
     """(level, PFNs of the tables) of each level, from the top."""
     tables = _in_stream(view, numpy.array([address // PAGE_SIZE for address in addresses], numpy.uint64))
     found = [(form.levels, tables)]

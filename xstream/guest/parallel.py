@@ -5,11 +5,12 @@ what to do; only work on pages that don't depend on each other is shared. The or
 raised, are therefore the same with any number of jobs.
 """
 import os
-from types import TracebackType
-from typing import TYPE_CHECKING, Callable, Optional, Sequence, Type
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
+    from types import TracebackType
+    from typing import Callable, Optional, Sequence, Type
 
 #: Pages that are worth a task of their own. Starting one costs about as much as copying ten pages.
 TASK_PAGES = 256
@@ -35,8 +36,8 @@ class Workers:
     def __enter__(self) -> "Workers":
         return self
 
-    def __exit__(self, kind: Optional[Type[BaseException]], error: Optional[BaseException],
-                 traceback: Optional[TracebackType]) -> None:
+    def __exit__(self, kind: "Optional[Type[BaseException]]", error: "Optional[BaseException]",
+                 traceback: "Optional[TracebackType]") -> None:
         self.close()
 
     def close(self) -> None:
@@ -45,7 +46,7 @@ class Workers:
             self._pool.shutdown()
             self._pool = None
 
-    def run(self, tasks: Sequence[Callable[[], object]]) -> None:
+    def run(self, tasks: "Sequence[Callable[[], object]]") -> None:
         """Run all tasks; returns when they have ended. They must not depend on each other.
 
         Raises the error of the first task, in the given order, that failed. Later tasks may have run.

@@ -1,8 +1,12 @@
 """When a live save stops sending what changes and suspends the guest."""
 import enum
-from typing import Callable, NamedTuple, Optional
 
+from xstream.tuples import NamedTuple
 from xstream.wire.libxc import PAGE_SIZE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable, Optional
 
 
 class Round(NamedTuple):
@@ -21,7 +25,7 @@ class Round(NamedTuple):
     pages: int
     bytes: int
     seconds: float
-    dirty: Optional[int] = None
+    dirty: "Optional[int]" = None
 
     @property
     def rate(self) -> float:
@@ -29,7 +33,7 @@ class Round(NamedTuple):
         return self.bytes / self.seconds if self.seconds > 0 else 0.0
 
     @property
-    def downtime(self) -> Optional[float]:
+    def downtime(self) -> "Optional[float]":
         """Estimated seconds to send what is dirty, at this round's rate; None if unknown."""
         if self.dirty is None or not self.rate:
             return None
@@ -44,11 +48,12 @@ class Decision(enum.Enum):
     ABORT = "cancel the save; the guest runs on"
 
 
-#: Called after every live round.
-Policy = Callable[[Round], Decision]
+if TYPE_CHECKING:
+    #: Called after every live round.
+    Policy = Callable[[Round], Decision]
 
 
-def xen_policy(rounds: int = 5, dirty: int = 50) -> Policy:
+def xen_policy(rounds: int = 5, dirty: int = 50) -> "Policy":
     """Xen's own policy: stop after ``rounds`` rounds, or with fewer than ``dirty`` PFNs dirty (simple_precopy_policy()
     in tools/libs/guest/xg_sr_save.c)."""
     def policy(last: Round) -> Decision:
@@ -57,7 +62,7 @@ def xen_policy(rounds: int = 5, dirty: int = 50) -> Policy:
     return policy
 
 
-def downtime_policy(milliseconds: float, rounds: int = 30) -> Policy:
+def downtime_policy(milliseconds: float, rounds: int = 30) -> "Policy":
     """Stop once the dirty PFNs can be sent within ``milliseconds`` at the last round's rate, or after ``rounds``
     rounds."""
     def policy(last: Round) -> Decision:

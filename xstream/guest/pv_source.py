@@ -4,7 +4,6 @@ Source: tools/libs/guest/xg_sr_save_x86_pv.c and xg_sr_common_x86_pv.c.
 """
 import struct
 from array import array
-from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from xstream.errors import StreamError
 from xstream.guest.guest import Guest, GuestError
@@ -13,11 +12,18 @@ from xstream.guest.memory import uint64
 from xstream.guest.tables import LEVELS
 from xstream.kernels import p2m as p2m_kernel
 from xstream.kernels import pages as page_kernel
-from xstream.kernels.buffers import Numbers
 from xstream.stream.writer import BATCH_PFNS
+from xstream.tuples import NamedTuple
 from xstream.wire import shared_info as shared_info_wire
 from xstream.wire import vcpu as vcpu_wire
-from xstream.wire.libxc import PAGE_SIZE, P2MFrames, PVInfo, Record, VcpuBasic
+from xstream.wire.libxc import PAGE_SIZE, P2MFrames, PVInfo, VcpuBasic
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Dict, List, Optional, Sequence, Tuple
+
+    from xstream.kernels.buffers import Numbers
+    from xstream.wire.libxc import Record
 
 _INVALID = p2m_kernel.INVALID
 _FRAME_MASK = (1 << 52) - (1 << 12)
@@ -61,7 +67,7 @@ class SourceP2M:
         self.frames = self._read_p2m()
         self.pfns = array("Q", [self.pfn_of(mfn, "p2m frame {}".format(at)) for at, mfn in enumerate(self._leaves)])
 
-    def records(self) -> Tuple[Sequence[Record], Sequence[Record]]:
+    def records(self) -> "Tuple[Sequence[Record], Sequence[Record]]":
         """The records before and after the static records."""
         return [PVInfo(self.width, self.levels)], [P2MFrames(0, self.pfn_end - 1, self.pfns.tobytes())]
 
@@ -76,7 +82,7 @@ class SourceP2M:
         if self._generation is not None and self._shared_fields()["arch.p2m_generation"] != self._generation:
             raise GuestError("the guest has changed where its p2m is")
 
-    def frames_of(self, pfns: Numbers) -> memoryview:
+    def frames_of(self, pfns: "Numbers") -> memoryview:
         """The MFN of each PFN; INVALID_MFN for a PFN without a page."""
         found = uint64(len(pfns))
         p2m_kernel.lookup(self.frames, pfns, found)
@@ -104,10 +110,10 @@ class SourceP2M:
             mfns.user if mfns.user is None else self.pfn_of(mfns.user, name + "'s cr1"))
         return record._replace(blob=vcpu_wire.with_frames(record.blob, self.width, pfns, in_stream=True))
 
-    def _shared_fields(self) -> Dict[str, int]:
+    def _shared_fields(self) -> "Dict[str, int]":
         return shared_info_wire.parse(self._hooks.shared_info(), self.width).fields
 
-    def _read_frames(self, mfns: Sequence[int]) -> bytearray:
+    def _read_frames(self, mfns: "Sequence[int]") -> bytearray:
         """The contents of frames, concatenated; a copy."""
         out = bytearray(len(mfns) * PAGE_SIZE)
         view = memoryview(out)
@@ -126,7 +132,7 @@ class SourceP2M:
         p2m_kernel.widen(held, frames)
         return frames
 
-    def _walk_tree(self, top: int) -> List[int]:
+    def _walk_tree(self, top: int) -> "List[int]":
         """The p2m's frames, found through the list of lists of frames."""
         lists = -(-self.pfn_end // self._entries ** 2)
         if lists > self._entries:
@@ -141,10 +147,10 @@ class SourceP2M:
         self._check_mfns(leaves, "p2m frame list")
         return leaves
 
-    def _list(self, data: bytearray, count: int) -> List[int]:
+    def _list(self, data: bytearray, count: int) -> "List[int]":
         return list(struct.unpack_from("<{}{}".format(count, "Q" if self.width == 8 else "I"), data))
 
-    def _walk_tables(self, linear: _Linear) -> List[int]:
+    def _walk_tables(self, linear: _Linear) -> "List[int]":
         """The p2m's frames, found through the page tables that map it."""
         mask = _ADDRESS_MASKS[self.width]
         first = linear.address
@@ -164,7 +170,7 @@ class SourceP2M:
                 last = first + -(-self.pfn_end // self._entries) * PAGE_SIZE - 1
         return tables
 
-    def _without_missing(self, tables: List[int], address: int) -> List[int]:
+    def _without_missing(self, tables: "List[int]", address: int) -> "List[int]":
         """The L1 tables without the run of identical ones at the end, whose PFNs don't exist."""
         kept = _repeated_end(tables)
         if kept in (0, len(tables) - 1):
@@ -179,7 +185,7 @@ class SourceP2M:
         if wraps or not canonical or (first <= end and last >= begin):
             raise GuestError("bad addresses of the p2m list: {:#x} to {:#x}".format(first, last))
 
-    def _check_mfns(self, mfns: Sequence[int], what: str) -> None:
+    def _check_mfns(self, mfns: "Sequence[int]", what: str) -> None:
         for mfn in mfns:
             self._check_mfn(mfn, what)
 
@@ -192,7 +198,7 @@ def _canonical(address: int) -> bool:
     return address >> 47 in (0, (1 << 17) - 1)
 
 
-def _repeated_end(items: Sequence[int]) -> int:
+def _repeated_end(items: "Sequence[int]") -> int:
     """Index at which the run of identical items at the end begins."""
     begin = len(items) - 1
     while begin and items[begin - 1] == items[-1]:

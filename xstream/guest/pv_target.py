@@ -4,7 +4,6 @@ Source: tools/libs/guest/xg_sr_restore_x86_pv.c.
 """
 import re
 from array import array
-from typing import Callable, Iterator, Tuple
 
 from xstream.errors import CorruptStream, StreamError
 from xstream.guest.guest import Completed, Guest
@@ -19,13 +18,15 @@ from xstream.wire import console
 from xstream.wire import shared_info as shared_info_wire
 from xstream.wire import start_info as start_info_wire
 from xstream.wire import vcpu as vcpu_wire
-from xstream.wire.frames import Buffer
 from xstream.wire.libxc import PAGE_SIZE, P2MFrames, PageData, SharedInfo, VcpuBasic
 from xstream.wire.pending import in_memory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Callable, Iterator, Tuple
+
     from xstream.stream.reader import AnyReader
+    from xstream.wire.frames import Buffer
 
 _NOTAB = 0
 _PINNED = range(9, 13)
@@ -162,7 +163,7 @@ class TargetPV:
                 p2m_kernel.narrow(frames, content[:4 * count])
             self._memory.write(where, content)
 
-    def _frame_of(self, pfn: int, field: str, fits: Callable[[int], bool] = lambda kind: True) -> int:
+    def _frame_of(self, pfn: int, field: str, fits: "Callable[[int], bool]" = lambda kind: True) -> int:
         if pfn >= self._pfn_end or not self._memory.is_populated(pfn):
             raise CorruptStream("a PFN that the guest doesn't have", field=field,
                                 expected="a populated PFN under {:#x}".format(self._pfn_end), got=hex(pfn))
@@ -180,7 +181,7 @@ def _is_data(kind: int) -> bool:
 _PINNED_TYPES = bytes(byte & 0xF ^ 0xF if byte & 0xF ^ 0xF in _PINNED else 0 for byte in range(256))
 
 
-def _pinned(state: Buffer) -> Iterator[Tuple[int, int]]:
+def _pinned(state: "Buffer") -> "Iterator[Tuple[int, int]]":
     """(index, type) of each state byte of a pinned page table."""
     kinds = bytes(state).translate(_PINNED_TYPES)
     return ((match.start(), kinds[match.start()]) for match in re.finditer(b"[^\\0]", kinds))

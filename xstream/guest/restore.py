@@ -5,9 +5,8 @@ Source of the order and the rules: tools/libs/guest/xg_sr_restore.c, xg_sr_resto
 import contextlib
 from array import array
 from types import ModuleType
-from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple, TypeVar, Union
 
-from xstream.containers.opening import AnyReader, StreamLike, open_stream
+from xstream.containers.opening import AnyReader, open_stream
 from xstream.errors import (
     IncompleteStream,
     LimitExceeded,
@@ -29,9 +28,10 @@ from xstream.limits import Limits
 from xstream.stream.legacy_reader import LegacyReader
 from xstream.stream.reader import PageRun, Reader
 from xstream.stream.records import RecordReader
-from xstream.stream.sink import Sink, SinkLike, opened_sink
-from xstream.stream.source import NeedMoreData, PendingPages, SourceLike
+from xstream.stream.sink import Sink, opened_sink
+from xstream.stream.source import NeedMoreData, PendingPages
 from xstream.stream.state import CONFIG_FIELDS, Kept, StateRecords, owned
+from xstream.tuples import NamedTuple
 from xstream.wire import console, hvm_context, hvm_params, libvirt, libxc, libxl, xenopsd, xl
 from xstream.wire.frames import FRAME
 from xstream.wire.libxc import (
@@ -44,7 +44,6 @@ from xstream.wire.libxc import (
     P2MFrames,
     PageData,
     PVInfo,
-    Record,
     SharedInfo,
     StaticDataEnd,
     TscInfo,
@@ -54,7 +53,11 @@ from xstream.wire.pending import in_memory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Callable, Dict, Iterator, List, Optional, Tuple, TypeVar, Union
+
+    from xstream.stream.types import SinkLike, SourceLike, StreamLike
     from xstream.wire.formats import AnyRecord
+    from xstream.wire.libxc import Record
 
 #: Most PFNs that a failed comparison names.
 _NAMED_PFNS = 1024
@@ -73,8 +76,9 @@ _CONSOLE_PFN = hvm_params.NUMBERS["CONSOLE_PFN"]
 #: Only ever meant for the toolstack.
 _DROPPED_PARAM = hvm_params.NUMBERS["PAE_ENABLED"]
 
-#: A record of a layer around the memory stream, or an optional record of the memory stream itself.
-OtherRecord = Union[xl.SaveHeader, libvirt.SaveHeader, xenopsd.Record, libxl.Record, libxc.Unknown]
+if TYPE_CHECKING:
+    #: A record of a layer around the memory stream, or an optional record of the memory stream itself.
+    OtherRecord = Union[xl.SaveHeader, libvirt.SaveHeader, xenopsd.Record, libxl.Record, libxc.Unknown]
 
 
 class LayerRecord(NamedTuple):
@@ -82,7 +86,7 @@ class LayerRecord(NamedTuple):
     "libxl", "libvirt", "xenopsd", "libxc"."""
 
     layer: str
-    record: OtherRecord
+    record: "OtherRecord"
 
 
 _Bytes = bytes  # within Restored that name is a field
@@ -105,15 +109,15 @@ class Restored(NamedTuple):
 
     pages: int
     bytes: int
-    differing: Tuple[int, ...]
+    differing: "Tuple[int, ...]"
     checkpoints: int
-    failover: Optional[Exception]
+    failover: "Optional[Exception]"
     completed: Completed
-    records: Tuple[LayerRecord, ...] = ()
-    memory_crc: Optional[int] = None
+    records: "Tuple[LayerRecord, ...]" = ()
+    memory_crc: "Optional[int]" = None
 
     @property
-    def config(self) -> Optional[_Bytes]:
+    def config(self) -> "Optional[_Bytes]":
         """The domain's configuration without trailing NULs: xl's, libvirt's XML, or xenopsd's Xenops record; None if
         the stream has none."""
         for _, record in self.records:
@@ -123,7 +127,7 @@ class Restored(NamedTuple):
         return None
 
     @property
-    def device_model(self) -> Optional[_Bytes]:
+    def device_model(self) -> "Optional[_Bytes]":
         """The device model's (QEMU's) record; None if the stream has none."""
         for _, record in reversed(self.records):
             if isinstance(record, libxl.EmulatorContext):
@@ -133,13 +137,14 @@ class Restored(NamedTuple):
         return None
 
     @property
-    def xenstore_data(self) -> Tuple[Tuple[_Bytes, _Bytes], ...]:
+    def xenstore_data(self) -> "Tuple[Tuple[_Bytes, _Bytes], ...]":
         """(key, value) of the device model's xenstore entries; keys are relative to the device model's directory."""
         return tuple(pair for _, record in self.records if isinstance(record, libxl.EmulatorXenstoreData)
                      for pair in record.pairs)
 
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    T = TypeVar("T")
 
 
 class _Place(NamedTuple):
@@ -157,11 +162,11 @@ class Restorer:
     fed; call it again then. ``restored`` is set at the end.
     """
 
-    def __init__(self, source: StreamLike, guest: Guest, *, format: Optional[str] = None,
+    def __init__(self, source: "StreamLike", guest: Guest, *, format: "Optional[str]" = None,
                  limits: Limits = Limits(), strict: bool = False, checkpointed: bool = False, exact: bool = True,
-                 checkpoint: Callable[[int], bool] = lambda number: True, back_channel: Optional[SinkLike] = None,
-                 progress: Callable[[int], object] = lambda offset: None,
-                 cancelled: Callable[[], bool] = lambda: False, jobs: Optional[int] = None,
+                 checkpoint: "Callable[[int], bool]" = lambda number: True, back_channel: "Optional[SinkLike]" = None,
+                 progress: "Callable[[int], object]" = lambda offset: None,
+                 cancelled: "Callable[[], bool]" = lambda: False, jobs: "Optional[int]" = None,
                  memory_crc: bool = False) -> None:
         if back_channel is not None and guest.kind != "hvm":
             raise ValueError("a back channel is for HVM guests")
@@ -273,7 +278,7 @@ class Restorer:
             raise GuestError("the stream of an {} guest can't be restored into one of kind {!r}".format(
                 libxc.GUEST_NAMES[memory.domain.type], self._guest.kind))
 
-    def _next_run(self) -> Optional[PageRun]:
+    def _next_run(self) -> "Optional[PageRun]":
         if self._pv or self._spool is not None or self._reader.verifying:
             return None
         return self._reader.next_run()
@@ -454,7 +459,7 @@ class Restorer:
                                offset=reader.offset, record=reader.index, field="records", expected="HVM_CONTEXT",
                                got="the end of the stream")
 
-    def _params(self) -> Dict[int, int]:
+    def _params(self) -> "Dict[int, int]":
         """The parameters to set, by index: the stream's, and this host's event channels."""
         params: Dict[int, int] = {}
         for record in self._state.of(HvmParams):
@@ -483,7 +488,7 @@ class Restorer:
         self._blaming(p2m_frames[-1], pv.finish)
         return completed
 
-    def _blaming(self, kept: Kept, do: Callable[..., T], *arguments: object, base: int = 0) -> T:
+    def _blaming(self, kept: Kept, do: "Callable[..., T]", *arguments: object, base: int = 0) -> "T":
         """The result of ``do``; an error it finds is located at the record, ``base`` bytes after its start."""
         try:
             return do(*arguments)
@@ -502,21 +507,21 @@ def _located(error: StreamError, record: "AnyRecord", place: _Place) -> StreamEr
                          base=0 if isinstance(error, TruncatedStream) else place.offset)
 
 
-_WIRE: Dict[str, ModuleType] = {libxc.LAYER: libxc, libxl.LAYER: libxl, xenopsd.LAYER: xenopsd}
+_WIRE: "Dict[str, ModuleType]" = {libxc.LAYER: libxc, libxl.LAYER: libxl, xenopsd.LAYER: xenopsd}
 
 
-def _reported(state: StateRecords) -> Iterator[LayerRecord]:
+def _reported(state: StateRecords) -> "Iterator[LayerRecord]":
     """What isn't the guest's state. Views become copies: the source may be closed."""
     for record, place in state.items():
         if not isinstance(record, _STATE):
             yield LayerRecord(place.layer, owned(record))  # type: ignore[arg-type]  # the state is what others are
 
 
-def restore(source: StreamLike, guest: Guest, *, format: Optional[str] = None,
+def restore(source: "StreamLike", guest: Guest, *, format: "Optional[str]" = None,
             limits: Limits = Limits(), strict: bool = False, checkpointed: bool = False, exact: bool = True,
-            checkpoint: Callable[[int], bool] = lambda number: True, back_channel: Optional[SinkLike] = None,
-            progress: Callable[[int], object] = lambda offset: None,
-            cancelled: Callable[[], bool] = lambda: False, jobs: Optional[int] = None,
+            checkpoint: "Callable[[int], bool]" = lambda number: True, back_channel: "Optional[SinkLike]" = None,
+            progress: "Callable[[int], object]" = lambda offset: None,
+            cancelled: "Callable[[], bool]" = lambda: False, jobs: "Optional[int]" = None,
             memory_crc: bool = False) -> Restored:
     """Restore a guest from a libxc stream, version 2 or 3, or from a container of one (libxl, xl, libvirt, xenopsd).
 

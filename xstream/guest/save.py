@@ -6,28 +6,27 @@ import contextlib
 import itertools
 import time
 from array import array
-from typing import Callable, Generator, Iterator, List, NamedTuple, Optional, Tuple
 
 from xstream.errors import CorruptStream, LimitExceeded, StreamError
-from xstream.guest.enclosure import DeviceModel, Enclosure, XenstoreData
+from xstream.guest.enclosure import Enclosure
 from xstream.guest.guest import GUEST_TYPES, Cancelled, Guest, GuestError, HookError, Pages
 from xstream.guest.hooks import Hooks
 from xstream.guest.memory import data_pfns, uint64
 from xstream.guest.memory_crc import memory_crc as crc_of_memory
 from xstream.guest.parallel import usable_cpus
-from xstream.guest.policies import Decision, Policy, Round, xen_policy
+from xstream.guest.policies import Decision, Round, xen_policy
 from xstream.guest.pv_source import SourceP2M
 from xstream.guest.tables import any_tables, data_types
 from xstream.kernels import p2m as p2m_kernel
 from xstream.kernels import pages as page_kernel
 from xstream.kernels import pagetables
 from xstream.kernels import pfns as pfn_kernel
-from xstream.kernels.buffers import Flags
 from xstream.limits import Limits
-from xstream.stream.sink import Sink, SinkLike, opened_sink
-from xstream.stream.source import Source, SourceLike, open_source
+from xstream.stream.sink import Sink, opened_sink
+from xstream.stream.source import Source, open_source
 from xstream.stream.writer import BATCH_PFNS
 from xstream.stream.zstd import compressed, compression_of
+from xstream.tuples import NamedTuple
 from xstream.wire import libxc
 from xstream.wire.frames import FRAME
 from xstream.wire.libxc import (
@@ -40,6 +39,15 @@ from xstream.wire.libxc import (
     Verify,
     words_of,
 )
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable, Generator, Iterator, List, Optional, Tuple
+
+    from xstream.guest.enclosure import DeviceModel, XenstoreData
+    from xstream.guest.policies import Policy
+    from xstream.kernels.buffers import Flags
+    from xstream.stream.types import SinkLike, SourceLike
 
 #: Bytes of a dirty bitmap that are expanded to PFNs in one step.
 _BITMAP_PIECE = 8192
@@ -62,11 +70,11 @@ class Saved(NamedTuple):
       if not. See :func:`save`.
     """
 
-    rounds: Tuple[Round, ...]
+    rounds: "Tuple[Round, ...]"
     bytes: int
     downtime: float
     checkpoints: int
-    memory_crc: Optional[int] = None
+    memory_crc: "Optional[int]" = None
 
 
 class Saver:
@@ -76,14 +84,14 @@ class Saver:
     gathered. ``saved`` is set at the end.
     """
 
-    def __init__(self, guest: Guest, sink: SinkLike, *, live: bool = False, policy: Optional[Policy] = None,
-                 verify: bool = False, container: Optional[str] = None, config: Optional[bytes] = None,
-                 device_model: Optional[DeviceModel] = None, xenstore_data: Optional[XenstoreData] = None,
-                 checkpoint: Optional[Callable[[int], bool]] = None, back_channel: Optional[SourceLike] = None,
-                 on_round: Callable[[Round], object] = lambda last: None,
-                 progress: Callable[[int, int], object] = lambda done, total: None,
-                 cancelled: Callable[[], bool] = lambda: False, limits: Limits = Limits(),
-                 sparse: bool = True, compress: Optional[str] = None, memory_crc: bool = False) -> None:
+    def __init__(self, guest: Guest, sink: "SinkLike", *, live: bool = False, policy: "Optional[Policy]" = None,
+                 verify: bool = False, container: "Optional[str]" = None, config: "Optional[bytes]" = None,
+                 device_model: "Optional[DeviceModel]" = None, xenstore_data: "Optional[XenstoreData]" = None,
+                 checkpoint: "Optional[Callable[[int], bool]]" = None, back_channel: "Optional[SourceLike]" = None,
+                 on_round: "Callable[[Round], object]" = lambda last: None,
+                 progress: "Callable[[int, int], object]" = lambda done, total: None,
+                 cancelled: "Callable[[], bool]" = lambda: False, limits: Limits = Limits(),
+                 sparse: bool = True, compress: "Optional[str]" = None, memory_crc: bool = False) -> None:
         if back_channel is not None and (checkpoint is None or guest.kind != "hvm" or container is not None):
             raise ValueError("a back channel is for bare streams with checkpoints of HVM guests")
         if verify and checkpoint is not None:
@@ -122,7 +130,7 @@ class Saver:
         self._scratch = memoryview(b"")
         self._tracking = self._suspended = False
 
-    def steps(self) -> Generator[None, None, None]:
+    def steps(self) -> "Generator[None, None, None]":
         """Perform the save, batch by batch. If it fails, or the iterator is closed, the guest is as :func:`save`
         says."""
         try:
@@ -145,7 +153,7 @@ class Saver:
         self.saved = Saved(tuple(self._rounds), self._sink.offset, self._downtime, self._checkpoints,
                            self._memory_crc)
 
-    def _stream(self) -> Iterator[None]:
+    def _stream(self) -> "Iterator[None]":
         self._set_up()
         yield
         if self._live or self._checkpoint:
@@ -178,7 +186,7 @@ class Saver:
         for record in (*info, *static, StaticDataEnd(), *frames):
             self._writer.write(record)
 
-    def _live_rounds(self) -> Iterator[None]:
+    def _live_rounds(self) -> "Iterator[None]":
         """Send rounds while the guest runs, until the policy stops. Dirty PFNs then aren't cleaned yet."""
         dirty = self._everything()
         while True:
@@ -190,7 +198,7 @@ class Saver:
                 return
             dirty = self._read_dirty()
 
-    def _stop_and_send(self, phase: str, whole: bool = False) -> Iterator[None]:
+    def _stop_and_send(self, phase: str, whole: bool = False) -> "Iterator[None]":
         """Suspend the guest; send all of its memory or what is dirty, and its state."""
         self._hooks.suspend()
         self._suspended = True
@@ -214,7 +222,7 @@ class Saver:
             self._writer.write(record)
         self._downtime = time.monotonic() - begin
 
-    def _send_checkpoints(self, go_on: Callable[[int], bool]) -> Iterator[None]:
+    def _send_checkpoints(self, go_on: "Callable[[int], bool]") -> "Iterator[None]":
         """Complete the first checkpoint, and send further ones."""
         while True:
             self._enclosure.checkpoint(self._writer)
@@ -285,7 +293,7 @@ class Saver:
                                 expected="PFNs under {:#x}".format(self._pfn_end), layer=layer, offset=start)
         source.advance(FRAME.size + length)
 
-    def _round(self, dirty: bytearray, phase: str) -> Iterator[None]:
+    def _round(self, dirty: bytearray, phase: str) -> "Iterator[None]":
         """Send the PFNs whose bits are set."""
         begin, offset = time.monotonic(), self._sink.offset
         done = pages = 0
@@ -324,7 +332,7 @@ class Saver:
             self._writer.write_batch(words, pages.memory, pages.at)
             return len(carrying)
 
-    def _without_missing(self, words: memoryview, pfns: memoryview, pages: Pages) -> Tuple[memoryview, Pages]:
+    def _without_missing(self, words: memoryview, pfns: memoryview, pages: Pages) -> "Tuple[memoryview, Pages]":
         """A batch without the pages that the guest has given up since their types were read: they are sent again
         later."""
         words, kept = self._defer(words, pfns, pages.missing)
@@ -362,7 +370,7 @@ class Saver:
         self._writer.write(PageData(words, copy))
         return len(copy) // PAGE_SIZE
 
-    def _defer(self, words: memoryview, pfns: memoryview, flags: Flags) -> Tuple[memoryview, memoryview]:
+    def _defer(self, words: memoryview, pfns: memoryview, flags: "Flags") -> "Tuple[memoryview, memoryview]":
         """Mark pages to be sent again once the guest is suspended; ``flags`` has a byte for each of ``pfns``, which are
         those of the words that carry data. Returns the batch's words, with type XTAB for these pages, and the indices
         of its other pages."""
@@ -383,7 +391,7 @@ def _union(first: bytearray, second: bytearray) -> bytearray:
     return bytearray(bits.to_bytes(len(first), "little"))
 
 
-def _batches(bitmap: bytearray) -> Iterator[memoryview]:
+def _batches(bitmap: bytearray) -> "Iterator[memoryview]":
     """The set bits of a bitmap as PFNs, ascending, in batches of at most 1024; each is good until the next."""
     bits = memoryview(bitmap)
     room = uint64(8 * _BITMAP_PIECE + BATCH_PFNS)
@@ -415,13 +423,14 @@ def _batch_size(pfns: memoryview) -> int:
     return at if whole and end > BATCH_PFNS else BATCH_PFNS
 
 
-def save(guest: Guest, sink: SinkLike, *, live: bool = False, policy: Optional[Policy] = None, verify: bool = False,
-         container: Optional[str] = None, config: Optional[bytes] = None, device_model: Optional[DeviceModel] = None,
-         xenstore_data: Optional[XenstoreData] = None, checkpoint: Optional[Callable[[int], bool]] = None,
-         back_channel: Optional[SourceLike] = None, on_round: Callable[[Round], object] = lambda last: None,
-         progress: Callable[[int, int], object] = lambda done, total: None,
-         cancelled: Callable[[], bool] = lambda: False, limits: Limits = Limits(), sparse: bool = True,
-         compress: Optional[str] = None, memory_crc: bool = False) -> Saved:
+def save(guest: Guest, sink: "SinkLike", *, live: bool = False, policy: "Optional[Policy]" = None, verify: bool = False,
+         container: "Optional[str]" = None, config: "Optional[bytes]" = None,
+         device_model: "Optional[DeviceModel]" = None, xenstore_data: "Optional[XenstoreData]" = None,
+         checkpoint: "Optional[Callable[[int], bool]]" = None,
+         back_channel: "Optional[SourceLike]" = None, on_round: "Callable[[Round], object]" = lambda last: None,
+         progress: "Callable[[int, int], object]" = lambda done, total: None,
+         cancelled: "Callable[[], bool]" = lambda: False, limits: Limits = Limits(), sparse: bool = True,
+         compress: "Optional[str]" = None, memory_crc: bool = False) -> Saved:
     """Write a guest's stream to ``sink``: a path, a descriptor, a socket, or an object with ``write``.
 
     A file at a path appears when the stream is complete and synced, with mode 0600; a pipe or device at the path is

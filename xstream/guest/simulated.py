@@ -13,8 +13,12 @@ from xstream.kernels import pfns as pfn_kernel
 from xstream.limits import Limits
 from xstream.stream.writer import BATCH_PFNS
 from xstream.wire import console, shared_info, start_info
-from xstream.wire.frames import Buffer
-from xstream.wire.libxc import PAGE_SIZE, HvmParams, Record, SharedInfo, TscInfo, VcpuBasic, words_of
+from xstream.wire.libxc import PAGE_SIZE, HvmParams, SharedInfo, TscInfo, VcpuBasic, words_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from xstream.wire.frames import Buffer
+    from xstream.wire.libxc import Record
 
 _NOTAB, _BROKEN, _XALLOC, _XTAB = 0x0, 0xD, 0xE, 0xF
 _BLOCK_PAGES = 64
@@ -57,8 +61,8 @@ class SimulatedGuest(Guest):
     _frames: simulated_pv.Frames
     _kernel: simulated_pv.Kernel
     _where: Optional[simulated_pv.Layout]
-    _static: List[Record]
-    _state: List[Record]
+    _static: "List[Record]"
+    _state: "List[Record]"
     _torn: List[int]
 
     def __init__(self, kind: str = "hvm", pages: int = 3000, seed: int = 0, *, width: int = 8, vcpus: int = 2,
@@ -127,12 +131,12 @@ class SimulatedGuest(Guest):
         self._balloon = self._first = self._suspensions = 0
 
     @property
-    def static(self) -> Sequence[Record]:
+    def static(self) -> "Sequence[Record]":
         """Its CPU policies."""
         return self._static
 
     @property
-    def state(self) -> Sequence[Record]:
+    def state(self) -> "Sequence[Record]":
         """The records of its state: what ``state_records`` returned last, or what ``load_state`` was called with."""
         return self._state
 
@@ -175,7 +179,7 @@ class SimulatedGuest(Guest):
                 types[pfn] = kind
         self.memory.mark(words_of(array("Q", range(len(types))), types))
 
-    def _first_state(self) -> List[Record]:
+    def _first_state(self) -> "List[Record]":
         tsc = TscInfo(0, 2400000, 0, 3)
         if self._where is None:
             return [tsc, *simulated_state.hvm_records(self._rng, self._vcpus)]
@@ -346,11 +350,11 @@ class SimulatedGuest(Guest):
         for at in found:
             types[at] = _XTAB
 
-    def static_records(self) -> Sequence[Record]:
+    def static_records(self) -> "Sequence[Record]":
         self._enter("static_records")
         return self._static
 
-    def state_records(self) -> Sequence[Record]:
+    def state_records(self) -> "Sequence[Record]":
         self._enter("state_records")
         for at, record in enumerate(self._state):
             if isinstance(record, TscInfo):
@@ -405,7 +409,7 @@ class SimulatedGuest(Guest):
             self._kernel.write_start_info(in_mfns=True)
             self._note([simulated_pv.START_INFO])
 
-    def m2p(self) -> Buffer:
+    def m2p(self) -> "Buffer":
         self._enter("m2p")
         if self._where is None:
             self._rebuild_kernel()
@@ -422,7 +426,7 @@ class SimulatedGuest(Guest):
         self._kernel = simulated_pv.Kernel(self.memory, self._frames, where, linear=linear)
         self._kernel.write_lists()
 
-    def shared_info(self) -> Buffer:
+    def shared_info(self) -> "Buffer":
         self._enter("shared_info")
         return self._kernel.shared_info()
 
@@ -432,7 +436,7 @@ class SimulatedGuest(Guest):
         self._enter("start_restore")
         super().start_restore(guest_width)
 
-    def load_static(self, records: Sequence[Record]) -> None:
+    def load_static(self, records: "Sequence[Record]") -> None:
         self._enter("load_static")
         self._static = list(records)
 
@@ -446,7 +450,7 @@ class SimulatedGuest(Guest):
         self._enter("set_types")
         self.memory.mark(words)
 
-    def load_state(self, records: Sequence[Record]) -> None:
+    def load_state(self, records: "Sequence[Record]") -> None:
         self._enter("load_state")
         self._state = list(records)
 

@@ -13,11 +13,14 @@ from xstream.wire.libxc import (
     HvmContext,
     HvmParams,
     MsrPolicy,
-    Record,
     VcpuExtended,
     VcpuMsrs,
     VcpuXsave,
 )
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from xstream.wire.libxc import Record
 
 _NO_SUBLEAF = 0xFFFFFFFF
 _LEAVES: Sequence[Tuple[int, int]] = [
@@ -43,7 +46,7 @@ class Registers(NamedTuple):
     user: int
 
 
-def static_records(rng: random.Random) -> List[Record]:
+def static_records(rng: random.Random) -> "List[Record]":
     """The CPU policies."""
     leaves = b"".join(struct.pack("<6I", leaf, subleaf, *_leaf(leaf, rng)) for leaf, subleaf in _LEAVES)
     msrs = struct.pack("<IIQIIQ", 0xCE, 0, 1 << 31, 0x10A, 0, 0)
@@ -56,7 +59,7 @@ def _leaf(leaf: int, rng: random.Random) -> Tuple[int, ...]:
     return (most, *vendor) if most is not None else tuple(rng.getrandbits(32) for _ in range(4))
 
 
-def hvm_records(rng: random.Random, vcpus: int) -> List[Record]:
+def hvm_records(rng: random.Random, vcpus: int) -> "List[Record]":
     """HVM_CONTEXT and HVM_PARAMS."""
     chain = [_entry(1, 0, struct.pack("<IIQII", _HVM_MAGIC, 1, 0, 0x50654, 2400000))]
     chain += [_entry(kind, vcpu, noise(rng, size)) for kind, size in _PER_VCPU for vcpu in range(vcpus)]
@@ -84,7 +87,7 @@ def vcpu_context(rng: random.Random, width: int, registers: Registers) -> bytes:
     return bytes(blob)
 
 
-def vcpu_records(rng: random.Random, vcpu: int) -> List[Record]:
+def vcpu_records(rng: random.Random, vcpu: int) -> "List[Record]":
     """The records that follow a vcpu's context."""
     extended = struct.pack("<IIQQHHBB2xQQQQ", vcpu, 64, 0xFFFFFFFF81801000, 0xFFFFFFFF81802000, 0xE033, 0xE033, 1, 0,
                            0, 0, 0, 0)

@@ -2,13 +2,13 @@
 
 from xstream.errors import CorruptStream
 from xstream.kernels import pagetables
-from xstream.wire.frames import Buffer
 from xstream.wire.libxc import PAGE_SIZE, PageData
 from xstream.wire.pending import in_memory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from xstream.stream.reader import AnyReader
+    from xstream.wire.frames import Buffer
 
 #: Page-table levels by guest width.
 LEVELS = {8: 4, 4: 3}
@@ -22,7 +22,7 @@ _BAD_TABLE = {
 }
 
 
-def data_types(words: Buffer) -> bytes:
+def data_types(words: "Buffer") -> bytes:
     """The page types of the words that carry data, in order, one byte each."""
     # The type is the high nibble of each word's last byte.
     return bytes(words[7::8]).translate(_TYPE_OF_BYTE).translate(None, _WITHOUT_DATA)

@@ -1,7 +1,6 @@
 """The memory of a guest that is being restored: populated on demand, then written, or compared."""
 from array import array
 from functools import partial
-from typing import List, Optional, Union
 
 from xstream.guest.hooks import Hooks
 from xstream.guest.memory import Applied, data_pfns, reserve, run_shares, shares, uint64
@@ -11,12 +10,17 @@ from xstream.kernels import buffers
 from xstream.kernels import p2m as p2m_kernel
 from xstream.kernels import pages as page_kernel
 from xstream.kernels import pfns as pfn_kernel
-from xstream.kernels.buffers import Numbers
 from xstream.stream.reader import PageRun
 from xstream.stream.source import PendingPages, pieces
 from xstream.stream.writer import BATCH_PFNS
-from xstream.wire.frames import Buffer
 from xstream.wire.libxc import PAGE_SIZE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import List, Optional, Union
+
+    from xstream.kernels.buffers import Numbers
+    from xstream.wire.frames import Buffer
 
 _XTAB = 0xF  # the type of a PFN that no batch has mentioned
 #: Maps a PFN's state byte to its type.
@@ -39,7 +43,7 @@ class TargetMemory:
         self.pfn_end = 0  # one more than the highest PFN that a batch has named
         self.p2m: Optional[memoryview] = memoryview(reserve(8 * limit)).cast("B")[:8 * limit].cast("Q") if pv else None
 
-    def enter(self, words: Buffer) -> None:
+    def enter(self, words: "Buffer") -> None:
         """Populate the PFNs of a batch that need it, and note its types."""
         wanted = uint64(len(words) // 8)
         self.populate(wanted[:p2m_kernel.claim(words, self.state, wanted)])
@@ -69,7 +73,7 @@ class TargetMemory:
         """The last types that arrived for the PFNs from ``first`` up to ``end``; XTAB for those that never came."""
         return bytes(self.state[first:end]).translate(_TYPES)
 
-    def frames_of(self, pfns: Numbers) -> memoryview:
+    def frames_of(self, pfns: "Numbers") -> memoryview:
         """The frames of populated PFNs."""
         if self.p2m is None:
             return buffers.array("pfns", pfns, "uint64")
@@ -77,7 +81,7 @@ class TargetMemory:
         p2m_kernel.lookup(self.p2m, pfns, frames)
         return frames
 
-    def write(self, pfns: memoryview, data: Union[Buffer, PendingPages]) -> None:
+    def write(self, pfns: memoryview, data: "Union[Buffer, PendingPages]") -> None:
         """Write the pages of populated PFNs; PendingPages are read straight into the guest's memory."""
         if not len(pfns):
             return
@@ -109,7 +113,7 @@ class TargetMemory:
                 page_kernel.gather(pages.memory, pages.at, out)
         return out
 
-    def differing(self, words: Buffer, data: Union[Buffer, PendingPages]) -> List[int]:
+    def differing(self, words: "Buffer", data: "Union[Buffer, PendingPages]") -> "List[int]":
         """The PFNs of a batch whose page differs from the one in the batch; nothing is written. As in Xen's restorer,
         PFNs that aren't populated are populated first, and then usually differ."""
         wanted = uint64(len(words) // 8)

@@ -1,14 +1,15 @@
 """The registers of a saved guest's virtual CPUs, whatever kind of record they came in."""
-from typing import Dict, Iterable, List, NamedTuple
-
 from xstream.errors import StreamError
+from xstream.tuples import NamedTuple
 from xstream.wire import hvm_context, legacy, libxc, vcpu
-from xstream.wire.frames import Buffer
-from xstream.wire.layouts import Fields
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Dict, Iterable, List
+
     from xstream.wire.formats import AnyRecord
+    from xstream.wire.frames import Buffer
+    from xstream.wire.layouts import Fields
 
 _IN_KERNEL = 1 << 2  # VGCF_in_kernel
 
@@ -25,11 +26,11 @@ class Vcpu(NamedTuple):
 
     number: int
     kind: str
-    registers: Fields
+    registers: "Fields"
     page_table: int
 
 
-def vcpus(records: "Iterable[AnyRecord]") -> List[Vcpu]:
+def vcpus(records: "Iterable[AnyRecord]") -> "List[Vcpu]":
     """The virtual CPUs that the records describe (those of :attr:`MemoryView.records`), by ascending number.
 
     Raises CorruptStream for a blob that isn't what it should be.
@@ -47,7 +48,7 @@ def vcpus(records: "Iterable[AnyRecord]") -> List[Vcpu]:
     return [found[number] for number in sorted(found)]
 
 
-def _of_context(blob: Buffer) -> Dict[int, Vcpu]:
+def _of_context(blob: "Buffer") -> "Dict[int, Vcpu]":
     found = {}
     for entry in hvm_context.parse(blob):
         if entry.typecode == hvm_context.CPU:
@@ -61,7 +62,7 @@ _WIDE_NAMES = {"e" + name: "r" + name
                for name in ("ax", "bx", "cx", "dx", "si", "di", "bp", "sp", "ip", "flags")}
 
 
-def _of_pv(number: int, blob: Buffer) -> Vcpu:
+def _of_pv(number: int, blob: "Buffer") -> Vcpu:
     width = 8 if len(blob) > 4096 else 4
     try:
         fields = vcpu.basic(blob)

@@ -1,10 +1,9 @@
 """Checks of the buffers that callers pass to kernels: errors name the argument, and come before anything is read."""
-from typing import Optional, Union
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import array as array_module
-    from typing import Iterator, Protocol
+    from typing import Iterator, Optional, Protocol, Union
 
     from _typeshed import ReadableBuffer
 
@@ -23,22 +22,18 @@ if TYPE_CHECKING:
 
         def __iter__(self) -> Iterator[int]: ...
 
-    BufferLike = Union[ReadableBuffer, Array]
-    Numbers = Union[memoryview, "array_module.array[int]", Array]
-    Flags = Union[bytes, bytearray, memoryview, Array]
-else:
     #: What kernels and writers take: any object with the buffer protocol, such as bytes, bytearray, memoryview, mmap or
-    #: a numpy array. Python has no type for that before 3.12.
-    BufferLike = Union[bytes, bytearray, memoryview]
+    #: a numpy array.
+    BufferLike = Union[ReadableBuffer, Array]
     #: An array of numbers: a memoryview of a known format, an array.array or a numpy array.
-    Numbers = memoryview
+    Numbers = Union[memoryview, array_module.array[int], Array]
     #: An array of bytes.
-    Flags = Union[bytes, bytearray, memoryview]
+    Flags = Union[bytes, bytearray, memoryview, Array]
 
 _FORMATS = {"uint8": ("B", 1), "uint64": ("LQ", 8)}
 
 
-def octets(name: str, buffer: BufferLike, *, size: Optional[int] = None, writable: bool = False) -> memoryview:
+def octets(name: str, buffer: "BufferLike", *, size: "Optional[int]" = None, writable: bool = False) -> memoryview:
     """Any contiguous buffer as bytes (1-d uint8); a view.
 
     ``size``: the number of bytes that it must have. Raises TypeError for an object that isn't a buffer, and ValueError
@@ -54,7 +49,7 @@ def octets(name: str, buffer: BufferLike, *, size: Optional[int] = None, writabl
     return view
 
 
-def pages(name: str, buffer: BufferLike, *, writable: bool = False) -> memoryview:
+def pages(name: str, buffer: "BufferLike", *, writable: bool = False) -> memoryview:
     """As ``octets``, for whole pages of 4096 bytes."""
     view = octets(name, buffer, writable=writable)
     if view.nbytes % 4096:
@@ -62,7 +57,7 @@ def pages(name: str, buffer: BufferLike, *, writable: bool = False) -> memoryvie
     return view
 
 
-def array(name: str, buffer: BufferLike, dtype: str, *, length: Optional[int] = None,
+def array(name: str, buffer: "BufferLike", dtype: str, *, length: "Optional[int]" = None,
           writable: bool = False) -> memoryview:
     """A contiguous 1-d buffer of ``dtype`` ("uint8" or "uint64", native order), of any alignment; a view.
 
@@ -80,7 +75,7 @@ def array(name: str, buffer: BufferLike, dtype: str, *, length: Optional[int] = 
     return view
 
 
-def _view(name: str, buffer: BufferLike, writable: bool) -> memoryview:
+def _view(name: str, buffer: "BufferLike", writable: bool) -> memoryview:
     try:
         view = memoryview(buffer)  # type: ignore[arg-type]  # an Array is a buffer
     except TypeError:

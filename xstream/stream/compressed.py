@@ -2,16 +2,17 @@
 ``zstandard`` if it is installed."""
 import importlib
 from types import ModuleType
-from typing import Callable, Dict, NamedTuple, Tuple, Type
 
 from xstream.errors import CorruptStream, LimitExceeded, TruncatedStream, UnsupportedStream
 from xstream.stream.signs import COMPRESSED
 from xstream.stream.source import Source, StreamSource
-from xstream.wire.frames import Buffer
+from xstream.tuples import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Protocol
+    from typing import Callable, Dict, Protocol, Tuple, Type
+
+    from xstream.wire.frames import Buffer
 
     class _Decompressor(Protocol):
         """What lzma.LZMADecompressor has."""
@@ -48,7 +49,7 @@ class _Codec(NamedTuple):
     """
 
     new: "Callable[[], _Decompressor]"
-    errors: Tuple[Type[BaseException], ...]
+    errors: "Tuple[Type[BaseException], ...]"
 
 
 class DecompressedSource(StreamSource):
@@ -153,7 +154,7 @@ class _Gzip:
         self._inner = zlib.decompressobj(wbits=31)
         self._full = False
 
-    def decompress(self, untrusted: Buffer, most: int) -> bytes:
+    def decompress(self, untrusted: "Buffer", most: int) -> bytes:
         data = self._inner.decompress(self._inner.unconsumed_tail or untrusted, most)
         self._full = len(data) == most
         return data
@@ -184,7 +185,7 @@ class _Zstandard:
         self._data = memoryview(b"")
         self.unused_data = b""
 
-    def decompress(self, untrusted: Buffer, most: int) -> bytes:
+    def decompress(self, untrusted: "Buffer", most: int) -> bytes:
         if len(untrusted):
             self._waiting = memoryview(untrusted)
         while not self._data and self._waiting and not self._inner.eof:
@@ -233,4 +234,4 @@ def _bzip2() -> _Codec:
     return _Codec(bz2.BZ2Decompressor, (OSError, ValueError))
 
 
-_CODECS: Dict[str, Callable[[], _Codec]] = {"gzip": _gzip, "xz": _xz, "bzip2": _bzip2, "zstd": _zstd}
+_CODECS: "Dict[str, Callable[[], _Codec]]" = {"gzip": _gzip, "xz": _xz, "bzip2": _bzip2, "zstd": _zstd}

@@ -1,15 +1,21 @@
 """The reader of legacy streams."""
-from typing import Callable, Dict, List, Optional, Tuple, Type, TypeVar
 
 from xstream.errors import CorruptStream, LimitExceeded, OrderError, StreamError, StrictViolation, TruncatedStream
 from xstream.kernels import pfns as pfn_kernel
 from xstream.limits import Limits
 from xstream.stream.reader import Identity, Layer, PageRun, check_end, only_layer
 from xstream.stream.records import RecordReader
-from xstream.stream.source import PendingPages, Source, SourceLike, open_source
+from xstream.stream.source import PendingPages, Source, open_source
 from xstream.wire import legacy, libxc, vcpu, vmstate
-from xstream.wire.legacy import CHUNK, U32, Record
+from xstream.wire.legacy import CHUNK, U32
 from xstream.wire.libxc import PAGE_SIZE, PageData
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable, Dict, Iterator, List, Optional, Tuple, Type, TypeVar
+
+    from xstream.stream.types import SourceLike
+    from xstream.wire.legacy import Record
 
 _GUESTS = {legacy.PV: libxc.GUEST_NAMES[libxc.GUEST_PV], legacy.HVM: libxc.GUEST_NAMES[libxc.GUEST_HVM]}
 #: Most bytes of a guest's extended info. Xen's take under 6 KiB; the rest is for unknown blocks.
@@ -22,10 +28,11 @@ _UNMAPPED_AT_ONCE = 1 << 15
 _NO_TAIL = "tail"
 
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    T = TypeVar("T")
 
 
-class LegacyReader(RecordReader[Record]):
+class LegacyReader(RecordReader):
     """Records of a legacy stream, in order; the interface is Reader's.
 
     ``source`` is anything that :func:`~xstream.stream.source.open_source` takes. Records are those of
@@ -48,7 +55,7 @@ class LegacyReader(RecordReader[Record]):
 
     layer = legacy.LAYER
 
-    def __init__(self, source: SourceLike, *, width: Optional[int] = None, guest: Optional[str] = None,
+    def __init__(self, source: "SourceLike", *, width: "Optional[int]" = None, guest: "Optional[str]" = None,
                  limits: Limits = Limits(), strict: bool = False, checkpointed: bool = False,
                  contained: bool = False, device_model: bool = True, exact: bool = False) -> None:
         if width not in (None,) + legacy.WIDTHS:
@@ -102,19 +109,19 @@ class LegacyReader(RecordReader[Record]):
         """One more than the highest PFN that may come: the guest's p2m_size, or the limit."""
         return min(self.head.p2m_size, self.limits.guest_pfns)
 
-    def describe(self) -> Dict[str, object]:
+    def describe(self) -> "Dict[str, object]":
         """The fields of the header by name; empty until it has been read."""
         head = self._start
         return {} if head is None else {
             "guest": _GUESTS[head.guest], "toolstack_bits": 8 * head.width, "p2m_size": head.p2m_size}
 
     @property
-    def missing(self) -> Tuple[str, ...]:
+    def missing(self) -> "Tuple[str, ...]":
         """What a guest can't run without and that hasn't come, or was empty in the last complete tail."""
         return self._missing
 
     @property
-    def layers(self) -> Tuple[Layer, ...]:
+    def layers(self) -> "Tuple[Layer, ...]":
         """The stream as its only layer."""
         return only_layer(self)
 
@@ -123,11 +130,14 @@ class LegacyReader(RecordReader[Record]):
         """The reader of the memory stream: itself."""
         return self
 
-    def next_run(self) -> Optional[PageRun]:
+    def next_run(self) -> "Optional[PageRun]":
         """Always None: ``next_record`` returns batches."""
         return None
 
-    def next_record(self) -> Optional[Record]:
+    if TYPE_CHECKING:
+        def __iter__(self) -> Iterator[Record]: ...
+
+    def next_record(self) -> "Optional[Record]":
         """The next record, or None at the end of the stream, or of an input that ends after a checkpoint.
 
         Raises NeedMoreData, with nothing consumed, if a fed source has too little.
@@ -145,7 +155,7 @@ class LegacyReader(RecordReader[Record]):
         self._finish()
         return None
 
-    def _take_step(self) -> Optional[Record]:
+    def _take_step(self) -> "Optional[Record]":
         if self._began is None:
             self._began = self.source.offset
         start = self._began
@@ -183,7 +193,7 @@ class LegacyReader(RecordReader[Record]):
         guest = guest or legacy.find_guest(self.source.need(2 * width), width)
         return legacy.parse_start(untrusted, width, guest)
 
-    def _read_start(self) -> Record:
+    def _read_start(self) -> "Record":
         head = self.head
         if head.p2m_size > self.limits.guest_pfns and head.guest == legacy.PV:
             raise LimitExceeded("guest larger than the limit", offset=0, field="p2m_size",
@@ -192,7 +202,7 @@ class LegacyReader(RecordReader[Record]):
         self._step = LegacyReader._read_extended_info if head.guest == legacy.PV else LegacyReader._read_chunk
         return head
 
-    def _read_extended_info(self) -> Record:
+    def _read_extended_info(self) -> "Record":
         self._where = "EXTENDED_INFO"
         width = self.head.width
         untrusted = self.source.need(width + 4)
@@ -211,7 +221,7 @@ class LegacyReader(RecordReader[Record]):
         self._step = LegacyReader._read_p2m_frames
         return info
 
-    def _read_p2m_frames(self) -> Record:
+    def _read_p2m_frames(self) -> "Record":
         self._where = "P2M_FRAMES"
         assert self._info is not None
         head = self.head
@@ -224,7 +234,7 @@ class LegacyReader(RecordReader[Record]):
 
     # The body
 
-    def _read_chunk(self) -> Optional[Record]:
+    def _read_chunk(self) -> "Optional[Record]":
         chunk, = CHUNK.unpack_from(self.source.need(4))
         legacy.check_chunk(chunk, self.head.guest)
         if chunk > 0:
@@ -235,7 +245,7 @@ class LegacyReader(RecordReader[Record]):
             return self._read_mark(chunk)
         return _CHUNKS[chunk](self)
 
-    def _read_batch(self, count: int) -> Optional[Record]:
+    def _read_batch(self, count: int) -> "Optional[Record]":
         self._where = "COMPRESSED_BATCH" if self._compressing else "PAGE_DATA"
         size = count * self.head.width
         words = memoryview(bytearray(8 * count))
@@ -267,7 +277,7 @@ class LegacyReader(RecordReader[Record]):
             expected = "under {:#x}".format(self.pfn_end)
         return kind(message, offset=4 + width * index, field="pfn[{}]".format(index), expected=expected, got=hex(word))
 
-    def _read_param(self, chunk: int) -> Record:
+    def _read_param(self, chunk: int) -> "Record":
         self._where = "HVM_PARAM"
         param = legacy.parse_param(chunk, self.source.need(4 + legacy.PARAM_SIZE)[4:])
         if self.strict and param.reserved:
@@ -276,7 +286,7 @@ class LegacyReader(RecordReader[Record]):
         self.source.advance(4 + legacy.PARAM_SIZE)
         return param
 
-    def _read_mark(self, chunk: int) -> Record:
+    def _read_mark(self, chunk: int) -> "Record":
         record: Record = legacy.MARKS[chunk]()
         self._where = legacy.type_name(record)
         if chunk == legacy.ENABLE_COMPRESSION and self._last:
@@ -296,7 +306,7 @@ class LegacyReader(RecordReader[Record]):
             self._left = -1
         return record
 
-    def _read_vcpu_info(self) -> Record:
+    def _read_vcpu_info(self) -> "Record":
         self._where = "VCPU_INFO"
         size = self._parsed(4, legacy.vcpu_info_size, self.source.need(8)[4:])
         info = legacy.parse_vcpu_info(self.source.keep(self.source.need(4 + size)[4:]))
@@ -307,17 +317,17 @@ class LegacyReader(RecordReader[Record]):
         self._vcpus = info.vcpus
         return info
 
-    def _read_tsc_info(self) -> Record:
+    def _read_tsc_info(self) -> "Record":
         self._where = "TSC_INFO"
         record = legacy.parse_tsc_info(self.source.need(4 + legacy.TSC_INFO_SIZE)[4:])
         self.source.advance(4 + legacy.TSC_INFO_SIZE)
         return record
 
-    def _read_toolstack(self) -> Record:
+    def _read_toolstack(self) -> "Record":
         self._where = "TOOLSTACK"
         return legacy.Toolstack(self._read_blob(4, "length"))
 
-    def _read_compressed(self) -> Record:
+    def _read_compressed(self) -> "Record":
         self._where = "COMPRESSED_PAGES"
         if not self._compressing:
             raise OrderError("compressed pages in a checkpoint that isn't compressed", offset=0, field="id",
@@ -328,14 +338,14 @@ class LegacyReader(RecordReader[Record]):
         self.source.await_record(4 + width + size)
         return legacy.CompressedPages(self.source.page_data(4 + width, size))
 
-    def _read_tmem(self) -> Record:
+    def _read_tmem(self) -> "Record":
         self._where = "TMEM"
         record: legacy.Tmem = self._parsed(4, legacy.parse_tmem, self.source.need(4 + legacy.TMEM_SIZE)[4:])
         self.source.advance(4 + legacy.TMEM_SIZE)
         self._step = LegacyReader._read_tmem_pool
         return record
 
-    def _read_tmem_pool(self) -> Record:
+    def _read_tmem_pool(self) -> "Record":
         self._where = "TMEM_POOL"
         if self._ends_tmem():
             return legacy.TmemEnd()
@@ -346,7 +356,7 @@ class LegacyReader(RecordReader[Record]):
             self._step = LegacyReader._read_tmem_page
         return pool
 
-    def _read_tmem_page(self) -> Record:
+    def _read_tmem_page(self) -> "Record":
         self._where = "TMEM_PAGE"
         assert self._pool is not None
         if legacy.is_tmem_pages_end(self.source.need(legacy.TMEM_OID_SIZE)):
@@ -361,7 +371,7 @@ class LegacyReader(RecordReader[Record]):
             self._step = LegacyReader._read_tmem_pool
         return page
 
-    def _read_tmem_invalid(self) -> Record:
+    def _read_tmem_invalid(self) -> "Record":
         self._where = "TMEM_INVALID"
         if self._ends_tmem():
             return legacy.TmemEnd()
@@ -378,7 +388,7 @@ class LegacyReader(RecordReader[Record]):
 
     # The tail
 
-    def _read_unmapped(self) -> Optional[Record]:
+    def _read_unmapped(self) -> "Optional[Record]":
         self._where = "UNMAPPED_PFNS"
         width = self.head.width
         head = 4 if self._left < 0 else 0
@@ -399,7 +409,7 @@ class LegacyReader(RecordReader[Record]):
             self._step = LegacyReader._read_vcpu
         return legacy.UnmappedPfns(pfns.cast("B"), self._left)
 
-    def _read_vcpu(self) -> Optional[Record]:
+    def _read_vcpu(self) -> "Optional[Record]":
         """The next online vcpu; ``_left`` counts those that have come."""
         self._where = "VCPU_CONTEXT"
         if self._left == len(self._vcpus):
@@ -426,7 +436,7 @@ class LegacyReader(RecordReader[Record]):
         return legacy.VcpuContext(self._vcpus[self._left - 1], whole[:basic], extended, mask,
                                   None if mask is None else whole[size:])
 
-    def _read_shared_info(self) -> Record:
+    def _read_shared_info(self) -> "Record":
         self._where = "SHARED_INFO"
         page = self.source.keep(self.source.need(legacy.SHARED_INFO_SIZE))
         self.source.advance(legacy.SHARED_INFO_SIZE)
@@ -435,7 +445,7 @@ class LegacyReader(RecordReader[Record]):
         self._end_tail()
         return legacy.SharedInfo(page)
 
-    def _read_hvm_tail(self) -> Record:
+    def _read_hvm_tail(self) -> "Record":
         self._where = "HVM_TAIL"
         pfns = legacy.parse_magic_pfns(self.source.need(legacy.MAGIC_PFNS_SIZE))
         context = self._read_blob(legacy.MAGIC_PFNS_SIZE, "length of the HVM context")
@@ -446,7 +456,7 @@ class LegacyReader(RecordReader[Record]):
             self._end_tail()
         return legacy.HvmTail(*pfns, context=context)
 
-    def _read_device_model(self) -> Record:
+    def _read_device_model(self) -> "Record":
         self._where = "DEVICE_MODEL"
         signature = legacy.check_signature(self.source.need(legacy.SIGNATURE_SIZE))
         if signature == legacy.XEND_DEVICE_MODEL:
@@ -459,7 +469,7 @@ class LegacyReader(RecordReader[Record]):
         self._end_tail()
         return record
 
-    def _read_xend_device_model(self) -> Record:
+    def _read_xend_device_model(self) -> "Record":
         """The rest of xend's record, which ends with the input."""
         self._where = "DEVICE_MODEL"
         rest = self._read_rest()
@@ -471,7 +481,7 @@ class LegacyReader(RecordReader[Record]):
         self.ended = self._last
         self._step = LegacyReader._read_checkpoint
 
-    def _read_checkpoint(self) -> Record:
+    def _read_checkpoint(self) -> "Record":
         """After a tail without LAST_CHECKPOINT before it: a checkpoint is complete."""
         self.checkpoints += 1
         self._compressing = self._compressing or self._compress_next
@@ -506,7 +516,7 @@ class LegacyReader(RecordReader[Record]):
             raise LimitExceeded("longer than the limit", offset=offset, field=field, expected="at most {}".format(most),
                                 got=size)
 
-    def _parsed(self, at: int, parse: Callable[[memoryview], T], untrusted: memoryview) -> T:
+    def _parsed(self, at: int, parse: "Callable[[memoryview], T]", untrusted: memoryview) -> "T":
         """The result of ``parse`` for bytes that begin ``at`` bytes from here. Offsets of its errors are relative to
         them."""
         try:
@@ -524,7 +534,7 @@ class LegacyReader(RecordReader[Record]):
         self._finished = True
 
 
-_CHUNKS: Dict[int, Callable[[LegacyReader], Record]] = {
+_CHUNKS: "Dict[int, Callable[[LegacyReader], Record]]" = {
     legacy.VCPU_INFO: LegacyReader._read_vcpu_info,
     legacy.TSC_INFO: LegacyReader._read_tsc_info,
     legacy.TMEM: LegacyReader._read_tmem,

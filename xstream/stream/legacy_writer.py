@@ -1,25 +1,27 @@
 """Writes legacy libxc streams (Xen 4.5 and earlier), record by record."""
-from typing import Dict, List, Optional, Sequence, Tuple, Union
 
 from xstream.errors import CorruptStream, OrderError, StreamError
 from xstream.kernels import deltas
 from xstream.kernels import pfns as pfn_kernel
-from xstream.kernels.buffers import BufferLike
-from xstream.stream.sink import OpenSinkLike, Sink, open_sink
+from xstream.stream.sink import Sink, open_sink
 from xstream.stream.source import PendingPages
 from xstream.stream.writer import memory_or_pages
 from xstream.wire import legacy, libxc
-from xstream.wire.frames import Buffer
 from xstream.wire.libxc import PAGE_SIZE, PageData, words_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from xstream.stream.writer import MemoryLike
+    from typing import Dict, List, Optional, Sequence, Tuple, Union
 
-_CHUNKS: Tuple[type, ...] = (
+    from xstream.kernels.buffers import BufferLike
+    from xstream.stream.types import OpenSinkLike
+    from xstream.stream.writer import MemoryLike
+    from xstream.wire.frames import Buffer
+
+_CHUNKS: "Tuple[type, ...]" = (
     PageData, legacy.VcpuInfo, legacy.TscInfo, legacy.Toolstack, legacy.VerifyMode, legacy.LastCheckpoint,
     legacy.EnableCompression, legacy.CompressedBatch, legacy.CompressedPages)
-_TAILS: Dict[str, Dict[str, Dict[type, str]]] = {
+_TAILS: "Dict[str, Dict[str, Dict[type, str]]]" = {
     legacy.PV: {
         "start": {legacy.Start: "extended info"},
         "extended info": {legacy.ExtendedInfo: "p2m frames"},
@@ -35,10 +37,10 @@ _TAILS: Dict[str, Dict[str, Dict[type, str]]] = {
         "device model": {legacy.DeviceModel: "end"},
     },
 }
-_BODY: Dict[type, str] = {
+_BODY: "Dict[type, str]" = {
     **dict.fromkeys(_CHUNKS, "body"), legacy.Tmem: "tmem", legacy.TmemExtra: "tmem extra", legacy.EndOfBody: "tail"}
 #: For both kinds of guest: by state, the records that may come and the states that they lead to.
-_COMMON: Dict[str, Dict[type, str]] = {
+_COMMON: "Dict[str, Dict[type, str]]" = {
     "body": _BODY,
     "tmem": {legacy.TmemPool: "tmem", legacy.TmemPage: "tmem", legacy.TmemPagesEnd: "tmem", legacy.TmemEnd: "body"},
     "tmem extra": {legacy.TmemInvalid: "tmem extra", legacy.TmemEnd: "body"},
@@ -67,7 +69,7 @@ class LegacyWriter:
 
     layer = legacy.LAYER
 
-    def __init__(self, sink: OpenSinkLike, p2m_size: int, *, width: int = 8, guest: str = legacy.HVM,
+    def __init__(self, sink: "OpenSinkLike", p2m_size: int, *, width: int = 8, guest: str = legacy.HVM,
                  gathered: bool = True) -> None:
         if width not in legacy.WIDTHS or guest not in _TAILS:
             raise ValueError("no legacy stream of width {!r} and guest {!r}".format(width, guest))
@@ -86,7 +88,7 @@ class LegacyWriter:
         legacy.parse_start(legacy.build(start, width)[0], width, guest)
         self.write(start)
 
-    def write(self, record: legacy.Record) -> None:
+    def write(self, record: "legacy.Record") -> None:
         """Write one record. The data of a PageData is any buffer of whole pages, or another reader's PendingPages."""
         try:
             state = self._follow(record)
@@ -107,7 +109,7 @@ class LegacyWriter:
         self.index += 1
         self._remember(record)
 
-    def _remember(self, record: legacy.Record) -> None:
+    def _remember(self, record: "legacy.Record") -> None:
         """Note what a record says about later ones."""
         if isinstance(record, legacy.ExtendedInfo):
             self._info = record
@@ -118,7 +120,7 @@ class LegacyWriter:
         elif isinstance(record, libxc.Checkpoint) and self._compress_next and self._cache is None:
             self._cache = deltas.Cache(self._p2m_size)
 
-    def write_pages(self, pfns: BufferLike, types: BufferLike, pages: "Union[BufferLike, MemoryLike]") -> None:
+    def write_pages(self, pfns: "BufferLike", types: "BufferLike", pages: "Union[BufferLike, MemoryLike]") -> None:
         """Write PFNs in batches of 1024. The arguments are those of ``Writer.write_pages``."""
         words = words_of(pfns, types)
         memory, data = memory_or_pages(pages)
@@ -136,7 +138,7 @@ class LegacyWriter:
             else:
                 self.write(PageData(batch, memory.read(_data_pfns(batch))))
 
-    def _follow(self, record: legacy.Record) -> str:
+    def _follow(self, record: "legacy.Record") -> str:
         """The state that a record leads to. Raises OrderError if it must not come now."""
         row = {**_COMMON.get(self._state, {}), **_TAILS[self._guest].get(self._state, {})}
         if type(record) not in legacy.NAMES:
@@ -149,7 +151,7 @@ class LegacyWriter:
             return "vcpus"
         return row[type(record)]
 
-    def _check(self, record: legacy.Record) -> None:
+    def _check(self, record: "legacy.Record") -> None:
         """Raise CorruptStream for a part whose size isn't the one that earlier records imply."""
         expected: Optional[int] = None
         if isinstance(record, legacy.P2MFrames):
@@ -169,7 +171,7 @@ class LegacyWriter:
             raise CorruptStream("part of a wrong size", field=legacy.NAMES[type(record)], expected=expected,
                                 got=len(part))
 
-    def _head(self, words: Buffer) -> Tuple[bytes, bytearray]:
+    def _head(self, words: "Buffer") -> "Tuple[bytes, bytearray]":
         """A batch's count and its PFN words in this toolstack's width. Raises CorruptStream."""
         count = len(words) // 8
         if not 0 < count <= legacy.MAX_BATCH:
@@ -199,7 +201,7 @@ class LegacyWriter:
             data = memoryview(record.data).cast("B")
             self._send([*head, *([data] if self._gathered else _old_runs(record.words, data))])
 
-    def _write_compressed(self, head: Tuple[bytes, bytearray], record: PageData) -> None:
+    def _write_compressed(self, head: "Tuple[bytes, bytearray]", record: PageData) -> None:
         assert self._cache is not None
         pfns = _data_pfns(record.words)
         # The type is in the highest nibble of the highest byte of each word.
@@ -228,7 +230,7 @@ class LegacyWriter:
         self._send(pieces)
         self._unmapped_left = record.left or None
 
-    def _send(self, pieces: Sequence[Buffer]) -> None:
+    def _send(self, pieces: "Sequence[Buffer]") -> None:
         if self._gathered:
             self.sink.write(pieces)
         else:
@@ -236,14 +238,14 @@ class LegacyWriter:
                 self.sink.write([piece])
 
 
-def _data_pfns(words: Buffer) -> memoryview:
+def _data_pfns(words: "Buffer") -> memoryview:
     """The PFNs of the words that carry data, in order, uint64."""
     pfns = memoryview(bytearray(8 * pfn_kernel.count_data(words))).cast("Q")
     pfn_kernel.data_pfns(words, pfns)
     return pfns
 
 
-def _old_runs(words: Buffer, data: memoryview) -> List[memoryview]:
+def _old_runs(words: "Buffer", data: memoryview) -> "List[memoryview]":
     """A batch's pages in the pieces that the old code wrote one by one."""
     pieces, at = [], 0
     for run in "".join(map(_KINDS.__getitem__, bytes(words[7::8]))).split():

@@ -2,27 +2,29 @@
 
 Source: docs/specs/libxc-migration-stream.pandoc, "Layout", and the checks in tools/libs/guest/xg_sr_restore*.c.
 """
-from typing import Any, Callable, Dict, Sequence, Set, Tuple
 
 from xstream.errors import CorruptStream, LimitExceeded, OrderError, StreamError, StrictViolation, UnsupportedStream
 from xstream.kernels import pfns as pfn_kernel
 from xstream.limits import Limits
 from xstream.wire import libxc
-from xstream.wire.frames import OPTIONAL, Buffer
+from xstream.wire.frames import OPTIONAL
 from xstream.wire.libxc import GUEST_HVM, GUEST_PV
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    pass
+    from typing import Any, Callable, Dict, Sequence, Set, Tuple
+
+    from xstream.wire.frames import Buffer
 
 END, PAGE_DATA, PV_INFO, P2M_FRAMES, VCPU_BASIC, VCPU_EXTENDED, VCPU_XSAVE = range(7)
 SHARED_INFO, TSC_INFO, HVM_CONTEXT, HVM_PARAMS, _TOOLSTACK, VCPU_MSRS, VERIFY, CHECKPOINT = range(7, 15)
 STATIC_DATA_END, CPUID_POLICY, MSR_POLICY = 0x10, 0x11, 0x12
 
-Table = Dict[str, Dict[int, str]]
+if TYPE_CHECKING:
+    Table = Dict[str, Dict[int, str]]
 
 
-def _table(**rows: Tuple[Sequence[int], Dict[int, str]]) -> Table:
+def _table(**rows: "Tuple[Sequence[int], Dict[int, str]]") -> "Table":
     """Rows of (records that leave the state as it is, records that lead to another)."""
     return {state: {**dict.fromkeys(stay, state), **go} for state, (stay, go) in rows.items()}
 
@@ -37,7 +39,7 @@ _PV_MEMORY = _PV + (P2M_FRAMES, PAGE_DATA, CHECKPOINT)
 #: there. In version 2 the end of static data is inferred: before the first P2M_FRAMES (PV) or PAGE_DATA (HVM). An
 #: explicit STATIC_DATA_END before that point is accepted, one after it is a second one. VERIFY changes the meaning of
 #: PAGE_DATA, not the order. An HVM stream may end without STATIC_DATA_END, because libxenguest accepts that.
-TABLES: Dict[Tuple[int, int], Table] = {
+TABLES: "Dict[Tuple[int, int], Table]" = {
     (3, GUEST_HVM): _table(
         start=(_HVM, {STATIC_DATA_END: "memory", END: "end"}),
         memory=(_HVM + (PAGE_DATA,), {END: "end"}),
@@ -68,21 +70,21 @@ TABLES: Dict[Tuple[int, int], Table] = {
 
 #: Records that a guest can't run without. libxenguest itself requires only VCPU_BASIC of vcpu 0, but every Xen writes
 #: the others, and no guest runs without them.
-NEEDED: Dict[int, Tuple[int, ...]] = {
+NEEDED: "Dict[int, Tuple[int, ...]]" = {
     GUEST_HVM: (HVM_CONTEXT, HVM_PARAMS),
     GUEST_PV: (VCPU_BASIC, SHARED_INFO),
 }
 
 #: Records that Xen writes for every online vcpu or for none: which ones depends on the host's CPU, not on the vcpu
 #: (write_one_vcpu_extended() and write_one_vcpu_xsave() in tools/libs/guest/xg_sr_save_x86_pv.c).
-ALIKE: Tuple[int, ...] = (VCPU_EXTENDED, VCPU_XSAVE)
+ALIKE: "Tuple[int, ...]" = (VCPU_EXTENDED, VCPU_XSAVE)
 #: vcpus that are looked at for ALIKE; Xen's limit for PV guests.
 _MOST_VCPUS = 8192
 #: Records of vcpus that ``missing`` names.
 _MOST_NAMED = 8
 
 #: Other records in every stream that Xen writes. A guest runs without them; a strict check reports their absence.
-USUAL: Dict[Tuple[int, int], Tuple[int, ...]] = {
+USUAL: "Dict[Tuple[int, int], Tuple[int, ...]]" = {
     (3, GUEST_HVM): (STATIC_DATA_END, CPUID_POLICY, MSR_POLICY, PAGE_DATA, TSC_INFO),
     (2, GUEST_HVM): (PAGE_DATA, TSC_INFO),
     (3, GUEST_PV): (CPUID_POLICY, MSR_POLICY, PAGE_DATA, TSC_INFO),
@@ -120,7 +122,7 @@ class Ordering:
         self.verifying = False  # VERIFY has come: pages are to be compared, not written
 
     @property
-    def missing(self) -> Tuple[str, ...]:
+    def missing(self) -> "Tuple[str, ...]":
         """Records that a guest can't run without and that are missing so far; in a checkpointed stream, those that were
         missing at the last CHECKPOINT. An END within a checkpoint makes CHECKPOINT missing: no Xen writes that, so
         it is most likely zeros left by an interrupted save."""
@@ -129,7 +131,7 @@ class Ordering:
         unfinished = self.ended and self._in_checkpoint
         return self._missing_at_checkpoint + ((libxc.type_name(CHECKPOINT),) if unfinished else ())
 
-    def _missing_now(self) -> Tuple[str, ...]:
+    def _missing_now(self) -> "Tuple[str, ...]":
         needed = tuple(libxc.type_name(needed) for needed in NEEDED[self._kind[1]] if needed not in self._have)
         lacking = [(vcpu_id, alike) for alike in ALIKE if self._vcpus[alike]
                    for vcpu_id in self._vcpus[VCPU_BASIC] - self._vcpus[alike]]
@@ -141,7 +143,7 @@ class Ordering:
         """Whether END has come."""
         return self.state == "end"
 
-    def row(self) -> Dict[int, str]:
+    def row(self) -> "Dict[int, str]":
         """What may come next: record type to the state that it leads to."""
         return self._table[self.state]
 
@@ -177,7 +179,7 @@ class Ordering:
             _check_ignored(record)
         return self.check_words(record.words)
 
-    def check_words(self, words: Buffer) -> int:
+    def check_words(self, words: "Buffer") -> int:
         """As ``check_batch``, for a batch of these PFN words."""
         if PAGE_DATA not in self._table[self.state]:
             self.admit(PAGE_DATA)
@@ -190,7 +192,7 @@ class Ordering:
             raise self._bad_word(bad, reason, int.from_bytes(words[8 * bad:8 * bad + 8], "little"))
         return pages
 
-    def accepts(self, words: Buffer, batch: int) -> bool:
+    def accepts(self, words: "Buffer", batch: int) -> bool:
         """Whether batches of at most ``batch`` PFNs, with these PFN words in all, are allowed here."""
         return (PAGE_DATA in self._table[self.state] and batch <= self._limits.batch_pfns
                 and pfn_kernel.check(words, self.pfn_end, self._strict)[0] < 0)
@@ -213,7 +215,7 @@ class Ordering:
         self._in_checkpoint = True
         self._seen.add(PAGE_DATA)
 
-    def follow(self, record_type: int, record: libxc.Record) -> None:
+    def follow(self, record_type: int, record: "libxc.Record") -> None:
         """Check a record against the earlier ones and follow it. Raises OrderError, CorruptStream or LimitExceeded,
         without a change of state."""
         state = self.admit(record_type)
@@ -235,7 +237,7 @@ class Ordering:
         elif record_type in libxc.RECORDS:
             self._seen.add(record_type)
 
-    def _note_needed(self, record_type: int, record: libxc.Record) -> None:
+    def _note_needed(self, record_type: int, record: "libxc.Record") -> None:
         """Record that a record of NEEDED has come. One with bad contents replaces an earlier good one."""
         if isinstance(record, libxc.HvmContext):
             good = libxc.hvm_context_ends(record.blob)
@@ -285,7 +287,7 @@ class Ordering:
         libxc.check_vcpu_basic(record, self.guest_width or 4)
         self._early_basic = self._early_basic or (not self.guest_width and len(record.blob) > 0)
 
-    def _check_complete(self, record: libxc.Record) -> None:
+    def _check_complete(self, record: "libxc.Record") -> None:
         if self._kind[1] == GUEST_PV:
             self._check_pv_complete()
         missing = [libxc.type_name(usual) for usual in self._usual if usual not in self._seen]
@@ -303,7 +305,7 @@ class Ordering:
             raise OrderError("X86_PV_P2M_FRAMES leave a gap in the p2m", offset=-8, field="start_pfn",
                              expected="the p2m frame of PFN {:#x}".format(pfn), got="the end")
 
-    def _check_checkpoint(self, record: libxc.Record) -> None:
+    def _check_checkpoint(self, record: "libxc.Record") -> None:
         self._check_complete(record)
         if self._optional_since_checkpoint:
             # libxenguest buffers what follows a checkpoint, and can't skip a record that it takes from the buffer.
@@ -313,11 +315,11 @@ class Ordering:
         self._in_checkpoint = False
         self.checkpoints += 1
 
-    def _check_verify(self, record: libxc.Record) -> None:
+    def _check_verify(self, record: "libxc.Record") -> None:
         self.verifying = True
 
 
-def _check_ignored(record: libxc.Record) -> None:
+def _check_ignored(record: "libxc.Record") -> None:
     """Raise StrictViolation for what a restore ignores."""
     ignored = libxc.ignored_content(record)
     if ignored is not None:
@@ -330,7 +332,7 @@ def _check_ignored(record: libxc.Record) -> None:
                               got=bytes(record.padding))
 
 
-_CHECKS: Dict[int, Callable[[Ordering, Any], None]] = {
+_CHECKS: "Dict[int, Callable[[Ordering, Any], None]]" = {
     PV_INFO: Ordering._check_pv_info,
     P2M_FRAMES: Ordering._check_p2m_frames,
     VCPU_BASIC: Ordering._check_vcpu_basic,

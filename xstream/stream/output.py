@@ -3,7 +3,10 @@ import contextlib
 import errno
 import os
 import stat
-from typing import Iterator, Optional, Tuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Iterator, Optional, Tuple
 
 #: What open() says where a filesystem or kernel has no O_TMPFILE.
 _NO_UNNAMED_FILES = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT)
@@ -18,7 +21,7 @@ def written_in_place(path: str) -> bool:
 
 
 @contextlib.contextmanager
-def replacing(path: str) -> Iterator[int]:
+def replacing(path: str) -> "Iterator[int]":
     """Create a file, yield its descriptor (reading and writing), and give it the name ``path`` when the block succeeds.
 
     The file has mode 0600. Until the block ends it has no name (O_TMPFILE), so that nothing is left of it even if the
@@ -53,7 +56,7 @@ def replacing(path: str) -> Iterator[int]:
         os.close(folder_fd)
 
 
-def _create(folder: str, name: str) -> Tuple[int, Optional[str]]:
+def _create(folder: str, name: str) -> "Tuple[int, Optional[str]]":
     """A new file's descriptor; its temporary path, or None if it has no name."""
     try:
         fd = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
@@ -68,7 +71,7 @@ def _create(folder: str, name: str) -> Tuple[int, Optional[str]]:
     return tempfile.mkstemp(prefix="." + name + ".", dir=folder)
 
 
-def _link(fd: int, folder: str, folder_fd: int, name: str) -> Optional[str]:
+def _link(fd: int, folder: str, folder_fd: int, name: str) -> "Optional[str]":
     """Name an unnamed file: ``name`` if that is free, else a temporary name, whose path is returned.
 
     linkat() doesn't replace files, and there is no other way to name an unnamed file.
@@ -95,7 +98,7 @@ def _proc_path(fd: int) -> str:
 
 
 @contextlib.contextmanager
-def _naming(path: str) -> Iterator[None]:
+def _naming(path: str) -> "Iterator[None]":
     """Make an OSError name ``path`` instead of a directory or temporary file."""
     try:
         yield

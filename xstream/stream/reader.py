@@ -1,26 +1,28 @@
 """The reader of libxc streams."""
-from typing import Dict, Iterator, NamedTuple, Optional, Tuple, TypeVar, Union
-
 from xstream.errors import CorruptStream, LimitExceeded, StreamError, StrictViolation, TruncatedStream
 from xstream.kernels import batches as batch_kernel
 from xstream.limits import Limits
 from xstream.stream.ordering import CHECKPOINT, END, Ordering
 from xstream.stream.records import RecordReader
-from xstream.stream.source import PendingPages, Source, SourceLike, open_source
+from xstream.stream.source import PendingPages, Source, open_source
+from xstream.tuples import NamedTuple
 from xstream.wire import libxc
 from xstream.wire.frames import FRAME, padded
-from xstream.wire.libxc import DomainHeader, ImageHeader, PageData, Record
+from xstream.wire.libxc import DomainHeader, ImageHeader, PageData
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Protocol
+    from typing import Dict, Iterator, Optional, Protocol, Tuple, TypeVar, Union
 
     from xstream.stream.legacy_reader import LegacyReader
+    from xstream.stream.types import SourceLike
     from xstream.wire.formats import AnyRecord
+    from xstream.wire.libxc import Record
 else:
     Protocol = object  # Python 3.6 and 3.7 have none, and nothing but type checkers needs it
 
-_AnyReader = TypeVar("_AnyReader", bound="AnyReader")
+if TYPE_CHECKING:
+    _AnyReader = TypeVar("_AnyReader", bound="AnyReader")
 
 #: Most PFN words and records in one PageRun: 64 full batches of Xen's, or thousands of tiny ones.
 _RUN_WORDS = 1 << 16
@@ -72,7 +74,7 @@ class Layer(NamedTuple):
     depth: int
     offset: int
     records: int
-    about: Dict[str, object]
+    about: "Dict[str, object]"
 
 
 class AnyReader(Protocol):
@@ -108,7 +110,7 @@ class AnyReader(Protocol):
         """The stream's format, version, guest type and origin; reads the headers."""
 
     @property
-    def layers(self) -> Tuple[Layer, ...]:
+    def layers(self) -> "Tuple[Layer, ...]":
         """The layers met so far, outermost first."""
 
     @property
@@ -132,11 +134,11 @@ class AnyReader(Protocol):
         """One more than the highest PFN that may come."""
 
     @property
-    def missing(self) -> Tuple[str, ...]:
+    def missing(self) -> "Tuple[str, ...]":
         """The records that a guest can't run without and that haven't come."""
 
     @property
-    def unread(self) -> Optional[str]:
+    def unread(self) -> "Optional[str]":
         """What a container holds after the memory and couldn't be read, in words; or None."""
 
     def check_whole(self) -> None:
@@ -145,7 +147,7 @@ class AnyReader(Protocol):
     def next_record(self) -> "Optional[AnyRecord]":
         """The next record, or None after the last one. Raises StreamError or a subclass, OSError, NeedMoreData."""
 
-    def next_run(self) -> Optional[PageRun]:
+    def next_run(self) -> "Optional[PageRun]":
         """PAGE_DATA records that are in memory, in one step; None if ``next_record`` has to be called."""
 
     def __iter__(self) -> "Iterator[AnyRecord]": ...
@@ -167,18 +169,18 @@ def check_end(source: Source, layer: str, strict: bool, last: str = "the end") -
                               expected="the end of the input", got="more")
 
 
-def without_cut_record(reader: AnyReader) -> Tuple[Layer, ...]:
+def without_cut_record(reader: AnyReader) -> "Tuple[Layer, ...]":
     """The reader's layers, if the data of the last record turned out to be cut off: that record doesn't count."""
     return tuple(layer._replace(records=layer.records - 1) if layer.format == reader.layer else layer
                  for layer in reader.layers)
 
 
-def only_layer(reader: "Union[Reader, LegacyReader]") -> Tuple[Layer, ...]:
+def only_layer(reader: "Union[Reader, LegacyReader]") -> "Tuple[Layer, ...]":
     """The layers of a bare memory stream: itself."""
     return (Layer(reader.layer, 0, reader.start, reader.index + 1, reader.describe()),)
 
 
-class Reader(RecordReader[Record]):
+class Reader(RecordReader):
     """Records of a libxc stream, version 2 or 3, in order.
 
     ``source`` is anything that :func:`~xstream.stream.source.open_source` takes. Iteration, or ``next_record()``,
@@ -201,7 +203,7 @@ class Reader(RecordReader[Record]):
 
     layer = libxc.LAYER
 
-    def __init__(self, source: SourceLike, *, limits: Limits = Limits(), strict: bool = False,
+    def __init__(self, source: "SourceLike", *, limits: Limits = Limits(), strict: bool = False,
                  checkpointed: bool = False, exact: bool = False, contained: bool = False) -> None:
         self.source: Source = open_source(source, exact=exact)
         self.limits = limits
@@ -234,7 +236,7 @@ class Reader(RecordReader[Record]):
         return Identity(self.layer, image.version, libxc.GUEST_NAMES[domain.type], made_by)
 
     @property
-    def layers(self) -> Tuple[Layer, ...]:
+    def layers(self) -> "Tuple[Layer, ...]":
         """The stream as its only layer; see :class:`~xstream.containers.reader.NestedReader`."""
         return only_layer(self)
 
@@ -243,7 +245,7 @@ class Reader(RecordReader[Record]):
         """The reader of the memory stream: itself."""
         return self
 
-    def describe(self) -> Dict[str, object]:
+    def describe(self) -> "Dict[str, object]":
         """The fields of the headers by name; empty until they have been read."""
         if self._headers is None:
             return {}
@@ -256,7 +258,7 @@ class Reader(RecordReader[Record]):
         return self._ordering is not None and self._ordering.ended
 
     @property
-    def missing(self) -> Tuple[str, ...]:
+    def missing(self) -> "Tuple[str, ...]":
         """Records that a guest can't run without and that haven't come (in a checkpointed stream: by the last
         CHECKPOINT): of an HVM guest HVM_CONTEXT with its own END entry and HVM_PARAMS, of a PV guest SHARED_INFO."""
         return self._order.missing
@@ -289,7 +291,10 @@ class Reader(RecordReader[Record]):
         assert self._ordering is not None
         return self._ordering
 
-    def next_record(self) -> Optional[Record]:
+    if TYPE_CHECKING:
+        def __iter__(self) -> Iterator[Record]: ...
+
+    def next_record(self) -> "Optional[Record]":
         """The next record, or None after END (checkpointed: also if the input ends after a CHECKPOINT).
 
         Raises NeedMoreData, with nothing consumed, if a fed source has too little.
@@ -311,7 +316,7 @@ class Reader(RecordReader[Record]):
         finally:
             self._reading = False
 
-    def next_run(self) -> Optional[PageRun]:
+    def next_run(self) -> "Optional[PageRun]":
         """As many PAGE_DATA records as are complete in the source's memory, in one step; ``index`` and ``offset`` are
         then the last one's. None if the next record isn't such a record: call ``next_record``."""
         ordering = self._order
@@ -359,7 +364,7 @@ class Reader(RecordReader[Record]):
             at += 8 + length
         return data
 
-    def _need_headers(self) -> Tuple[ImageHeader, DomainHeader]:
+    def _need_headers(self) -> "Tuple[ImageHeader, DomainHeader]":
         if self._headers is None:
             base = self.source.offset
             try:
@@ -390,7 +395,7 @@ class Reader(RecordReader[Record]):
             if value:
                 raise StrictViolation("not zero in a header", offset=offset, field=field, expected=0, got=value)
 
-    def _read_record(self, ordering: Ordering) -> Record:
+    def _read_record(self, ordering: Ordering) -> "Record":
         source = self.source
         start = source.offset
         index = self.index + 1
@@ -417,7 +422,7 @@ class Reader(RecordReader[Record]):
             raise LimitExceeded("record longer than the limit", offset=-4, field="length",
                                 expected="at most {}".format(self.limits.record_length), got=length)
 
-    def _read_body(self, ordering: Ordering, record_type: int, length: int) -> Record:
+    def _read_body(self, ordering: Ordering, record_type: int, length: int) -> "Record":
         ordering.admit(record_type)
         if length > self.limits.body_length:
             raise LimitExceeded("record body longer than the limit", offset=-4, field="length",

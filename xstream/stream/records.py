@@ -1,18 +1,19 @@
 """The base class of all readers of records: iteration, and closing by ``with``."""
-from typing import Generic, Iterator, Optional, Tuple, TypeVar
 
 from xstream.errors import IncompleteStream
 from xstream.stream.source import Source
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any, Iterator, Optional, Tuple, TypeVar
+
     from xstream.stream.reader import AnyReader
 
-R = TypeVar("R")
-Self = TypeVar("Self", bound="RecordReader[object]")
+
+    Self = TypeVar("Self", bound="RecordReader")
 
 
-class RecordReader(Generic[R]):
+class RecordReader:
     """Records from ``source``, in order.
 
     A reader is for one thread at a time. A second thread that reads while the first does gets a RuntimeError if it is
@@ -21,9 +22,9 @@ class RecordReader(Generic[R]):
 
     source: Source
     #: What follows in the source that can't be read, in words; None if everything can. See NestedReader.
-    unread: Optional[str] = None
+    unread: "Optional[str]" = None
 
-    def __enter__(self: Self) -> Self:
+    def __enter__(self: "Self") -> "Self":
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -34,7 +35,7 @@ class RecordReader(Generic[R]):
         self.source.close()
 
     @property
-    def missing(self) -> Tuple[str, ...]:
+    def missing(self) -> "Tuple[str, ...]":
         """Records that a guest can't run without and that haven't come."""
         raise NotImplementedError
 
@@ -43,11 +44,11 @@ class RecordReader(Generic[R]):
         if self.missing:
             raise _incomplete(self)  # type: ignore[arg-type]  # all subclasses are readers
 
-    def next_record(self) -> Optional[R]:
+    def next_record(self) -> "Optional[object]":
         """The next record, or None after the last one."""
         raise NotImplementedError
 
-    def __iter__(self) -> Iterator[R]:
+    def __iter__(self) -> "Iterator[Any]":
         while True:
             record = self.next_record()
             if record is None:

@@ -6,7 +6,6 @@ at all. Otherwise the file is read front to back, like one without a table.
 import os
 from bisect import bisect_right
 from collections import OrderedDict
-from typing import Dict, List, NamedTuple, Optional
 
 from xstream.errors import CorruptStream, StreamError
 from xstream.kernels import pages as page_kernel
@@ -26,12 +25,15 @@ from xstream.stream.zstd import (
     thread_pool,
 )
 from xstream.stream.zstd import library as zstd_library
-from xstream.wire.frames import Buffer
+from xstream.tuples import NamedTuple
 from xstream.wire.libxc import PAGE_SIZE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
+    from typing import Dict, List, Optional
+
+    from xstream.wire.frames import Buffer
 
 #: Largest contents of a frame that is decompressed as a whole: what this package writes, and eight times that.
 _MOST_CONTENTS = 32 << 20
@@ -53,7 +55,7 @@ class Frame(NamedTuple):
     broken: bool = False
 
 
-def frames(data: memoryview) -> Optional[List[Frame]]:
+def frames(data: memoryview) -> "Optional[List[Frame]]":
     """The frames of a file by its table; None if it has none, or one that an intact frame contradicts."""
     if len(data) < FOOTER.size + SKIPPABLE.size:
         return None
@@ -74,7 +76,7 @@ def frames(data: memoryview) -> Optional[List[Frame]]:
     return _checked(data, found) if at == begin else None
 
 
-def _checked(data: memoryview, table: List[Frame]) -> Optional[List[Frame]]:
+def _checked(data: memoryview, table: "List[Frame]") -> "Optional[List[Frame]]":
     """A table's frames, with damaged ones marked as broken; None if the table isn't true.
 
     A frame is broken if nothing can decompress it. An error is then certain where it is read, and the table only says
@@ -113,7 +115,7 @@ class FrameStore:
     """Random access to the contents of frames, which are checked as they are decompressed. Those used last are kept, at
     most ``_KEPT`` bytes of them. For several threads."""
 
-    def __init__(self, data: memoryview, found: List[Frame]) -> None:
+    def __init__(self, data: memoryview, found: "List[Frame]") -> None:
         from threading import Lock
         self._file = data
         self._frames = found
@@ -163,7 +165,7 @@ class SeekableSource(StreamSource):
     page data reads as zeros instead: ``damage`` is the first such error, ``damaged`` counts them.
     """
 
-    def __init__(self, source: Source, data: memoryview, found: List[Frame], *, strict: bool = False) -> None:
+    def __init__(self, source: Source, data: memoryview, found: "List[Frame]", *, strict: bool = False) -> None:
         super().__init__()
         self._lower = source
         self._file = data
@@ -196,13 +198,13 @@ class SeekableSource(StreamSource):
         self._contents = self._contents[got:]
         return got
 
-    def read_pages(self, memory: Buffer, pfns: memoryview) -> int:
+    def read_pages(self, memory: "Buffer", pfns: memoryview) -> int:
         try:
             return self._read_pages(memory, pfns)
         except CorruptStream as error:
             raise name_pages(error, pfns)
 
-    def _read_pages(self, memory: Buffer, pfns: memoryview) -> int:
+    def _read_pages(self, memory: "Buffer", pfns: memoryview) -> int:
         done = 0
         while done < len(pfns):
             if self._end == self._start and self._fill() and len(self._contents) >= PAGE_SIZE:
@@ -283,7 +285,7 @@ class SeekableSource(StreamSource):
         return FrameStore(self._file, self._frames)
 
 
-def decompress(library: Library, data: memoryview, found: List[Frame], number: int) -> bytes:
+def decompress(library: Library, data: memoryview, found: "List[Frame]", number: int) -> bytes:
     """The contents of one of the frames of a file. Raises CorruptStream."""
     frame = found[number]
     try:
@@ -295,7 +297,7 @@ def decompress(library: Library, data: memoryview, found: List[Frame], number: i
     return contents
 
 
-def _damaged(message: str, found: List[Frame], number: int) -> CorruptStream:
+def _damaged(message: str, found: "List[Frame]", number: int) -> CorruptStream:
     return CorruptStream(message, layer=FORMAT, offset=found[number].begin, field="frame {}".format(number))
 
 

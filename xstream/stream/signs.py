@@ -1,7 +1,10 @@
 """The magic bytes of formats: those that xstream reads, and others that are found in their place."""
-from typing import NamedTuple, Tuple
-
+from xstream.tuples import NamedTuple
 from xstream.wire import colo, legacy, libvirt, libxc, libxl, xend, xenopsd, xl
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Tuple
 
 
 class Sign(NamedTuple):
@@ -20,7 +23,7 @@ class Sign(NamedTuple):
     disk: str = ""
 
 
-OURS: Tuple[Sign, ...] = (
+OURS: "Tuple[Sign, ...]" = (
     Sign(libxc.LAYER, libxc.MARKER),
     Sign(libxl.LAYER, libxl.MAGIC),
     Sign(xl.LAYER, xl.MAGIC),
@@ -37,7 +40,7 @@ LEGACY = Sign(legacy.LAYER, b"")
 LEGACY_SIZE = 16
 
 #: Decompressed while they are read, if Python has the decompressor.
-COMPRESSED: Tuple[Sign, ...] = (
+COMPRESSED: "Tuple[Sign, ...]" = (
     Sign("gzip", b"\x1f\x8b\x08"),
     Sign("xz", b"\xfd7zXZ\0"),
     Sign("bzip2", b"BZh"),
@@ -47,7 +50,7 @@ COMPRESSED: Tuple[Sign, ...] = (
 #: How to get the disk in an image, by the format that ``disk`` names.
 RAW = {"vhd": "qemu-img convert -f vpc -O raw FILE OUT", "qcow2": "qemu-img convert -f qcow2 -O raw FILE OUT"}
 
-OTHERS: Tuple[Sign, ...] = (
+OTHERS: "Tuple[Sign, ...]" = (
     Sign("a QEMU migration stream", b"QEVM",
          advice="it is a device model's record, or a guest of QEMU's own, not a Xen guest's memory"),
     Sign("a save file of libvirt's QEMU driver", b"LibvirtQemudSave", advice="the guest in it isn't a Xen guest"),

@@ -8,30 +8,19 @@ import select
 import stat
 import struct
 import termios
-from typing import Iterator, Optional, Sequence, Union
 
 from xstream.kernels import pages as page_kernel
 from xstream.kernels import transfer, vmsplice
-from xstream.kernels.buffers import Numbers
 from xstream.stream.output import replacing, written_in_place
-from xstream.wire.frames import Buffer
 from xstream.wire.pending import PendingPages
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import socket
-    from typing import Protocol
+    from typing import Iterator, Optional, Sequence
 
-    class SupportsWrite(Protocol):
-        """An object with ``write(bytes-like)``, which returns how many bytes it took."""
-
-        def write(self, __data: memoryview) -> Optional[int]: ...
-
-#: What is open for writing already, and stays open; see :func:`open_sink`.
-OpenSinkLike = Union[int, "socket.socket", "SupportsWrite", "Sink"]
-#: What functions write to: a path (the file appears when it is complete, with mode 0600), a descriptor (int), a socket,
-#: an object with ``write``, or a Sink. What was given open stays open. See :func:`~xstream.stream.sink.opened_sink`.
-SinkLike = Union[str, "os.PathLike[str]", OpenSinkLike]
+    from xstream.kernels.buffers import Numbers
+    from xstream.stream.types import OpenSinkLike, SinkLike, SupportsWrite
+    from xstream.wire.frames import Buffer
 
 _MUCH = 1 << 20  # bytes from which starting writeback early is worth a system call
 _DRAIN_INTERVAL = 1  # milliseconds
@@ -45,7 +34,7 @@ class Sink:
     #: Whether ``write_batches`` works.
     takes_batches = False
 
-    def write(self, pieces: Sequence[Buffer]) -> None:
+    def write(self, pieces: "Sequence[Buffer]") -> None:
         """Write all of the pieces, in order. No reference to them is kept. Raises OSError."""
         raise NotImplementedError
 
@@ -54,16 +43,16 @@ class Sink:
         for piece in data.pieces():
             self.write([piece])
 
-    def write_pages(self, head: Sequence[Buffer], memory: Buffer, pfns: Buffer) -> None:
+    def write_pages(self, head: "Sequence[Buffer]", memory: "Buffer", pfns: "Buffer") -> None:
         """Write ``head``, then the pages ``pfns`` (uint64) of ``memory`` (bytes, starting with PFN 0), without copying
         them where possible. Raises OSError."""
         raise NotImplementedError
 
-    def write_batches(self, record_type: int, words: Buffer, ends: Numbers, memory: Buffer) -> None:
+    def write_batches(self, record_type: int, words: "Buffer", ends: "Numbers", memory: "Buffer") -> None:
         """Write batches as records; see ``write_batches`` in kernels/pages.pyi. Raises OSError."""
         raise NotImplementedError
 
-    def write_data(self, head: Sequence[Buffer], data: Buffer) -> None:
+    def write_data(self, head: "Sequence[Buffer]", data: "Buffer") -> None:
         """Write ``head``, then page data that is in one buffer. Raises OSError."""
         self.write([*head, data])
 
@@ -86,14 +75,14 @@ class DescriptorSink(Sink):
 
     takes_batches = True
 
-    def __init__(self, fd: int, name: Optional[str] = None, *, sparse: bool = False) -> None:
+    def __init__(self, fd: int, name: "Optional[str]" = None, *, sparse: bool = False) -> None:
         self._fd = fd
         self._name = name
         self._sparse = sparse
         # Whether heads of batches and their pages go in separate calls.
         self._apart = page_kernel.HEADS_APART and _is_pipe(fd)
 
-    def write(self, pieces: Sequence[Buffer]) -> None:
+    def write(self, pieces: "Sequence[Buffer]") -> None:
         try:
             self.offset += page_kernel.writev(self._fd, pieces, self._sparse)
         except OSError as error:
@@ -105,20 +94,20 @@ class DescriptorSink(Sink):
         else:
             self.offset += data.move_to(self._fd)
 
-    def write_pages(self, head: Sequence[Buffer], memory: Buffer, pfns: Buffer) -> None:
+    def write_pages(self, head: "Sequence[Buffer]", memory: "Buffer", pfns: "Buffer") -> None:
         try:
             self.offset += page_kernel.write_pages(self._fd, b"".join(head), memory, pfns, self._apart, self._sparse)
         except OSError as error:
             raise self._named(error)
 
-    def write_batches(self, record_type: int, words: Buffer, ends: Numbers, memory: Buffer) -> None:
+    def write_batches(self, record_type: int, words: "Buffer", ends: "Numbers", memory: "Buffer") -> None:
         try:
             self.offset += page_kernel.write_batches(self._fd, record_type, words, ends, memory, self._apart,
                                                      self._sparse)
         except OSError as error:
             raise self._named(error)
 
-    def write_data(self, head: Sequence[Buffer], data: Buffer) -> None:
+    def write_data(self, head: "Sequence[Buffer]", data: "Buffer") -> None:
         if self._apart:
             self.write(head)
             self.write([data])
@@ -175,7 +164,7 @@ class SplicingSink(DescriptorSink):
         super().__init__(fd)
         transfer.widen_pipe(fd)
 
-    def write_pages(self, head: Sequence[Buffer], memory: Buffer, pfns: Buffer) -> None:
+    def write_pages(self, head: "Sequence[Buffer]", memory: "Buffer", pfns: "Buffer") -> None:
         self.write(head)
         self.offset += vmsplice.splice_pages(self._fd, memory, pfns)
 
@@ -203,7 +192,7 @@ class ObjectSink(Sink):
     def __init__(self, file: "SupportsWrite") -> None:
         self._file = file
 
-    def write(self, pieces: Sequence[Buffer]) -> None:
+    def write(self, pieces: "Sequence[Buffer]") -> None:
         for piece in pieces:
             view = memoryview(piece).cast("B")
             refused = False
@@ -220,7 +209,7 @@ class ObjectSink(Sink):
                 refused = True
                 self._wait()
 
-    def write_pages(self, head: Sequence[Buffer], memory: Buffer, pfns: Buffer) -> None:
+    def write_pages(self, head: "Sequence[Buffer]", memory: "Buffer", pfns: "Buffer") -> None:
         self.write(head)
         pages = bytearray(len(pfns) * page_kernel.PAGE_SIZE)
         page_kernel.gather(memory, pfns, pages)
@@ -250,7 +239,7 @@ class ObjectSink(Sink):
         poller.poll()
 
 
-def open_sink(sink: OpenSinkLike, *, splice: bool = False, sparse: bool = True, name: Optional[str] = None) -> Sink:
+def open_sink(sink: "OpenSinkLike", *, splice: bool = False, sparse: bool = True, name: "Optional[str]" = None) -> Sink:
     """The Sink for a descriptor, a socket, an object with ``write``, or a Sink itself; paths need
     :func:`opened_sink`, which describes ``splice`` and ``sparse``. ``name`` is what an OSError names a descriptor.
     Raises TypeError for anything else."""
@@ -267,7 +256,7 @@ def open_sink(sink: OpenSinkLike, *, splice: bool = False, sparse: bool = True, 
 
 
 @contextlib.contextmanager
-def opened_sink(sink: SinkLike, *, splice: bool = False, sparse: bool = True) -> Iterator[Sink]:
+def opened_sink(sink: "SinkLike", *, splice: bool = False, sparse: bool = True) -> "Iterator[Sink]":
     """The Sink for whatever a caller has.
 
     - str or os.PathLike: a file of that name, mode 0600, which appears, or replaces what was there, when the block
@@ -305,7 +294,7 @@ def check_not_same_file(source: object, sink: object) -> None:
             ": {}".format(os.fspath(source)) if isinstance(source, (str, os.PathLike)) else ""))
 
 
-def _stat(file: object) -> Optional[os.stat_result]:
+def _stat(file: object) -> "Optional[os.stat_result]":
     """The status of a path, a descriptor or an object with a descriptor; None for anything else."""
     if hasattr(file, "fileno"):
         try:

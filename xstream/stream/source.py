@@ -2,37 +2,27 @@
 
 They share one interface, :class:`Source`, through which all readers get their input.
 """
-import contextlib
 import errno
 import mmap
 import os
 import select
 import stat
-from typing import Iterable, Optional, Union
 
 from xstream.errors import TruncatedStream
 from xstream.kernels import pages as page_kernel
 from xstream.kernels import transfer as transfer_kernel
-from xstream.kernels.buffers import BufferLike
-from xstream.wire.frames import Buffer
 from xstream.wire.libxc import PAGE_SIZE
-from xstream.wire.pending import CUT, PIECE, Data
+from xstream.wire.pending import CUT, PIECE
 from xstream.wire.pending import PendingPages as PendingPages
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import socket
-    from typing import Protocol
+    from typing import Iterable, Optional, Union
 
-    class SupportsRead(Protocol):
-        """An object with ``read(size)``; its ``readinto(buffer)`` is used if it has one."""
-
-        def read(self, __size: int) -> Optional[Buffer]: ...
-
-#: What functions read from: a path, a descriptor (int), a socket, a buffer, an object with ``read`` or ``readinto``, or
-#: a Source. What they open they close; what was given open stays open. See
-#: :func:`~xstream.stream.source.open_source`.
-SourceLike = Union[str, "os.PathLike[str]", int, "socket.socket", BufferLike, "SupportsRead", "Source"]
+    from xstream.kernels.buffers import BufferLike
+    from xstream.stream.types import SourceLike, SupportsRead
+    from xstream.wire.frames import Buffer
+    from xstream.wire.pending import Data
 
 #: Bytes read at once for headers and small records: the capacity of a pipe. Page data beyond it is read straight into
 #: its destination.
@@ -69,7 +59,7 @@ class Source:
         """Consume ``size`` bytes, which ``peek`` or ``need`` has returned."""
         raise NotImplementedError
 
-    def page_data(self, at: int, size: int) -> Union[memoryview, "PendingPages"]:
+    def page_data(self, at: int, size: int) -> "Union[memoryview, PendingPages]":
         """Consume all up to the end of the ``size`` bytes that begin ``at`` bytes from here, and return those.
 
         The result is a view if the source has all its bytes in memory; otherwise a PendingPages, which is skipped by
@@ -121,7 +111,7 @@ class Source:
 class BufferSource(Source):
     """Bytes in memory, or a mapped file. All results are views; nothing is copied."""
 
-    def __init__(self, data: BufferLike, base: int = 0) -> None:
+    def __init__(self, data: "BufferLike", base: int = 0) -> None:
         self._data = memoryview(data).cast("B")  # type: ignore[arg-type]  # numpy's arrays are buffers
         self._base = base
         self._position = 0
@@ -143,7 +133,7 @@ class BufferSource(Source):
         self._data = memoryview(b"")
 
 
-def pieces(data: Data) -> Iterable[Buffer]:
+def pieces(data: "Data") -> "Iterable[Buffer]":
     """Page data in pieces: those of a PendingPages, or a buffer as a single piece."""
     return data.pieces() if isinstance(data, PendingPages) else (data,)
 
@@ -203,12 +193,12 @@ class StreamSource(Source):
     def advance(self, size: int) -> None:
         self._start += size
 
-    def page_data(self, at: int, size: int) -> Union[memoryview, PendingPages]:
+    def page_data(self, at: int, size: int) -> "Union[memoryview, PendingPages]":
         self.advance(at)
         self.pending = PendingPages(self, size)
         return self.pending
 
-    def read_pages(self, memory: Buffer, pfns: memoryview) -> int:
+    def read_pages(self, memory: "Buffer", pfns: memoryview) -> int:
         """For PendingPages: fill the pages of ``pfns`` in ``memory``; returns the number of bytes read."""
         done = 0
         scratch = memoryview(bytearray(min(PIECE, len(pfns) * PAGE_SIZE)))
@@ -304,7 +294,7 @@ class DescriptorSource(StreamSource):
             except BlockingIOError:
                 self._wait()
 
-    def read_pages(self, memory: Buffer, pfns: memoryview) -> int:
+    def read_pages(self, memory: "Buffer", pfns: memoryview) -> int:
         held = min(self._end - self._start, len(pfns) * PAGE_SIZE)
         whole, part = divmod(held, PAGE_SIZE)
         ready = self._buffer[self._start:self._start + held]
@@ -386,7 +376,7 @@ class ObjectSource(StreamSource):
         into[:got] = data or b""
         return got
 
-    def _checked(self, got: Optional[int], most: int) -> int:
+    def _checked(self, got: "Optional[int]", most: int) -> int:
         """The number of bytes that the object says it has read, if that is possible."""
         if got is None:
             raise BlockingIOError(errno.EAGAIN, "an object in non-blocking mode; feed its bytes instead")
@@ -403,7 +393,7 @@ class FedSource(StreamSource):
         self.stable = stable
         self._finished = False
 
-    def feed(self, data: BufferLike) -> None:
+    def feed(self, data: "BufferLike") -> None:
         """Append a copy of these bytes."""
         view = memoryview(data).cast("B")  # type: ignore[arg-type]  # numpy's arrays are buffers
         while len(view):
@@ -435,11 +425,11 @@ class FedSource(StreamSource):
         if self._end - self._start < size and not self._finished:
             raise NeedMoreData
 
-    def page_data(self, at: int, size: int) -> Union[memoryview, PendingPages]:
+    def page_data(self, at: int, size: int) -> "Union[memoryview, PendingPages]":
         return Source.page_data(self, at, size)
 
 
-def open_source(source: SourceLike, *, exact: bool = False) -> Source:
+def open_source(source: "SourceLike", *, exact: bool = False) -> Source:
     """The Source for anything that can be read.
 
     - str or os.PathLike: the file of that name, mapped if it is a regular file; ``close()`` closes it;
@@ -461,8 +451,10 @@ def open_source(source: SourceLike, *, exact: bool = False) -> Source:
         return _open_path(os.fspath(source))
     if isinstance(source, int):
         return DescriptorSource(source, exact=True) if exact else _open_descriptor(source)
-    with contextlib.suppress(TypeError):
+    try:
         return BufferSource(source)  # type: ignore[arg-type]  # first: a mapping can be read() too
+    except TypeError:
+        pass
     if hasattr(source, "recv_into") and hasattr(source, "fileno"):
         return DescriptorSource(source.fileno(), exact=exact)
     if hasattr(source, "readinto") or hasattr(source, "read"):

@@ -16,21 +16,22 @@ Xen 4.6 to 4.8 sent empty HVM_PARAMS and vcpu records; a restore skips them, so 
 Source: handle_hvm_params(), handle_hvm_context() and x86_pv's handle_x86_pv_vcpu_blob(), handle_x86_pv_p2m_frames() in
 tools/libs/guest/xg_sr_restore_x86_{hvm,pv}.c; libxl__restore_emulator_xenstore_data() in tools/libs/light/libxl_dom.c.
 """
-from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Tuple, Type, TypeVar, Union
-
 from xstream.errors import LimitExceeded
 from xstream.limits import Limits
+from xstream.tuples import NamedTuple
 from xstream.wire import legacy, libvirt, libxc, libxl, xend, xenopsd, xl
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any, Dict, Iterable, Iterator, List, Tuple, Type, TypeVar, Union
+
     from xstream.wire.formats import AnyRecord
 
 #: Charged against the limit for each record, parameter or key, beside its bytes: about what Python needs to hold it.
 OVERHEAD = 1024
 
 #: Records of which the last one counts, and the fields that tell several of the same class apart.
-REPLACES: Dict[type, Tuple[str, ...]] = {
+REPLACES: "Dict[type, Tuple[str, ...]]" = {
     libxc.PVInfo: (), libxc.StaticDataEnd: (), libxc.CpuidPolicy: (), libxc.MsrPolicy: (), libxc.TscInfo: (),
     libxc.SharedInfo: (), libxc.HvmContext: (),
     libxc.VcpuBasic: ("vcpu_id",), libxc.VcpuExtended: ("vcpu_id",), libxc.VcpuXsave: ("vcpu_id",),
@@ -40,23 +41,26 @@ REPLACES: Dict[type, Tuple[str, ...]] = {
     xl.SaveHeader: (), libvirt.SaveHeader: (), xend.SaveHeader: (), xenopsd.Xenops: (), xenopsd.MemoryImage: (),
 }
 #: Records that are merged entry by entry into one, and the fields that tell several of the same class apart.
-MERGES: Dict[type, Tuple[str, ...]] = {
+MERGES: "Dict[type, Tuple[str, ...]]" = {
     libxc.HvmParams: (), libxl.EmulatorXenstoreData: ("emulator_id", "emulator_index"),
 }
 
 
-#: A record's class, and the values that tell several of the same class apart.
-Key = Tuple[object, ...]
-R = TypeVar("R", bound="NamedTuple")
-#: A record that is merged entry by entry.
-Merged = Union[libxc.HvmParams, libxl.EmulatorXenstoreData]
+if TYPE_CHECKING:
+    #: A record's class, and the values that tell several of the same class apart.
+    Key = Tuple[object, ...]
+
+    R = TypeVar("R", bound="NamedTuple")
+
+    #: A record that is merged entry by entry.
+    Merged = Union[libxc.HvmParams, libxl.EmulatorXenstoreData]
 
 
 class Kept(NamedTuple):
     """A record, and whatever the caller passed to ``add`` with it. Of a merged record, that of the last one added."""
 
     record: "AnyRecord"
-    where: Any
+    where: "Any"
 
 
 class StateRecords:
@@ -78,7 +82,7 @@ class StateRecords:
     def __len__(self) -> int:
         return len(self._kept)
 
-    def add(self, record: "AnyRecord", where: Any = None) -> None:
+    def add(self, record: "AnyRecord", where: "Any" = None) -> None:
         """Add the next record of the stream. ``where`` is returned with it by ``items``.
 
         Raises LimitExceeded, which names no layer or offset.
@@ -101,7 +105,7 @@ class StateRecords:
         for record, where in other.items():
             self.add(record, where)
 
-    def items(self) -> Iterator[Kept]:
+    def items(self) -> "Iterator[Kept]":
         """The records and their ``where``, in the order in which the first of each was added."""
         for key, kept in self._kept.items():
             entries = self._merged.get(key)
@@ -111,15 +115,15 @@ class StateRecords:
         """The records alone, in the same order."""
         return [kept.record for kept in self.items()]
 
-    def of(self, *kinds: Type[R]) -> List[R]:
+    def of(self, *kinds: "Type[R]") -> "List[R]":
         """The records of these classes, in order."""
         return [kept.record for kept in self.items() if isinstance(kept.record, kinds)]
 
-    def _store(self, key: Key, record: "AnyRecord", where: Any) -> None:
+    def _store(self, key: "Key", record: "AnyRecord", where: "Any") -> None:
         self._charge(key, _size(record))
         self._kept[key] = Kept(record, where)
 
-    def _merge(self, key: Key, record: Merged, where: Any) -> None:
+    def _merge(self, key: "Key", record: "Merged", where: "Any") -> None:
         entries = self._merged.setdefault(key, {})
         for name, value in _entries(record):
             self._grow(_entry_size(name, value) - (_entry_size(name, entries[name]) if name in entries else 0))
@@ -133,7 +137,7 @@ class StateRecords:
                 self._size -= self._sizes.pop(key)
         self._p2m_end = max(self._p2m_end, record.end_pfn)
 
-    def _charge(self, key: Key, size: int) -> None:
+    def _charge(self, key: "Key", size: int) -> None:
         self._grow(size - self._sizes.get(key, 0))
         self._sizes[key] = size
 
@@ -145,31 +149,31 @@ class StateRecords:
 
 
 #: The field of a save file's header, or of a record, that holds the domain's configuration.
-CONFIG_FIELDS: Dict[type, str] = {xl.SaveHeader: "config", libvirt.SaveHeader: "xml", xend.SaveHeader: "config",
+CONFIG_FIELDS: "Dict[type, str]" = {xl.SaveHeader: "config", libvirt.SaveHeader: "xml", xend.SaveHeader: "config",
                                        xenopsd.Xenops: "text"}
 
 
-def owned(record: R) -> R:
+def owned(record: "R") -> "R":
     """The record with copies of what it only has views of."""
     return record._replace(**{name: bytes(value) for name, value in record._asdict().items()
                               if isinstance(value, memoryview)})
 
 
-def _key(record: "AnyRecord", fields: Iterable[str]) -> Key:
+def _key(record: "AnyRecord", fields: "Iterable[str]") -> "Key":
     return (type(record),) + tuple(getattr(record, field) for field in fields)
 
 
-def _without_entries(record: Merged) -> Merged:
+def _without_entries(record: "Merged") -> "Merged":
     return record._replace(entries=b"") if isinstance(record, libxc.HvmParams) else record._replace(data=b"")
 
 
-def _entries(record: Merged) -> Iterable[Tuple[object, object]]:
+def _entries(record: "Merged") -> "Iterable[Tuple[object, object]]":
     if isinstance(record, libxc.HvmParams):
         return libxc.HVM_PARAM.iter_unpack(record.entries)
     return record.pairs
 
 
-def _merged(record: "AnyRecord", entries: Dict[Any, Any]) -> "AnyRecord":
+def _merged(record: "AnyRecord", entries: "Dict[Any, Any]") -> "AnyRecord":
     """The record with the merged entries. What surrounds them, reserved fields included, is the last record's."""
     if isinstance(record, libxc.HvmParams):
         return record._replace(entries=libxc.HvmParams.of(list(entries.items())).entries)

@@ -1,25 +1,28 @@
 """Writes libxc streams, record by record."""
 import struct
 from array import array
-from typing import Iterator, List, Optional, Tuple, Union
 
 from xstream.errors import CorruptStream, LimitExceeded, StreamError
 from xstream.kernels import batches as batch_kernel
 from xstream.kernels import buffers
 from xstream.kernels import pfns as pfn_kernel
-from xstream.kernels.buffers import BufferLike, Numbers
 from xstream.limits import Limits
 from xstream.stream.ordering import Ordering
 from xstream.stream.reader import PageRun
-from xstream.stream.sink import OpenSinkLike, Sink, open_sink
+from xstream.stream.sink import Sink, open_sink
 from xstream.stream.source import PendingPages
 from xstream.wire import libxc
-from xstream.wire.frames import FRAME, Buffer, padded
-from xstream.wire.libxc import PAGE_SIZE, DomainHeader, ImageHeader, PageData, Record, words_of
+from xstream.wire.frames import FRAME, padded
+from xstream.wire.libxc import PAGE_SIZE, DomainHeader, ImageHeader, PageData, words_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Protocol
+    from typing import Iterator, List, Optional, Protocol, Tuple, Union
+
+    from xstream.kernels.buffers import BufferLike, Numbers
+    from xstream.stream.types import OpenSinkLike
+    from xstream.wire.frames import Buffer
+    from xstream.wire.libxc import Record
 
     class MemoryLike(Protocol):
         """The memory of a guest, PFN 0 first: a :class:`~xstream.guest.memory.GuestMemory`."""
@@ -67,7 +70,7 @@ class Writer:
 
     layer = libxc.LAYER
 
-    def __init__(self, sink: OpenSinkLike, domain: DomainHeader, image: ImageHeader = ImageHeader(), *,
+    def __init__(self, sink: "OpenSinkLike", domain: DomainHeader, image: ImageHeader = ImageHeader(), *,
                  checkpointed: bool = False, limits: Limits = Limits(), around: "Optional[Around]" = None) -> None:
         self.sink: Sink = open_sink(sink)
         self.index = -1
@@ -91,7 +94,7 @@ class Writer:
         """The number of CHECKPOINT records that have been written."""
         return self._ordering.checkpoints
 
-    def write(self, record: Record) -> None:
+    def write(self, record: "Record") -> None:
         """Write one record. A PageData is written as one record, however many PFNs it has. Its data is any buffer of
         whole pages, or another reader's PendingPages, which move to the sink piece by piece."""
         self._check_turn()
@@ -108,7 +111,7 @@ class Writer:
                                 record_type=libxc.type_name(record_type))
         self.index += 1
 
-    def write_pages(self, pfns: BufferLike, types: BufferLike, pages: "Union[BufferLike, MemoryLike]") -> None:
+    def write_pages(self, pfns: "BufferLike", types: "BufferLike", pages: "Union[BufferLike, MemoryLike]") -> None:
         """Write PFNs in batches of at most 1024, in the order given.
 
         While PFNs ascend, a batch ends where they cross a multiple of 1024: from Xen 4.21 on, a restore rebuilds a
@@ -135,7 +138,7 @@ class Writer:
             self.write(PageData(batch, data[:size]))
             data = data[size:]
 
-    def _write_from_memory(self, words: memoryview, ends: List[int], memory: memoryview) -> None:
+    def _write_from_memory(self, words: memoryview, ends: "List[int]", memory: memoryview) -> None:
         """Write the batches that end after these numbers of words; many at once if all is well."""
         start = 0
         for first in range(0, len(ends), _GROUP):
@@ -175,7 +178,7 @@ class Writer:
         if self._around is not None:
             self._around.check_turn()
 
-    def write_batch(self, words: Buffer, memory: Buffer, at: Numbers) -> None:
+    def write_batch(self, words: "Buffer", memory: "Buffer", at: "Numbers") -> None:
         """Write one batch, uncopied where the sink can.
 
         - ``words``: the PFN words, 8 bytes each;
@@ -197,7 +200,7 @@ class Writer:
         self._ordering.page_data()
         self.index += 1
 
-    def _write_body(self, record_type: int, record: Record) -> None:
+    def _write_body(self, record_type: int, record: "Record") -> None:
         self._ordering.admit(record_type)
         body = libxc.build(record)
         whole = b"".join(bytes(piece) for piece in body)
@@ -229,7 +232,7 @@ def memory_or_pages(pages: "Union[BufferLike, MemoryLike]") -> "Tuple[Optional[M
     return memory, memoryview(b"") if memory is not None else buffers.octets("pages", pages)  # type: ignore[arg-type]
 
 
-def batch_bounds(pfns: BufferLike) -> Iterator[Tuple[int, int]]:
+def batch_bounds(pfns: "BufferLike") -> "Iterator[Tuple[int, int]]":
     """(start, end) of the batches in which ``pfns`` (uint64) are written, as ``write_pages`` describes."""
     start, count = 0, buffers.array("pfns", pfns, "uint64").nbytes // 8
     while start < count:
@@ -242,7 +245,7 @@ def _length(record: PageData, pages: int) -> int:
     return 8 + len(record.words) + pages * PAGE_SIZE
 
 
-def padding_of(record: "Padded", length: int) -> Buffer:
+def padding_of(record: "Padded", length: int) -> "Buffer":
     """The padding to write after a body of ``length`` bytes: what was read there, or zeros. Raises CorruptStream."""
     if len(record.padding) in (0, padded(length) - length):
         return record.padding or bytes(padded(length) - length)

@@ -15,17 +15,19 @@ import os
 import struct
 import threading
 from collections import deque
-from typing import Any, Callable, Deque, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Type
 
 from xstream.errors import UnsupportedStream
 from xstream.kernels import pages as page_kernel
 from xstream.stream.sink import Sink
-from xstream.wire.frames import Buffer
+from xstream.tuples import NamedTuple
 from xstream.wire.pending import PendingPages
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
+    from typing import Any, Callable, Deque, Iterator, List, Optional, Sequence, Tuple, Type
+
+    from xstream.wire.frames import Buffer
 
 FORMAT = "zstd"
 DEFAULT_LEVEL, _HIGHEST_LEVEL = 3, 22
@@ -49,9 +51,9 @@ class Library(NamedTuple):
     """What compresses one frame, and decompresses one. ``decompress`` takes the frame and the size of its contents;
     it checks the content checksum and raises ``error``."""
 
-    compress: Callable[[Buffer, int], bytes]
-    decompress: Callable[[Buffer, int], bytes]
-    error: Type[BaseException]
+    compress: "Callable[[Buffer, int], bytes]"
+    decompress: "Callable[[Buffer, int], bytes]"
+    error: "Type[BaseException]"
 
 
 def library(*, offset: int = 0) -> Library:
@@ -64,26 +66,26 @@ def library(*, offset: int = 0) -> Library:
     raise UnsupportedStream("zstd needs Python 3.14 or the package zstandard", layer=FORMAT, offset=offset)
 
 
-def _standard(module: Any) -> Library:
+def _standard(module: "Any") -> Library:
     parameter = module.CompressionParameter
 
-    def compress(data: Buffer, level: int) -> bytes:
+    def compress(data: "Buffer", level: int) -> bytes:
         return bytes(module.compress(data, options={parameter.compression_level: level, parameter.checksum_flag: 1}))
 
     return Library(compress, lambda frame, size: bytes(module.decompress(frame)), module.ZstdError)
 
 
-def _zstandard(module: Any) -> Library:
+def _zstandard(module: "Any") -> Library:
     # Objects of the package are for one thread each; making one for each frame takes as long as a small frame.
     of_thread = threading.local()
 
-    def compress(data: Buffer, level: int) -> bytes:
+    def compress(data: "Buffer", level: int) -> bytes:
         if getattr(of_thread, "level", None) != level:
             of_thread.level = level
             of_thread.compressor = module.ZstdCompressor(level=level, write_checksum=True, write_content_size=True)
         return bytes(of_thread.compressor.compress(data))
 
-    def decompress(frame: Buffer, size: int) -> bytes:
+    def decompress(frame: "Buffer", size: int) -> bytes:
         if not hasattr(of_thread, "decompressor"):
             of_thread.decompressor = module.ZstdDecompressor()
         return bytes(of_thread.decompressor.decompress(frame, max_output_size=size))
@@ -106,7 +108,7 @@ def level_of(compression: str) -> int:
     return int(level) if colon else DEFAULT_LEVEL
 
 
-def compression_of(sink: object, compress: Optional[str]) -> Optional[str]:
+def compression_of(sink: object, compress: "Optional[str]") -> "Optional[str]":
     """``compress``, or if that is None what the name of a sink's path says: zstd for ``.zst``."""
     if compress is None and isinstance(sink, (str, os.PathLike)) and os.fspath(sink).endswith(".zst"):
         return FORMAT
@@ -114,7 +116,7 @@ def compression_of(sink: object, compress: Optional[str]) -> Optional[str]:
 
 
 @contextlib.contextmanager
-def compressed(sink: Sink, compress: Optional[str], threads: int = 1) -> Iterator[Sink]:
+def compressed(sink: Sink, compress: "Optional[str]", threads: int = 1) -> "Iterator[Sink]":
     """A sink that compresses into ``sink``, or without ``compress`` that sink itself. The image is ended when the block
     succeeds. Raises what ZstdSink and level_of raise."""
     if compress is None:
@@ -146,7 +148,7 @@ class ZstdSink(Sink):
         self._table: List[bytes] = []
         self.offset = 0
 
-    def write(self, pieces: Sequence[Buffer]) -> None:
+    def write(self, pieces: "Sequence[Buffer]") -> None:
         for piece in pieces:
             view = memoryview(piece).cast("B")
             self._rest += view
@@ -163,12 +165,12 @@ class ZstdSink(Sink):
                 held = bytearray()
         self._pages(memoryview(held))
 
-    def write_pages(self, head: Sequence[Buffer], memory: Buffer, pfns: Buffer) -> None:
+    def write_pages(self, head: "Sequence[Buffer]", memory: "Buffer", pfns: "Buffer") -> None:
         pages = memoryview(bytearray(len(pfns) * page_kernel.PAGE_SIZE))
         page_kernel.gather(memory, pfns, pages)
         self.write_data(head, pages)
 
-    def write_data(self, head: Sequence[Buffer], data: Buffer) -> None:
+    def write_data(self, head: "Sequence[Buffer]", data: "Buffer") -> None:
         self.write(head)
         view = memoryview(data).cast("B")
         for start in range(0, len(view), PAGES_SIZE):
@@ -204,7 +206,7 @@ class ZstdSink(Sink):
             rest, self._rest = self._rest, bytearray()
             self._compress(rest)
 
-    def _compress(self, data: Buffer) -> None:
+    def _compress(self, data: "Buffer") -> None:
         """Compress one frame and write it, both now or both later. The caller may change ``data`` afterwards."""
         size = len(data)
         if self._pool is None:
@@ -227,7 +229,7 @@ class TooManyBlocks(ValueError):
     """A frame has far more blocks than its contents need."""
 
 
-def skippable_size(data: Buffer, begin: int) -> Optional[int]:
+def skippable_size(data: "Buffer", begin: int) -> "Optional[int]":
     """How many bytes follow the header of the skippable frame that begins at ``begin``; None if none begins there. Such
     a frame is no contents."""
     if len(data) < begin + SKIPPABLE.size:
@@ -236,7 +238,7 @@ def skippable_size(data: Buffer, begin: int) -> Optional[int]:
     return int(size) if magic & ~0xF == SKIPPABLE_MAGIC & ~0xF else None
 
 
-def frame_end(data: memoryview, begin: int) -> Tuple[int, Optional[int]]:
+def frame_end(data: memoryview, begin: int) -> "Tuple[int, Optional[int]]":
     """Where the zstd frame that begins at ``begin`` ends, by its blocks' headers, and the size of its contents, None if
     it doesn't say. Nothing is decompressed. Raises ValueError if there is no frame, or if it doesn't end within
     ``data``; TooManyBlocks."""
@@ -269,7 +271,7 @@ _BLOCK_TYPE, _RLE_BLOCK, _RESERVED_BLOCK = 6, 2, 6  # within a block's header
 _DICTIONARY_SIZES = (0, 1, 2, 4)
 
 
-def _after_header(data: memoryview, begin: int) -> Tuple[int, Optional[int], bool]:
+def _after_header(data: memoryview, begin: int) -> "Tuple[int, Optional[int], bool]":
     """Where a frame's header ends, the size of its contents or None, and whether a checksum ends the frame."""
     if _bytes(data, begin, 4) != _MAGIC:
         raise ValueError("no zstd frame")

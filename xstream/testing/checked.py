@@ -8,8 +8,12 @@ from xstream.guest.guest import Completed, Guest, Pages
 from xstream.kernels import checksum
 from xstream.stream.writer import BATCH_PFNS
 from xstream.wire import hvm_context, hvm_params, libxc
-from xstream.wire.frames import Buffer
-from xstream.wire.libxc import PAGE_SIZE, Record
+from xstream.wire.libxc import PAGE_SIZE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from xstream.wire.frames import Buffer
+    from xstream.wire.libxc import Record
 
 _NOTAB, _BROKEN, _XALLOC, _XTAB = 0x0, 0xD, 0xE, 0xF
 _TYPES = frozenset([0, 1, 2, 3, 4, 9, 10, 11, 12, _BROKEN, _XALLOC, _XTAB])
@@ -108,7 +112,7 @@ class CheckedGuest(Guest):
             self.violation = self.violation or Violation(name, "must not fail when used as documented", repr(error))
             raise self.violation
 
-    def _unchanged(self, hook: str, name: str, argument: Buffer, before: bytes) -> None:
+    def _unchanged(self, hook: str, name: str, argument: "Buffer", before: bytes) -> None:
         if bytes(argument) != before:
             raise Violation(hook, "must not change {}".format(name))
 
@@ -215,7 +219,7 @@ class CheckedGuest(Guest):
             if kind not in _TYPES:
                 raise Violation("page_types", "types are 0 to 4, 9 to 15", "type {} of frame {:#x}".format(kind, frame))
 
-    def static_records(self) -> Sequence[Record]:
+    def static_records(self) -> "Sequence[Record]":
         with self._hook("static_records"):
             records = self.guest.static_records()
             kinds = [type(record) for record in records]
@@ -225,7 +229,7 @@ class CheckedGuest(Guest):
             _check_bodies("static_records", records)
             return records
 
-    def state_records(self) -> Sequence[Record]:
+    def state_records(self) -> "Sequence[Record]":
         with self._hook("state_records"):
             self._compare_memory()
             records = self.guest.state_records()
@@ -289,7 +293,7 @@ class CheckedGuest(Guest):
             self._running = True
             self._written.clear()
 
-    def m2p(self) -> Buffer:
+    def m2p(self) -> "Buffer":
         with self._hook("m2p"):
             m2p = self.guest.m2p()
             try:
@@ -300,7 +304,7 @@ class CheckedGuest(Guest):
                 raise Violation("m2p", "has to be a uint64 array", "format {!r}".format(self._m2p.format))
             return m2p
 
-    def shared_info(self) -> Buffer:
+    def shared_info(self) -> "Buffer":
         with self._hook("shared_info"):
             page = self.guest.shared_info()
             if memoryview(page).nbytes != PAGE_SIZE:
@@ -343,7 +347,7 @@ class CheckedGuest(Guest):
                 raise Violation("start_restore", "has to set guest_width", "{}, not {}".format(
                     self.guest_width, guest_width))
 
-    def load_static(self, records: Sequence[Record]) -> None:
+    def load_static(self, records: "Sequence[Record]") -> None:
         with self._hook("load_static"):
             self.guest.load_static(records)
 
@@ -369,7 +373,7 @@ class CheckedGuest(Guest):
             self.guest.set_types(words)
             self._unchanged("set_types", "words", words, before)
 
-    def load_state(self, records: Sequence[Record]) -> None:
+    def load_state(self, records: "Sequence[Record]") -> None:
         with self._hook("load_state"):
             self._check_written()
             self.guest.load_state(records)
@@ -407,7 +411,7 @@ def _checksums(pages: Pages, frames: Sequence[int]) -> Dict[int, int]:
             if not len(missing) or not missing[index]}
 
 
-def _check_bodies(hook: str, records: Sequence[Record]) -> None:
+def _check_bodies(hook: str, records: "Sequence[Record]") -> None:
     """Check that each record is one that a reader accepts."""
     for record in records:
         body = b"".join(bytes(piece) for piece in libxc.build(record))
@@ -417,7 +421,7 @@ def _check_bodies(hook: str, records: Sequence[Record]) -> None:
             raise Violation(hook, "has to return valid records", "{}: {}".format(type(record).__name__, error))
 
 
-def _check_hvm_state(records: Sequence[Record]) -> None:
+def _check_hvm_state(records: "Sequence[Record]") -> None:
     def violated(rule: str, found: str = "") -> Violation:
         return Violation("state_records", rule, found)
 
@@ -440,7 +444,7 @@ def _check_hvm_state(records: Sequence[Record]) -> None:
                     raise violated("parameters that are 0 are left out", "parameter {}".format(index))
 
 
-def _check_pv_state(records: Sequence[Record]) -> None:
+def _check_pv_state(records: "Sequence[Record]") -> None:
     def violated(rule: str, found: str = "") -> Violation:
         return Violation("state_records", rule, found)
 

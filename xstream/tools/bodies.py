@@ -1,11 +1,12 @@
 """Checks of what is in a record's body, by the parsers that also show it: what Xen or the toolstack would refuse."""
-from typing import Any, Callable, Dict
 
 from xstream.errors import CorruptStream, StreamError
 
 # Each parser is loaded when a record needs it: most streams need few of them.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any, Callable, Dict
+
     from xstream.wire import libxc, xenopsd, xl
     from xstream.wire.formats import AnyRecord
 
@@ -85,7 +86,7 @@ def _check_xenops(record: "xenopsd.Xenops") -> None:
 _SHARED_INFO = ("libxc.SharedInfo", "legacy.SharedInfo")
 #: By the record's class and the module that defines it.
 # What each takes is a record of its class.
-_CHECKS: Dict[str, Callable[[Any], None]] = {
+_CHECKS: "Dict[str, Callable[[Any], None]]" = {
     "libxc.HvmContext": _check_hvm_context,
     "libxc.VcpuExtended": _check_vcpu_extended,
     "libxc.VcpuMsrs": _check_vcpu_msrs,

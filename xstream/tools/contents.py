@@ -5,12 +5,12 @@ items, blobs of unknown layout by their first _SHOWN bytes. Each says how much w
 """
 import contextlib
 from itertools import islice
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Tuple, Union
 
-from xstream.containers.opening import StreamLike, reading
-from xstream.errors import JsonValue, StreamError
+from xstream.containers.opening import reading
+from xstream.errors import StreamError
 from xstream.limits import Limits
 from xstream.stream.source import PendingPages
+from xstream.tuples import NamedTuple
 from xstream.wire import (
     features,
     hvm_context,
@@ -30,14 +30,18 @@ from xstream.wire import (
     xsave,
 )
 from xstream.wire.formats import record_name
-from xstream.wire.frames import Buffer
-from xstream.wire.layouts import Fields
-from xstream.wire.pending import Data
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Tuple, Union
+
+    from xstream.errors import JsonValue
     from xstream.stream.reader import AnyReader
+    from xstream.stream.types import StreamLike
     from xstream.wire.formats import AnyRecord
+    from xstream.wire.frames import Buffer
+    from xstream.wire.layouts import Fields
+    from xstream.wire.pending import Data
 
 #: Bytes shown of a blob whose layout isn't known.
 _SHOWN = 64
@@ -48,8 +52,9 @@ _MOST_NUMBERS = 32
 _BYTES = (bytes, bytearray, memoryview)
 
 
-#: Values by name, as reports and JSON have them.
-Contents = Dict[str, JsonValue]
+if TYPE_CHECKING:
+    #: Values by name, as reports and JSON have them.
+    Contents = Dict[str, JsonValue]
 
 
 class RecordContents(NamedTuple):
@@ -67,21 +72,21 @@ class RecordContents(NamedTuple):
     record: int
     offset: int
     type: str
-    contents: Contents
-    fault: Optional[str] = None
+    contents: "Contents"
+    fault: "Optional[str]" = None
 
 
 class Wanted(NamedTuple):
     """One record: its layer (None: the memory stream's) and its index there."""
 
-    layer: Optional[str]
+    layer: "Optional[str]"
     record: int
 
 
-def contents(source: StreamLike, wanted: Optional[Wanted] = None, *, format: Optional[str] = None,
-             limits: Limits = Limits(), strict: bool = False, checkpointed: bool = True, width: Optional[int] = None,
-             guest: Optional[str] = None,
-             progress: Callable[[int], object] = lambda offset: None) -> Iterator[RecordContents]:
+def contents(source: "StreamLike", wanted: "Optional[Wanted]" = None, *, format: "Optional[str]" = None,
+             limits: Limits = Limits(), strict: bool = False, checkpointed: bool = True, width: "Optional[int]" = None,
+             guest: "Optional[str]" = None,
+             progress: "Callable[[int], object]" = lambda offset: None) -> "Iterator[RecordContents]":
     """Yield the contents of all records but page data, in order, or of the one ``wanted``, which may be page data.
 
     The parameters are those of xstream.open; ``progress`` is called with the offset reached after each record. A body
@@ -107,12 +112,12 @@ def contents(source: StreamLike, wanted: Optional[Wanted] = None, *, format: Opt
                     return
 
 
-def contents_of(record: "AnyRecord", guest_width: int = 8) -> Contents:
+def contents_of(record: "AnyRecord", guest_width: int = 8) -> "Contents":
     """The contents of one record. ``guest_width`` is the size in bytes of a PV guest's words."""
     return _read(record, guest_width)[0]
 
 
-def _read(record: "AnyRecord", guest_width: int) -> Tuple[Contents, Optional[StreamError]]:
+def _read(record: "AnyRecord", guest_width: int) -> "Tuple[Contents, Optional[StreamError]]":
     """The contents of a record, and the first error in them."""
     if isinstance(record, libxc.HvmContext):
         return _entries(record.blob)
@@ -129,7 +134,7 @@ def _read(record: "AnyRecord", guest_width: int) -> Tuple[Contents, Optional[Str
         return dict(_plain_fields(record), error=str(error)), error
 
 
-def brief(contents: Contents) -> Contents:
+def brief(contents: "Contents") -> "Contents":
     """A copy of ``contents`` without what fills pages: FPU registers, virtual IDTs, CPUID leaves, lists of PFNs, and
     the fields of all HVM context entries but CPU. Only the first numbers of other lists are kept."""
     return {name: _brief(value) for name, value in contents.items()
@@ -137,7 +142,7 @@ def brief(contents: Contents) -> Contents:
                     or (name == "fields" and contents.get("name") != "CPU"))}
 
 
-def _brief(value: JsonValue) -> JsonValue:
+def _brief(value: "JsonValue") -> "JsonValue":
     if isinstance(value, list):
         if len(value) > _MOST_NUMBERS and isinstance(value[0], int):
             return [*value[:_MOST_NUMBERS], "... {} in all".format(len(value))]
@@ -145,14 +150,14 @@ def _brief(value: JsonValue) -> JsonValue:
     return brief(value) if isinstance(value, dict) else value
 
 
-def _is_wanted(reader: "AnyReader", record: "AnyRecord", wanted: Optional[Wanted]) -> bool:
+def _is_wanted(reader: "AnyReader", record: "AnyRecord", wanted: "Optional[Wanted]") -> bool:
     if wanted is None:
         return not isinstance(record, libxc.PageData)
     layers = (wanted.layer,) if wanted.layer else (libxc.LAYER, legacy.LAYER)
     return reader.layer in layers and reader.index == wanted.record
 
 
-def _plain_fields(record: "AnyRecord") -> Contents:
+def _plain_fields(record: "AnyRecord") -> "Contents":
     """A record's fields as they are, without empty blobs and zero reserved fields."""
     shown: Contents = {}
     for name, value in record._asdict().items():
@@ -165,13 +170,13 @@ def _plain_fields(record: "AnyRecord") -> Contents:
     return shown
 
 
-def _blob(data: Data) -> Contents:
+def _blob(data: "Data") -> "Contents":
     if isinstance(data, PendingPages):
         return {"bytes": len(data)}
     return {"bytes": len(data), "start": bytes(data[:_SHOWN]).hex()}
 
 
-def _listed(name: str, items: Iterable[object], count: int) -> Contents:
+def _listed(name: str, items: "Iterable[object]", count: int) -> "Contents":
     """A field that lists the first of ``count`` items, and a second field if that leaves some out."""
     shown: Contents = {name: list(islice(items, _MOST_ITEMS))}  # type: ignore[arg-type]  # plain values
     if count > _MOST_ITEMS:
@@ -179,13 +184,13 @@ def _listed(name: str, items: Iterable[object], count: int) -> Contents:
     return shown
 
 
-def _page_data(record: libxc.PageData) -> Contents:
+def _page_data(record: libxc.PageData) -> "Contents":
     words = memoryview(bytes(record.words[:8 * _MOST_ITEMS])).cast("Q")
     pfns = ({"pfn": word & libxc.PFN_MASK, "type": libxc.PAGE_TYPES[word >> 60]} for word in words)
     return {**_listed("pfns", pfns, record.pfn_count), "data": {"bytes": len(record.data)}}
 
 
-def _entries(untrusted: Buffer) -> Tuple[Contents, Optional[StreamError]]:
+def _entries(untrusted: "Buffer") -> "Tuple[Contents, Optional[StreamError]]":
     """The entries of an HVM context, and the first error in them.
 
     Once _MOST_ITEMS values have been decoded, further entries are only named.
@@ -211,7 +216,7 @@ def _entries(untrusted: Buffer) -> Tuple[Contents, Optional[StreamError]]:
     return {"entries": entries}, first
 
 
-def _entry_fields(typecode: int, decoded: Fields) -> Contents:
+def _entry_fields(typecode: int, decoded: "Fields") -> "Contents":
     fields = {name: _plain(value) for name, value in decoded.items()}
     if typecode != hvm_context.CPU_XSAVE:
         return {"fields": fields}
@@ -219,7 +224,7 @@ def _entry_fields(typecode: int, decoded: Fields) -> Contents:
             "components": list(xsave.component_names(decoded.get("xstate_bv", 0)))}
 
 
-def _plain(value: object) -> JsonValue:
+def _plain(value: object) -> "JsonValue":
     """A value as plain ones: tuples as lists, named tuples as dicts, bytes as blobs, long text cut."""
     if isinstance(value, tuple):
         fields = getattr(value, "_asdict", None)
@@ -237,7 +242,7 @@ def _cut(text: str) -> str:
     return "{}... {} characters in all".format(text[:_MOST_TEXT], len(text))
 
 
-def _text(untrusted: Buffer) -> str:
+def _text(untrusted: "Buffer") -> str:
     """Bytes as text, up to a NUL; bytes that aren't valid UTF-8 are replaced."""
     text = bytes(untrusted[:_MOST_TEXT]).split(b"\0", 1)[0].decode("utf-8", "replace")
     if len(untrusted) <= _MOST_TEXT or len(text) < _MOST_TEXT // 4:
@@ -245,17 +250,17 @@ def _text(untrusted: Buffer) -> str:
     return "{}... {} bytes in all".format(text, len(untrusted))
 
 
-def _hvm_params(record: libxc.HvmParams) -> Contents:
+def _hvm_params(record: libxc.HvmParams) -> "Contents":
     first = record._replace(entries=record.entries[:libxc.HVM_PARAM_SIZE * _MOST_ITEMS])
     params = ({"index": index, "name": hvm_params.name(index), "value": value} for index, value in first.params)
     return _listed("params", params, len(record.entries) // libxc.HVM_PARAM_SIZE)
 
 
-def _vcpu_basic(record: libxc.VcpuBasic) -> Contents:
+def _vcpu_basic(record: libxc.VcpuBasic) -> "Contents":
     return {"vcpu_id": record.vcpu_id, **_registers(record.blob)}
 
 
-def _registers(untrusted: Buffer) -> Contents:
+def _registers(untrusted: "Buffer") -> "Contents":
     if not len(untrusted):
         return {}
     fields = vcpu.basic(untrusted)
@@ -264,37 +269,37 @@ def _registers(untrusted: Buffer) -> Contents:
             "vm_assist_names": list(vcpu.vm_assist_names(fields["vm_assist"]))}
 
 
-def _vcpu_extended(record: libxc.VcpuExtended) -> Contents:
+def _vcpu_extended(record: libxc.VcpuExtended) -> "Contents":
     return {"vcpu_id": record.vcpu_id, **vcpu.extended(record.blob)}
 
 
-def _vcpu_xsave(record: libxc.VcpuXsave) -> Contents:
+def _vcpu_xsave(record: libxc.VcpuXsave) -> "Contents":
     return {"vcpu_id": record.vcpu_id, **_xsave(vcpu.xsave_state(record.blob))}
 
 
-def _xsave(fields: Mapping[str, int]) -> Contents:
+def _xsave(fields: "Mapping[str, int]") -> "Contents":
     return {**fields, "xcr0_names": list(xsave.component_names(fields.get("xcr0", 0))),
             "components": list(xsave.component_names(fields.get("xstate_bv", 0)))}
 
 
-def _vcpu_msrs(record: libxc.VcpuMsrs) -> Contents:
+def _vcpu_msrs(record: libxc.VcpuMsrs) -> "Contents":
     return {"vcpu_id": record.vcpu_id, "msrs": msrs_contents(msrs.parse(record.blob))}
 
 
-def _msr_policy(record: libxc.MsrPolicy) -> Contents:
+def _msr_policy(record: libxc.MsrPolicy) -> "Contents":
     return {"msrs": msrs_contents(msrs.parse(record.entries))}
 
 
-def msrs_contents(registers: Iterable[msrs.Msr]) -> List[Contents]:
+def msrs_contents(registers: "Iterable[msrs.Msr]") -> "List[Contents]":
     """MSRs as plain values."""
     return [{"index": msr.number, "name": msr.name, "flags": msr.flags, "value": msr.value} for msr in registers]
 
 
-def _cpuid_policy(record: libxc.CpuidPolicy) -> Contents:
+def _cpuid_policy(record: libxc.CpuidPolicy) -> "Contents":
     return cpuid_contents(policies.parse(record.leaves))
 
 
-def cpuid_contents(leaves: Tuple[policies.Leaf, ...]) -> Contents:
+def cpuid_contents(leaves: "Tuple[policies.Leaf, ...]") -> "Contents":
     """A CPUID policy as plain values: what it says of the CPU, its features by name, and the leaves."""
     family, model, stepping = policies.signature(leaves)
     return {
@@ -304,46 +309,46 @@ def cpuid_contents(leaves: Tuple[policies.Leaf, ...]) -> Contents:
     }
 
 
-def _leaf(leaf: policies.Leaf) -> Contents:
+def _leaf(leaf: policies.Leaf) -> "Contents":
     return dict(leaf._asdict(), features=leaf_features(leaf))
 
 
-def leaf_features(leaf: policies.Leaf) -> List[str]:
+def leaf_features(leaf: policies.Leaf) -> "List[str]":
     """The names of the features that a leaf has."""
     return [name for register in "abcd" for name in
             features.cpuid_names(leaf.leaf, leaf.subleaf, register, getattr(leaf, register))]
 
 
-def _shared_info(record: Union[libxc.SharedInfo, legacy.SharedInfo], guest_width: int) -> Contents:
+def _shared_info(record: "Union[libxc.SharedInfo, legacy.SharedInfo]", guest_width: int) -> "Contents":
     page = shared_info.parse(record.page, guest_width)
     used = [dict(info, vcpu=number) for number, info in enumerate(page.vcpu_info) if any(info.values())]
     return {"wallclock": page.wallclock, **page.fields, "pending_ports": list(page.pending_ports),
             "due_ports": list(page.due_ports), "vcpu_info": used}
 
 
-def _dirty_pfns(record: libxc.CheckpointDirtyPfnList) -> Contents:
+def _dirty_pfns(record: libxc.CheckpointDirtyPfnList) -> "Contents":
     pfns = memoryview(bytes(record.entries)).cast("Q")
     return {"count": len(pfns), **_listed("pfns", pfns, len(pfns))}
 
 
-def _emulator_xenstore_data(record: libxl.EmulatorXenstoreData) -> Contents:
+def _emulator_xenstore_data(record: libxl.EmulatorXenstoreData) -> "Contents":
     return {**_emulator(record), "pairs": [{"key": _text(key), "value": _text(value)} for key, value in record.pairs]}
 
 
-def _emulator_context(record: libxl.EmulatorContext) -> Contents:
+def _emulator_context(record: libxl.EmulatorContext) -> "Contents":
     return {**_emulator(record), **_device_model(record.blob)}
 
 
-def _emulator(record: Union[libxl.EmulatorContext, libxl.EmulatorXenstoreData]) -> Contents:
+def _emulator(record: "Union[libxl.EmulatorContext, libxl.EmulatorXenstoreData]") -> "Contents":
     return {"emulator": libxl.emulator_name(record.emulator_id), "emulator_id": record.emulator_id,
             "index": record.emulator_index}
 
 
-def _checkpoint_state(record: libxl.CheckpointState) -> Contents:
+def _checkpoint_state(record: libxl.CheckpointState) -> "Contents":
     return {"control_id": record.control_id, "state": libxl.CHECKPOINT_STATES[record.control_id]}
 
 
-def _xl_header(record: xl.SaveHeader) -> Contents:
+def _xl_header(record: xl.SaveHeader) -> "Contents":
     shown: Contents = {
         "mandatory_flags": record.mandatory_flags, "optional_flags": record.optional_flags,
         "flags": [name for bit, name in xl.FLAGS.items() if record.mandatory_flags & bit],
@@ -353,27 +358,27 @@ def _xl_header(record: xl.SaveHeader) -> Contents:
     return shown
 
 
-def _libvirt_header(record: libvirt.SaveHeader) -> Contents:
+def _libvirt_header(record: libvirt.SaveHeader) -> "Contents":
     return {"version": record.version, "xml": _text(record.xml)}
 
 
-def _xend_header(record: xend.SaveHeader) -> Contents:
+def _xend_header(record: xend.SaveHeader) -> "Contents":
     return {"config": _text(record.config)}
 
 
-def _xenops(record: xenopsd.Xenops) -> Contents:
+def _xenops(record: xenopsd.Xenops) -> "Contents":
     return {name: _plain(value) for name, value in record.fields.items()}
 
 
-def _xenopsd_blob(record: xenopsd.Blob) -> Contents:
+def _xenopsd_blob(record: xenopsd.Blob) -> "Contents":
     return _blob(record.data)
 
 
-def _legacy_param(record: legacy.HvmParam) -> Contents:
+def _legacy_param(record: legacy.HvmParam) -> "Contents":
     return {"index": record.param, "name": hvm_params.name(record.param), "value": record.value}
 
 
-def _legacy_vcpu(record: legacy.VcpuContext) -> Contents:
+def _legacy_vcpu(record: legacy.VcpuContext) -> "Contents":
     """The parts, which are three records in a libxc stream."""
     shown: Contents = {"vcpu_id": record.vcpu_id, "basic": _registers(record.basic)}
     if len(record.extended):
@@ -383,7 +388,7 @@ def _legacy_vcpu(record: legacy.VcpuContext) -> Contents:
     return shown
 
 
-def _legacy_toolstack(record: legacy.Toolstack) -> Contents:
+def _legacy_toolstack(record: legacy.Toolstack) -> "Contents":
     """libxl's entries, if they are libxl's. A blob written by 32-bit libxl is too short to parse as a 64-bit one."""
     for width in (8, 4):
         with contextlib.suppress(StreamError):
@@ -393,16 +398,16 @@ def _legacy_toolstack(record: legacy.Toolstack) -> Contents:
     return _plain_fields(record)
 
 
-def _legacy_extended_info(record: legacy.ExtendedInfo) -> Contents:
+def _legacy_extended_info(record: legacy.ExtendedInfo) -> "Contents":
     others: List[JsonValue] = [{"id": _text(name), "data": _blob(data)} for name, data in record.others]
     return dict(_plain_fields(record._replace(others=())), others=others)
 
 
-def _legacy_device_model(record: legacy.DeviceModel) -> Contents:
+def _legacy_device_model(record: legacy.DeviceModel) -> "Contents":
     return {"signature": _text(record.signature), **_device_model(record.blob)}
 
 
-def _device_model(untrusted: Buffer) -> Contents:
+def _device_model(untrusted: "Buffer") -> "Contents":
     """QEMU's record: its sections by name and version, if it has any that are recognised."""
     found = vmstate.sections(untrusted)
     shown: Contents = {"blob": _blob(untrusted)}
@@ -412,7 +417,7 @@ def _device_model(untrusted: Buffer) -> Contents:
 
 
 # What each takes is a record of its class.
-_READERS: Dict[type, Callable[[Any], Contents]] = {
+_READERS: "Dict[type, Callable[[Any], Contents]]" = {
     libxc.PageData: _page_data,
     libxc.HvmParams: _hvm_params,
     libxc.VcpuBasic: _vcpu_basic,

@@ -4,14 +4,17 @@ from typing import Callable, Dict, Iterator, NamedTuple, Optional, Tuple
 
 import numpy
 
-from xstream.errors import JsonValue
 from xstream.guest.memory_view import MemoryView
 from xstream.guest.parallel import Workers
 from xstream.kernels import pages as page_kernel
 from xstream.limits import Limits
-from xstream.stream.source import SourceLike
 from xstream.tools.contents import contents_of
 from xstream.wire import libxc, libxl
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from xstream.errors import JsonValue
+    from xstream.stream.types import SourceLike
 
 #: Pages compared in one task.
 _AT_ONCE = 1024
@@ -24,8 +27,8 @@ class Changed(NamedTuple):
     doesn't have it."""
 
     name: str
-    first: JsonValue
-    second: JsonValue
+    first: "JsonValue"
+    second: "JsonValue"
 
 
 class DiffReport(NamedTuple):
@@ -51,7 +54,7 @@ class DiffReport(NamedTuple):
         return not (self.differing or self.appeared or self.vanished or self.retyped or self.state)
 
 
-def diff(first: SourceLike, second: SourceLike, *, format: Optional[str] = None, limits: Limits = Limits(),
+def diff(first: "SourceLike", second: "SourceLike", *, format: Optional[str] = None, limits: Limits = Limits(),
          width: Optional[int] = None, guest: Optional[str] = None,
          progress: Callable[[int], object] = lambda offset: None, jobs: int = 1) -> DiffReport:
     """Compare two saved guests: two saves of one, or a source and its restored copy.
@@ -125,7 +128,7 @@ def _state_changes(one: MemoryView, other: MemoryView) -> Iterator[Changed]:
             yield Changed(name, first.get(name), second.get(name))
 
 
-def _state(view: MemoryView) -> Dict[str, JsonValue]:
+def _state(view: MemoryView) -> "Dict[str, JsonValue]":
     """Every value in the records beside memory, by name. The domain's own XenStore paths are left out."""
     values: Dict[str, JsonValue] = {}
     for record in view.records.records():
@@ -141,7 +144,7 @@ def _state(view: MemoryView) -> Dict[str, JsonValue]:
 _KEYS = ("name", "index", "leaf", "subleaf", "instance", "vcpu", "vector")
 
 
-def _flat(name: str, value: JsonValue) -> Iterator[Tuple[str, JsonValue]]:
+def _flat(name: str, value: "JsonValue") -> "Iterator[Tuple[str, JsonValue]]":
     if isinstance(value, dict):
         for key, item in value.items():
             if key != "offset":

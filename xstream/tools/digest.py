@@ -4,13 +4,17 @@ from functools import partial
 from itertools import islice
 from typing import Callable, Iterator, List, NamedTuple, Optional, Tuple, TypeVar
 
-from xstream.containers.opening import AnyReader, StreamLike, reading
+from xstream.containers.opening import AnyReader, reading
 from xstream.guest.load import Loader
 from xstream.guest.memory import GuestMemory
 from xstream.kernels import checksum
 from xstream.limits import Limits
 from xstream.tools.extract import image_pieces, runs
 from xstream.wire.libxc import PAGE_SIZE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from xstream.stream.types import StreamLike
 
 T = TypeVar("T")
 
@@ -39,7 +43,7 @@ class DigestReport(NamedTuple):
     unread: Optional[str] = None
 
 
-def digest(source: StreamLike, *, format: Optional[str] = None, limits: Limits = Limits(), strict: bool = False,
+def digest(source: "StreamLike", *, format: Optional[str] = None, limits: Limits = Limits(), strict: bool = False,
            checkpointed: bool = False, width: Optional[int] = None, guest: Optional[str] = None,
            progress: Callable[[int], object] = lambda offset: None, jobs: int = 1) -> DigestReport:
     """Load a stream's final memory and compute its checksums.
@@ -55,7 +59,7 @@ def digest(source: StreamLike, *, format: Optional[str] = None, limits: Limits =
     return digest_memory(memory, jobs)._replace(unread=unread)
 
 
-def page_digests(source: StreamLike, *, format: Optional[str] = None, limits: Limits = Limits(), strict: bool = False,
+def page_digests(source: "StreamLike", *, format: Optional[str] = None, limits: Limits = Limits(), strict: bool = False,
                  checkpointed: bool = False, width: Optional[int] = None, guest: Optional[str] = None,
                  progress: Callable[[int], object] = lambda offset: None, jobs: int = 1) -> Iterator[Tuple[int, int]]:
     """(PFN, CRC32C of its page) of each populated PFN, ascending. The arguments are those of :func:`digest`. Raises

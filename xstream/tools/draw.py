@@ -5,10 +5,13 @@ from typing import Callable, Dict, List, NamedTuple, Optional, Tuple
 from xstream.guest.memory_view import MemoryView
 from xstream.kernels import pfns as pfn_kernel
 from xstream.limits import Limits
-from xstream.stream.sink import SinkLike, check_not_same_file, opened_sink
-from xstream.stream.source import SourceLike
+from xstream.stream.sink import check_not_same_file, opened_sink
 from xstream.tools.memory_map import MemoryMap, memory_map
 from xstream.wire.libxc import PAGE_SIZE, PAGE_TYPES
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from xstream.stream.types import SinkLike, SourceLike
 
 
 class Drawn(NamedTuple):
@@ -61,10 +64,10 @@ class Drawn(NamedTuple):
             self.pages_per_square, "" if self.pages_per_square == 1 else "s", _size(self.pages_per_square)))]
 
 
-def draw_memory(source: SourceLike, sink: SinkLike, *, to: Optional[str] = None, against: Optional[SourceLike] = None,
-                format: Optional[str] = None, limits: Limits = Limits(), width: Optional[int] = None,
-                guest: Optional[str] = None, progress: Callable[[int], object] = lambda offset: None,
-                jobs: int = 1) -> Drawn:
+def draw_memory(source: "SourceLike", sink: "SinkLike", *, to: Optional[str] = None,
+                against: "Optional[SourceLike]" = None, format: Optional[str] = None,
+                limits: Limits = Limits(), width: Optional[int] = None, guest: Optional[str] = None,
+                progress: Callable[[int], object] = lambda offset: None, jobs: int = 1) -> Drawn:
     """Draw a picture of the memory that a stream ends with: what is in its pages, their types, how often each was sent,
     and which are page tables in use.
 

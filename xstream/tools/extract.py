@@ -2,15 +2,19 @@
 import os
 from typing import Callable, Iterator, List, NamedTuple, Optional, Tuple
 
-from xstream.containers.opening import AnyReader, StreamLike, reading
+from xstream.containers.opening import AnyReader, reading
 from xstream.errors import LimitExceeded, StreamError
 from xstream.guest.load import Loader, WholeRecordLoader
 from xstream.guest.memory import GuestMemory
 from xstream.kernels import pfns as pfn_kernel
 from xstream.limits import Limits
 from xstream.stream.output import replacing, written_in_place
-from xstream.stream.sink import SinkLike, check_not_same_file, opened_sink
+from xstream.stream.sink import check_not_same_file, opened_sink
 from xstream.wire.libxc import PAGE_SIZE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from xstream.stream.types import SinkLike, StreamLike
 
 _ZEROS = memoryview(bytes(1 << 20))
 _CHUNK = 1 << 16
@@ -69,7 +73,7 @@ def zeros(size: int) -> Iterator[memoryview]:
         yield _ZEROS[:size - start]
 
 
-def extract(source: StreamLike, sink: SinkLike, *, salvage: bool = False, format: Optional[str] = None,
+def extract(source: "StreamLike", sink: "SinkLike", *, salvage: bool = False, format: Optional[str] = None,
             limits: Limits = Limits(), strict: bool = False, checkpointed: bool = False, width: Optional[int] = None,
             guest: Optional[str] = None, progress: Callable[[int], object] = lambda offset: None,
             jobs: int = 1, sparse: bool = True) -> ExtractReport:
@@ -158,7 +162,7 @@ def _add_range(found: List[Tuple[int, int]], begin: int, end: int) -> None:
         found.append((begin, end - begin))
 
 
-def _write_in_order(memory: GuestMemory, sink: SinkLike, sparse: bool) -> None:
+def _write_in_order(memory: GuestMemory, sink: "SinkLike", sparse: bool) -> None:
     with opened_sink(sink, sparse=sparse) as opened:
         for piece in image_pieces(memory):
             opened.write([piece])

@@ -2,9 +2,8 @@
 import contextlib
 import struct
 import tempfile
-from typing import IO, Callable, Dict, List, NamedTuple, Optional, Tuple
 
-from xstream.containers.opening import AnyReader, StreamLike, reading
+from xstream.containers.opening import AnyReader, reading
 from xstream.errors import StreamError, TruncatedStream
 from xstream.guest.load import taken_back
 from xstream.guest.memory import GuestMemory
@@ -15,14 +14,18 @@ from xstream.limits import Limits
 from xstream.stream.reader import Layer, PageRun, without_cut_record
 from xstream.stream.seekable import SeekableSource
 from xstream.stream.source import pieces
+from xstream.tuples import NamedTuple
 from xstream.wire.formats import record_name
-from xstream.wire.frames import Buffer
 from xstream.wire.legacy import CompressedBatch, UnmappedPfns
 from xstream.wire.libxc import PAGE_SIZE, PAGE_TYPES, PageData
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import IO, Callable, Dict, List, Optional, Tuple
+
+    from xstream.stream.types import StreamLike
     from xstream.wire.formats import AnyRecord
+    from xstream.wire.frames import Buffer
 
 #: Rows of the record list, and record types that are counted one by one: a hostile stream has any number of either.
 _MOST_ROWS = 10000
@@ -73,17 +76,17 @@ class InfoReport(NamedTuple):
     populated: int
     sent: int
     resent: int
-    zero: Optional[int]
+    zero: "Optional[int]"
     verified: int
     checkpoints: int
-    types: Dict[str, int]
-    sizes: Dict[str, Dict[str, int]]
-    records: List[RecordRow]
+    types: "Dict[str, int]"
+    sizes: "Dict[str, Dict[str, int]]"
+    records: "List[RecordRow]"
     more_rows: int
-    layers: Tuple[Layer, ...]
-    missing: Tuple[str, ...]
-    unread: Optional[str]
-    error: Optional[StreamError]
+    layers: "Tuple[Layer, ...]"
+    missing: "Tuple[str, ...]"
+    unread: "Optional[str]"
+    error: "Optional[StreamError]"
 
 
 class _Pfns:
@@ -99,7 +102,7 @@ class _Pfns:
         if self._held is not None:
             self._held.close()
 
-    def take(self, kind: int, pfns: Buffer) -> None:
+    def take(self, kind: int, pfns: "Buffer") -> None:
         """Apply PFN words that were sent or compared, or PFNs that are taken back; once there are checkpoints, at the
         next one."""
         if self._held is None:
@@ -125,7 +128,7 @@ class _Pfns:
         self._held.seek(0)
         self._held.truncate()
 
-    def _apply(self, kind: int, pfns: Buffer) -> None:
+    def _apply(self, kind: int, pfns: "Buffer") -> None:
         if kind == _TAKEN_BACK:
             self.memory.forget(pfns)
             return
@@ -179,7 +182,7 @@ class Survey:
         self.pfns.follow(reader.checkpoints)
         self._row(RecordRow(reader.layer, reader.index, reader.offset, name, 1, size, pfns, pages))
 
-    def _words(self, reader: AnyReader, words: Buffer) -> None:
+    def _words(self, reader: AnyReader, words: "Buffer") -> None:
         pages = pfn_kernel.count_data(words)
         if reader.verifying:
             self.verified += pages
@@ -187,7 +190,7 @@ class Survey:
             self.sent += pages
         self.pfns.take(_COMPARED if reader.verifying else _SENT, words)
 
-    def scan(self, data: Buffer) -> None:
+    def scan(self, data: "Buffer") -> None:
         """Read whole pages."""
         if len(data) // PAGE_SIZE > len(self._zero_indexes):
             self._zero_indexes = memoryview(bytearray(len(data) // PAGE_SIZE * 8)).cast("Q")
@@ -207,9 +210,9 @@ class Survey:
             self.more_rows += 1
 
 
-def info(source: StreamLike, *, format: Optional[str] = None, limits: Limits = Limits(), strict: bool = False,
-         checkpointed: bool = True, width: Optional[int] = None, guest: Optional[str] = None,
-         progress: Callable[[int], object] = lambda offset: None) -> InfoReport:
+def info(source: "StreamLike", *, format: "Optional[str]" = None, limits: Limits = Limits(), strict: bool = False,
+         checkpointed: bool = True, width: "Optional[int]" = None, guest: "Optional[str]" = None,
+         progress: "Callable[[int], object]" = lambda offset: None) -> InfoReport:
     """Survey a whole stream. The parameters are those of xstream.open; ``progress`` is called with the offset reached.
 
     Page data is read once, to find zero pages, but not that of a compressed image with a table. A stream that is cut or
@@ -229,7 +232,7 @@ def info(source: StreamLike, *, format: Optional[str] = None, limits: Limits = L
         return _report(reader, survey, None)
 
 
-def _run(reader: AnyReader, survey: Survey, progress: Callable[[int], object]) -> None:
+def _run(reader: AnyReader, survey: Survey, progress: "Callable[[int], object]") -> None:
     while True:
         run = next_run(reader)
         if run is not None:
@@ -250,13 +253,13 @@ def _run(reader: AnyReader, survey: Survey, progress: Callable[[int], object]) -
         progress(survey.end)
 
 
-def next_run(reader: AnyReader) -> Optional[PageRun]:
+def next_run(reader: AnyReader) -> "Optional[PageRun]":
     """Several small batches at once, or None: then a record is next. None also where batches may be a legacy stream's
     that take PFNs back, which a Survey has to see one by one."""
     return None if reader.pt_levels and from_legacy(reader) else reader.next_run()
 
 
-def _report(reader: AnyReader, survey: Survey, error: Optional[StreamError]) -> InfoReport:
+def _report(reader: AnyReader, survey: Survey, error: "Optional[StreamError]") -> InfoReport:
     memory = survey.pfns.memory
     histogram = pfn_kernel.type_histogram(memory.state)
     return InfoReport(

@@ -5,13 +5,15 @@ these names in libvirt's XML; ``vm_str`` in xenopsd's record, the S-expression (
 UUID.
 """
 import re
-from typing import Dict, NamedTuple, Optional
 
 from xstream.errors import StreamError
+from xstream.tuples import NamedTuple
 from xstream.wire import libvirt, sexp, xend, xenopsd, xl
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Dict, Optional
+
     from xstream.wire.formats import AnyRecord
 
 #: Characters of a name that are kept.
@@ -26,8 +28,8 @@ _ENTITIES = (("&lt;", "<"), ("&gt;", ">"), ("&quot;", '"'), ("&apos;", "'"), ("&
 class DomainName(NamedTuple):
     """A domain's name and UUID; each None if the configuration doesn't say. The text is untrusted."""
 
-    name: Optional[str] = None
-    uuid: Optional[str] = None
+    name: "Optional[str]" = None
+    uuid: "Optional[str]" = None
 
 
 def domain_name(record: "AnyRecord") -> DomainName:
@@ -68,7 +70,7 @@ def _unescaped(text: str) -> str:
     return text
 
 
-def _of_vm(text: Optional[sexp.Sexp]) -> DomainName:
+def _of_vm(text: "Optional[sexp.Sexp]") -> DomainName:
     if not isinstance(text, str):
         return DomainName()
     if text.lstrip().startswith("{"):
@@ -78,7 +80,7 @@ def _of_vm(text: Optional[sexp.Sexp]) -> DomainName:
     return _of_fields(fields, uuid="id")
 
 
-def _fields(whole: sexp.Sexp) -> Dict[str, sexp.Sexp]:
+def _fields(whole: "sexp.Sexp") -> "Dict[str, sexp.Sexp]":
     """The fields of an S-expression that are pairs of a name and an atom."""
     return {field[0]: field[1] for field in whole
             if isinstance(field, tuple) and len(field) == 2 and isinstance(field[0], str)}
@@ -90,5 +92,5 @@ def _of_fields(fields: object, uuid: str = "uuid") -> DomainName:
     return DomainName(_text(fields.get("name")), _text(fields.get(uuid)))
 
 
-def _text(value: object) -> Optional[str]:
+def _text(value: object) -> "Optional[str]":
     return value[:_MOST_TEXT] if isinstance(value, str) else None

@@ -4,7 +4,6 @@ Source: xg_sr_restore_x86_pv.c in tools/libs/guest (process_vcpu_basic(), proces
 tools/libxc/xc_domain_restore.c of Xen 4.5 for legacy streams.
 """
 from array import array
-from typing import Dict, Iterable, Optional, Tuple
 
 from xstream.containers.opening import AnyReader
 from xstream.errors import CorruptStream, LimitExceeded, StreamError
@@ -12,12 +11,14 @@ from xstream.guest.deltas import DeltaDecoder
 from xstream.guest.memory import reserve
 from xstream.kernels import pfns as pfn_kernel
 from xstream.wire import legacy, libxc, vcpu
-from xstream.wire.frames import Buffer
 from xstream.wire.libxc import PAGE_SIZE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Dict, Iterable, Optional, Tuple
+
     from xstream.wire.formats import AnyRecord
+    from xstream.wire.frames import Buffer
 
 _NOTAB = 0
 _NEVER_SENT = 0xF
@@ -54,7 +55,7 @@ class PfnChecks:
         self._decoder: Optional[DeltaDecoder] = None
         self._verdict: Optional[StreamError] = None
 
-    def note_batch(self, words: Buffer) -> None:
+    def note_batch(self, words: "Buffer") -> None:
         """Take note of the PFN words of a batch."""
         pfn_kernel.mark(words, self._state)
 
@@ -90,7 +91,7 @@ class PfnChecks:
             self._decoder = DeltaDecoder(_Shapes(self._state), self._reader.limits)
         return self._decoder
 
-    def _decode(self, batches: Iterable[libxc.PageData]) -> None:
+    def _decode(self, batches: "Iterable[libxc.PageData]") -> None:
         for batch in batches:
             self.note_batch(batch.words)
 
@@ -101,7 +102,7 @@ class PfnChecks:
             self._leaves.extend(array("Q", bytes(8 * (first - len(self._leaves)))))
         self._leaves[first:first + len(frames)] = frames
 
-    def _note_context(self, vcpu_id: int, blob: Buffer) -> None:
+    def _note_context(self, vcpu_id: int, blob: "Buffer") -> None:
         if not len(blob):
             return
         if vcpu_id not in self._contexts:
@@ -112,7 +113,7 @@ class PfnChecks:
                                     expected="at most {} bytes of contexts".format(limit), got=self._contexts_size)
         self._contexts[vcpu_id] = bytes(blob), self._reader.index, self._reader.offset
 
-    def _judge(self) -> Optional[StreamError]:
+    def _judge(self) -> "Optional[StreamError]":
         """What is wrong with the guest as it is now, or None."""
         if not self._reader.pt_levels:
             return None
@@ -142,7 +143,7 @@ class PfnChecks:
             if top is not None:
                 self._check(top, field, (levels, levels | _PINNED))
 
-    def _check(self, pfn: int, field: str, types: Tuple[int, ...]) -> None:
+    def _check(self, pfn: int, field: str, types: "Tuple[int, ...]") -> None:
         end = min(len(self._state), self._reader.pfn_end)
         if pfn >= end or not self._state[pfn] & pfn_kernel.POPULATED:
             raise CorruptStream("a PFN that the guest doesn't have", field=field,

@@ -1,7 +1,7 @@
 """The CPU that a guest sees: the policies of one stream, or whether a guest can move from one to another."""
 from typing import Callable, List, NamedTuple, Optional, Tuple
 
-from xstream.containers.opening import StreamLike, reading
+from xstream.containers.opening import reading
 from xstream.errors import StreamError
 from xstream.limits import Limits
 from xstream.wire import features, libxc, msrs, policies
@@ -10,6 +10,7 @@ from xstream.wire.formats import record_name
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from xstream.stream.reader import AnyReader
+    from xstream.stream.types import StreamLike
     from xstream.wire.formats import AnyRecord
 
 
@@ -73,7 +74,7 @@ class PolicyReport(NamedTuple):
         return tuple(dict.fromkeys(found))
 
 
-def policy(source: StreamLike, *, format: Optional[str] = None, limits: Limits = Limits(), strict: bool = False,
+def policy(source: "StreamLike", *, format: Optional[str] = None, limits: Limits = Limits(), strict: bool = False,
            checkpointed: bool = True, width: Optional[int] = None, guest: Optional[str] = None,
            progress: Callable[[int], object] = lambda offset: None) -> Policy:
     """The CPU policies of a stream; the arguments are those of :func:`xstream.open`. ``progress`` is called with the

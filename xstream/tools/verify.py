@@ -1,22 +1,24 @@
 """Whether a stream is good: its structure, order, PFN words and record bodies; page data isn't read."""
-from typing import Callable, Dict, NamedTuple, Optional, Tuple, Union
-
-from xstream.containers.opening import AnyReader, StreamLike, reading
+from xstream.containers.opening import AnyReader, reading
 from xstream.errors import CorruptStream, StreamError, TruncatedStream
 from xstream.limits import Limits
 from xstream.stream.reader import Layer, PageRun, without_cut_record
 from xstream.stream.source import PendingPages
-from xstream.wire.frames import Buffer
+from xstream.tuples import NamedTuple
 from xstream.wire.libxc import GUEST_WIDTHS, PAGE_SIZE, PageData
 
 # What type checkers need; the module itself is only loaded for streams that need it.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Callable, Dict, Optional, Tuple, Union
+
+    from xstream.stream.types import StreamLike
     from xstream.tools.pfn_checks import PfnChecks
     from xstream.wire.formats import AnyRecord
+    from xstream.wire.frames import Buffer
 
 #: Where a record's body lies in it, by layer.
-_BODY_OFFSET: Dict[str, int] = {"libxc": 8, "libxl": 8}
+_BODY_OFFSET: "Dict[str, int]" = {"libxc": 8, "libxl": 8}
 
 
 class VerifyReport(NamedTuple):
@@ -34,8 +36,8 @@ class VerifyReport(NamedTuple):
     pages: int
     checkpoints: int
     bytes: int
-    layers: Tuple[Layer, ...]
-    unread: Optional[str] = None
+    layers: "Tuple[Layer, ...]"
+    unread: "Optional[str]" = None
 
 
 class Verifier:
@@ -44,7 +46,7 @@ class Verifier:
 
     def __init__(self, reader: AnyReader,
                  observe: "Callable[[Union[AnyRecord, PageRun]], object]" = lambda item: None,
-                 next_run: Optional[Callable[[], Optional[PageRun]]] = None) -> None:
+                 next_run: "Optional[Callable[[], Optional[PageRun]]]" = None) -> None:
         self._reader = reader
         self._observe = observe
         self._next_run = next_run or reader.next_run
@@ -77,7 +79,7 @@ class Verifier:
         return True
 
     @property
-    def layers(self) -> Tuple[Layer, ...]:
+    def layers(self) -> "Tuple[Layer, ...]":
         """The reader's layers, with the numbers of complete records."""
         return without_cut_record(self._reader) if self._cut else self._reader.layers
 
@@ -90,7 +92,7 @@ class Verifier:
             self._check(record)
 
     @staticmethod
-    def _skip(data: PendingPages, words: Buffer) -> None:
+    def _skip(data: PendingPages, words: "Buffer") -> None:
         try:
             data.skip()
         except CorruptStream as error:  # of compressed data
@@ -104,7 +106,7 @@ class Verifier:
         if self._pfn_checks is not None:
             self._pfn_checks.finish()
 
-    def _batches(self, batches: int, words: Buffer, pages: int) -> None:
+    def _batches(self, batches: int, words: "Buffer", pages: int) -> None:
         self.batches += batches
         self.pfns += len(words) // 8
         self.pages += pages
@@ -127,7 +129,7 @@ class Verifier:
                               record=reader.index, record_type=record_name(reader.layer, record))
             raise
 
-    def _need_pfn_checks(self) -> Optional["PfnChecks"]:
+    def _need_pfn_checks(self) -> "Optional[PfnChecks]":
         """Those of a PV guest, or of a legacy stream, whose pages may be compressed; None for others."""
         if self._pfn_checks is None and (self._reader.pt_levels or self._reader.layer == "legacy"):
             from xstream.tools.pfn_checks import PfnChecks
@@ -135,9 +137,9 @@ class Verifier:
         return self._pfn_checks
 
 
-def verify(source: StreamLike, *, format: Optional[str] = None, limits: Limits = Limits(), strict: bool = False,
-           checkpointed: bool = False, width: Optional[int] = None, guest: Optional[str] = None,
-           progress: Callable[[int], object] = lambda offset: None) -> VerifyReport:
+def verify(source: "StreamLike", *, format: "Optional[str]" = None, limits: Limits = Limits(), strict: bool = False,
+           checkpointed: bool = False, width: "Optional[int]" = None, guest: "Optional[str]" = None,
+           progress: "Callable[[int], object]" = lambda offset: None) -> VerifyReport:
     """Check a whole stream: structure, order, PFN words, record bodies, and that it has all a guest needs to run.
 
     Page data isn't read, so page tables and the start info page are not checked: a restore may still refuse a page

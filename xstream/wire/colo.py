@@ -8,16 +8,22 @@ colo_merge_secondary_dirty_bitmap() in xg_sr_save.c.
 """
 import struct
 from types import ModuleType
-from typing import List, Optional, Tuple, Union
 
 from xstream.errors import UnsupportedStream
 from xstream.wire import libxc, libxl
-from xstream.wire.frames import FRAME, Buffer
+from xstream.wire.frames import FRAME
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import List, Optional, Tuple, Union
+
+    from xstream.wire.frames import Buffer
 
 LAYER = "colo"
 DIRTY_PFN_LIST = 0x0F
 
-Record = Union[libxl.CheckpointState, libxc.CheckpointDirtyPfnList]
+if TYPE_CHECKING:
+    Record = Union[libxl.CheckpointState, libxc.CheckpointDirtyPfnList]
 
 #: How it begins: with the state "secondary ready".
 START = FRAME.pack(libxl.CHECKPOINT_STATE, 8) + struct.pack("<I", libxl.SECONDARY_READY)
@@ -30,12 +36,12 @@ def type_name(record_type: int) -> str:
     return libxl.type_name(record_type)
 
 
-def type_of(record: Record) -> int:
+def type_of(record: "Record") -> int:
     """The record's type number."""
     return DIRTY_PFN_LIST if isinstance(record, libxc.CheckpointDirtyPfnList) else libxl.type_of(record)
 
 
-def turn_of(record: Record) -> int:
+def turn_of(record: "Record") -> int:
     """The key of a record in the order table: a state's control id, or DIRTY_PFN_LIST."""
     return DIRTY_PFN_LIST if isinstance(record, libxc.CheckpointDirtyPfnList) else record.control_id
 
@@ -45,7 +51,7 @@ def turn_name(turn: int) -> str:
     return type_name(turn) if turn == DIRTY_PFN_LIST else "CHECKPOINT_STATE {}".format(libxl.CHECKPOINT_STATES[turn])
 
 
-def parse(record_type: int, body: Buffer, padding: Buffer = b"") -> Record:
+def parse(record_type: int, body: "Buffer", padding: "Buffer" = b"") -> "Record":
     """The record for a body, as :func:`libxl.parse` and :func:`libxc.parse` return it. Raises what they raise, and
     UnsupportedStream for any other type."""
     if record_type not in (libxl.CHECKPOINT_STATE, DIRTY_PFN_LIST):
@@ -56,13 +62,13 @@ def parse(record_type: int, body: Buffer, padding: Buffer = b"") -> Record:
     return record
 
 
-def build(record: Record) -> List[Buffer]:
+def build(record: "Record") -> "List[Buffer]":
     """The pieces of a record's body, in order, without frame and padding."""
     wire: ModuleType = libxc if type_of(record) == DIRTY_PFN_LIST else libxl
     pieces: List[Buffer] = wire.build(record)
     return pieces
 
 
-def ignored_content(record: Record) -> Optional[Tuple[int, str, object]]:
+def ignored_content(record: "Record") -> "Optional[Tuple[int, str, object]]":
     """(offset in the body, field, value) of a field that is ignored and should be zero, or None."""
     return None if isinstance(record, libxc.CheckpointDirtyPfnList) else libxl.ignored_content(record)

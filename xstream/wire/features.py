@@ -2,13 +2,16 @@
 
 Source: xen/include/public/arch-x86/cpufeatureset.h (Xen 4.22; versions add bits, none has changed the meaning of one).
 """
-from typing import Dict, Mapping, Optional, Tuple
 
-#: A register of a CPUID leaf: leaf, subleaf (None where the leaf has none), "a" to "d".
-Register = Tuple[int, Optional[int], str]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Dict, Mapping, Optional, Tuple
+
+    #: A register of a CPUID leaf: leaf, subleaf (None where the leaf has none), "a" to "d".
+    Register = Tuple[int, Optional[int], str]
 
 #: Bit to feature for each register that holds features.
-CPUID: Dict[Register, Dict[int, str]] = {
+CPUID: "Dict[Register, Dict[int, str]]" = {
     (0x1, None, "c"): {
         0: "SSE3", 1: "PCLMULQDQ", 2: "DTES64", 3: "MONITOR", 4: "DSCPL", 5: "VMX", 6: "SMX", 7: "EIST",
         8: "TM2", 9: "SSSE3", 11: "SDBG", 12: "FMA", 13: "CX16", 14: "XTPR", 15: "PDCM", 17: "PCID", 18: "DCA",
@@ -90,7 +93,7 @@ CPUID: Dict[Register, Dict[int, str]] = {
 }
 
 #: Bit to feature of the MSR ARCH_CAPABILITIES.
-ARCH_CAPABILITIES: Dict[int, str] = {
+ARCH_CAPABILITIES: "Dict[int, str]" = {
     0: "RDCL_NO", 1: "EIBRS", 2: "RSBA", 3: "SKIP_L1DFL", 4: "INTEL_SSB_NO", 5: "MDS_NO",
     6: "IF_PSCHANGE_MC_NO", 7: "TSX_CTRL", 8: "TAA_NO", 9: "MCU_CTRL", 10: "MISC_PKG_CTRL",
     11: "ENERGY_FILTERING", 12: "DOITM", 13: "SBDR_SSDP_NO", 14: "FBSDP_NO", 15: "PSDP_NO", 16: "MCU_EXT",
@@ -100,7 +103,7 @@ ARCH_CAPABILITIES: Dict[int, str] = {
 }
 
 #: Bit to feature of the MSR INTEL_PLATFORM_INFO.
-PLATFORM_INFO: Dict[int, str] = {31: "CPUID_FAULTING"}
+PLATFORM_INFO: "Dict[int, str]" = {31: "CPUID_FAULTING"}
 
 #: Features that a guest should see if any host of its pool has them ("|" in cpufeatureset.h): Xen accumulates them.
 ACCUMULATED = frozenset(["NO_LMSL", "MD_CLEAR", "FS_GS_NS", "VERW_CLEAR", "FB_CLEAR", "RFDS_CLEAR"])
@@ -121,13 +124,13 @@ CPUID[0x80000001, None, "d"].update(
     {bit: name for bit, name in CPUID[0x1, None, "d"].items() if _COMMON_1D >> bit & 1})
 
 
-def names(mask: int, table: Mapping[int, str], unknown: str = "bit {}") -> Tuple[str, ...]:
+def names(mask: int, table: "Mapping[int, str]", unknown: str = "bit {}") -> "Tuple[str, ...]":
     """The names of the bits set in ``mask``, lowest first. A bit without a name is called ``unknown``, with its
     number."""
     return tuple(table.get(bit) or unknown.format(bit) for bit in range(mask.bit_length()) if mask >> bit & 1)
 
 
-def cpuid_names(leaf: int, subleaf: Optional[int], register: str, value: int) -> Tuple[str, ...]:
+def cpuid_names(leaf: int, subleaf: "Optional[int]", register: str, value: int) -> "Tuple[str, ...]":
     """The features in a register of a CPUID leaf, lowest bit first; empty if the register holds no features.
 
     A bit without a name is called ``0x7:0.b[22]``, or ``0x1.d[10]`` if the leaf has no subleaves.

@@ -3,11 +3,14 @@
 Source: docs/specs/libxc-migration-stream.pandoc, "Records"; docs/specs/libxl-migration-stream.pandoc, "Records".
 """
 import struct
-from typing import Union
 
-#: A body, a blob or page data. Another object with the buffer protocol, such as a numpy array, has to be passed as a
-#: memoryview of it.
-Buffer = Union[bytes, bytearray, memoryview]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Union
+
+    #: A body, a blob or page data. Another object with the buffer protocol, such as a numpy array, has to be passed as
+    #: a memoryview of it.
+    Buffer = Union[bytes, bytearray, memoryview]
 
 FRAME = struct.Struct("<II")
 

@@ -7,12 +7,18 @@ Source: xen/include/public/hvm/save.h, arch-x86/hvm/save.h (layouts), xen/arch/x
 accepts). Structures have grown from version to version; the tables are those of Xen 4.22.
 """
 import struct
-from typing import Dict, List, NamedTuple, Tuple
 
 from xstream.errors import CorruptStream, LimitExceeded, StreamError, StrictViolation, UnsupportedStream
+from xstream.tuples import NamedTuple
 from xstream.wire import msrs, xsave
-from xstream.wire.frames import Buffer
-from xstream.wire.layouts import Fields, Layout, Row, prefixed, repeated
+from xstream.wire.layouts import Layout, prefixed, repeated
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Dict, List, Tuple
+
+    from xstream.wire.frames import Buffer
+    from xstream.wire.layouts import Fields, Row
 
 MAGIC = 0x54381286
 VERSION = 1
@@ -49,7 +55,7 @@ _SEGMENTS = ("cs", "ds", "es", "fs", "gs", "ss", "tr", "ldtr")
 _TABLES = _SEGMENTS + ("idtr", "gdtr")
 
 
-def _cpu(after_efer: Tuple[Row, ...], after_error_code: Tuple[Row, ...]) -> Layout:
+def _cpu(after_efer: "Tuple[Row, ...]", after_error_code: "Tuple[Row, ...]") -> Layout:
     return Layout(*(
         prefixed("fpu", xsave.FXSAVE)
         + tuple((name, "Q") for name in (
@@ -80,12 +86,12 @@ _LAPIC_REGISTERS = Layout(
     ("lvt_lint0", "I12x"), ("lvt_lint1", "I12x"), ("lvt_error", "I12x"), ("timer_initial", "I12x"),
     ("timer_current", "I12x"), ("", "64x"), ("timer_divide", "I12x"), ("self_ipi", "I12x"))
 
-_PIT_CHANNEL: Tuple[Row, ...] = (
+_PIT_CHANNEL: "Tuple[Row, ...]" = (
     ("count", "I"), ("latched_count", "H"), ("count_latched", "B"), ("status_latched", "B"), ("status", "B"),
     ("read_state", "B"), ("write_state", "B"), ("write_latch", "B"), ("rw_mode", "B"), ("mode", "B"), ("bcd", "B"),
     ("gate", "B"))
 
-_KINDS: Dict[int, _Kind] = {
+_KINDS: "Dict[int, _Kind]" = {
     HEADER: _Kind("HEADER", Layout(
         ("magic", "I"), ("version", "I"), ("changeset", "Q"), ("cpuid", "I"), ("gtsc_khz", "I")), True),
     CPU: _Kind("CPU", _CPU, False),
@@ -130,14 +136,14 @@ _KINDS: Dict[int, _Kind] = {
 }
 
 #: Typecode to name, of all that Xen has ever sent.
-NAMES: Dict[int, str] = {typecode: kind.name for typecode, kind in _KINDS.items()}
+NAMES: "Dict[int, str]" = {typecode: kind.name for typecode, kind in _KINDS.items()}
 NAMES.update({END: "END", CPU_XSAVE: "CPU_XSAVE", CPU_MSR: "CPU_MSR"})
 
 _COUNT = struct.Struct("<I4x")
 _XSAVE_HEAD = Layout(("xfeature_mask", "Q"), ("xcr0", "Q"), ("xcr0_accum", "Q"))
 
 
-def parse(untrusted: Buffer, strict: bool = False) -> Tuple[Entry, ...]:
+def parse(untrusted: "Buffer", strict: bool = False) -> "Tuple[Entry, ...]":
     """All entries of a context in order, HEADER and END included; their data are views of the blob.
 
     Entries of unknown typecodes are kept; their name is the number. Bytes after END are ignored, as by a restore.
@@ -161,7 +167,7 @@ def parse(untrusted: Buffer, strict: bool = False) -> Tuple[Entry, ...]:
     return tuple(entries)
 
 
-def decode(entry: Entry) -> Fields:
+def decode(entry: Entry) -> "Fields":
     """The fields of an entry by name, in the order of Xen's structure, without reserved ones.
 
     Values are numbers and tuples of numbers; registers of more than 64 bits are single numbers. Fields of arrays of
@@ -223,7 +229,7 @@ def _check_header(first: Entry) -> None:
                                 expected=VERSION, got=header["version"])
 
 
-def _check_strictly(blob: memoryview, entries: List[Entry]) -> None:
+def _check_strictly(blob: memoryview, entries: "List[Entry]") -> None:
     for entry in entries:
         if entry.typecode not in NAMES:
             raise UnsupportedStream("unknown entry in the HVM context", offset=entry.offset, field="typecode",
@@ -238,7 +244,7 @@ def _check_strictly(blob: memoryview, entries: List[Entry]) -> None:
                               got=len(blob) - end - _DESCRIPTOR.size)
 
 
-def _decode_xsave(entry: Entry) -> Fields:
+def _decode_xsave(entry: Entry) -> "Fields":
     least = _XSAVE_HEAD.size + xsave.MIN_SIZE
     if len(entry.data) < least:
         raise _wrong_length(entry, "at least {}".format(least))
@@ -247,7 +253,7 @@ def _decode_xsave(entry: Entry) -> Fields:
     return fields
 
 
-def _decode_msrs(entry: Entry) -> Fields:
+def _decode_msrs(entry: Entry) -> "Fields":
     if len(entry.data) < _COUNT.size:
         raise _wrong_length(entry, "at least {}".format(_COUNT.size))
     count, = _COUNT.unpack_from(entry.data)

@@ -2,9 +2,12 @@
 
 Source: xen/include/public/hvm/params.h, including names of older versions.
 """
-from typing import Dict
 
-NAMES: Dict[int, str] = {
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Dict
+
+NAMES: "Dict[int, str]" = {
     0: "CALLBACK_IRQ",
     1: "STORE_PFN",
     2: "STORE_EVTCHN",
@@ -48,7 +51,7 @@ NAMES: Dict[int, str] = {
 
 
 #: The numbers by name.
-NUMBERS: Dict[str, int] = {name: index for index, name in NAMES.items()}
+NUMBERS: "Dict[str, int]" = {name: index for index, name in NAMES.items()}
 
 
 def name(index: int) -> str:

@@ -8,12 +8,17 @@ the stream: 4 or 8, regardless of the guest's. Records are immutable tuples of n
 :mod:`xstream.wire.libxc`; a batch of pages is that module's PageData, with 64-bit PFN words.
 """
 import struct
-from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Tuple, Union
 
 from xstream.errors import CorruptStream, LimitExceeded, UnsupportedStream
+from xstream.tuples import NamedTuple
 from xstream.wire import libxc
-from xstream.wire.frames import Buffer
-from xstream.wire.pending import Data
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple, Union
+
+    from xstream.wire.frames import Buffer
+    from xstream.wire.pending import Data
 
 LAYER = "legacy"
 WIDTHS = (4, 8)
@@ -35,9 +40,9 @@ PHYSMAP_VERSION = 1
 _MOST_PHYSMAP = 65536
 
 #: Chunks of one HVM parameter each: chunk id to the parameter's index, in the order in which Xen writes them.
-PARAMS: Dict[int, int] = {-14: 34, -3: 12, -15: 27, -16: 28, -17: 29, -4: 15, -8: 17, -10: 19, -11: 9, -19: 32, -20: 33,
-                          -21: 36}
-PARAM_CHUNKS: Dict[int, int] = {index: chunk for chunk, index in PARAMS.items()}
+PARAMS: "Dict[int, int]" = {-14: 34, -3: 12, -15: 27, -16: 28, -17: 29, -4: 15, -8: 17, -10: 19, -11: 9, -19: 32,
+                            -20: 33, -21: 36}
+PARAM_CHUNKS: "Dict[int, int]" = {index: chunk for chunk, index in PARAMS.items()}
 
 VERIFY, VCPU_INFO, TMEM, TMEM_EXTRA, TSC_INFO, LAST_CHECKPOINT = -1, -2, -5, -6, -7, -9
 COMPRESSED, ENABLE_COMPRESSION, TOOLSTACK = -12, -13, -18
@@ -88,10 +93,10 @@ class ExtendedInfo(NamedTuple):
     """
 
     guest_width: int
-    vcpu: Buffer
+    vcpu: "Buffer"
     extended: bool = True
-    xsave_size: Optional[int] = None
-    others: Tuple[Tuple[bytes, Buffer], ...] = ()
+    xsave_size: "Optional[int]" = None
+    others: "Tuple[Tuple[bytes, Buffer], ...]" = ()
 
     @property
     def pt_levels(self) -> int:
@@ -102,7 +107,7 @@ class ExtendedInfo(NamedTuple):
 class P2MFrames(NamedTuple):
     """PV: the PFNs of the frames that hold the guest's p2m; ``frames`` is u64 each, whatever the width."""
 
-    frames: Buffer
+    frames: "Buffer"
 
 
 class VerifyMode(NamedTuple):
@@ -113,16 +118,16 @@ class VcpuInfo(NamedTuple):
     """Chunk -2: ``online`` is a bitmap of vcpus, 8 bytes for each 64 of them."""
 
     max_vcpu_id: int
-    online: Buffer
+    online: "Buffer"
 
     @property
-    def vcpus(self) -> List[int]:
+    def vcpus(self) -> "List[int]":
         """Ids of the vcpus that are online, up to ``max_vcpu_id``: a restore ignores higher bits."""
         bits = int.from_bytes(self.online, "little")
         return [vcpu for vcpu in range(self.max_vcpu_id + 1) if bits >> vcpu & 1]
 
     @classmethod
-    def of(cls, vcpus: Iterable[int]) -> "VcpuInfo":
+    def of(cls, vcpus: "Iterable[int]") -> "VcpuInfo":
         """The chunk for these vcpus."""
         ids = sorted(vcpus)
         highest = ids[-1] if ids else 0
@@ -153,7 +158,7 @@ class TmemPool(NamedTuple):
     pool_id: int
     flags: int
     pages: int
-    uuid: Buffer
+    uuid: "Buffer"
 
     @property
     def page_size(self) -> int:
@@ -164,9 +169,9 @@ class TmemPool(NamedTuple):
 class TmemPage(NamedTuple):
     """A page of the pool before it; ``data`` as in PageData."""
 
-    oid: Buffer
+    oid: "Buffer"
     page_index: int
-    data: Data
+    data: "Data"
 
 
 class TmemPagesEnd(NamedTuple):
@@ -181,7 +186,7 @@ class TmemInvalid(NamedTuple):
     """A page of tmem that has become invalid."""
 
     pool_id: int
-    oid: Buffer
+    oid: "Buffer"
     page_index: int
 
 
@@ -205,14 +210,14 @@ class LastCheckpoint(NamedTuple):
 class CompressedBatch(NamedTuple):
     """A batch of a compressed checkpoint: ``words`` as in PageData; the pages come in CompressedPages."""
 
-    words: Buffer
+    words: "Buffer"
 
 
 class CompressedPages(NamedTuple):
     """Chunk -12: pages of a compressed checkpoint in the form that :mod:`xstream.kernels.deltas` decodes. All of a
     checkpoint's, joined, have its pages in the order of its batches. ``data`` as in PageData."""
 
-    data: Data
+    data: "Data"
 
 
 class EnableCompression(NamedTuple):
@@ -222,7 +227,7 @@ class EnableCompression(NamedTuple):
 class Toolstack(NamedTuple):
     """Chunk -18: the toolstack's data. ``parse_physmap`` reads libxl's."""
 
-    blob: Buffer
+    blob: "Buffer"
 
 
 class EndOfBody(NamedTuple):
@@ -233,7 +238,7 @@ class UnmappedPfns(NamedTuple):
     """PV tail: PFNs (u64 each) that aren't in the guest's map: pages sent for them must be discarded. A long list is
     split into several records; ``left`` is the number of PFNs that follow."""
 
-    pfns: Buffer
+    pfns: "Buffer"
     left: int = 0
 
 
@@ -241,16 +246,16 @@ class VcpuContext(NamedTuple):
     """PV tail: one vcpu. ``extended`` is empty, ``mask`` and ``xsave`` are None if ExtendedInfo says so."""
 
     vcpu_id: int
-    basic: Buffer
-    extended: Buffer = b""
-    mask: Optional[int] = None
-    xsave: Optional[Buffer] = None
+    basic: "Buffer"
+    extended: "Buffer" = b""
+    mask: "Optional[int]" = None
+    xsave: "Optional[Buffer]" = None
 
 
 class SharedInfo(NamedTuple):
     """PV tail: the shared info page, 4096 bytes; a PV guest's last record."""
 
-    page: Buffer
+    page: "Buffer"
 
 
 class HvmTail(NamedTuple):
@@ -259,23 +264,24 @@ class HvmTail(NamedTuple):
     ioreq_pfn: int
     bufioreq_pfn: int
     store_pfn: int
-    context: Buffer
+    context: "Buffer"
 
 
 class DeviceModel(NamedTuple):
     """HVM tail: the device model's record and its signature; an HVM guest's last record."""
 
     signature: bytes
-    blob: Buffer
+    blob: "Buffer"
 
 
-Record = Union[Start, ExtendedInfo, P2MFrames, libxc.PageData, VerifyMode, VcpuInfo, HvmParam, Tmem, TmemPool, TmemPage,
-               TmemPagesEnd, TmemExtra, TmemInvalid, TmemEnd, TscInfo, LastCheckpoint, CompressedBatch, CompressedPages,
-               EnableCompression, Toolstack, EndOfBody, UnmappedPfns, VcpuContext, SharedInfo, HvmTail, DeviceModel,
-               libxc.Checkpoint]
+if TYPE_CHECKING:
+    Record = Union[Start, ExtendedInfo, P2MFrames, libxc.PageData, VerifyMode, VcpuInfo, HvmParam, Tmem, TmemPool,
+                   TmemPage, TmemPagesEnd, TmemExtra, TmemInvalid, TmemEnd, TscInfo, LastCheckpoint, CompressedBatch,
+                   CompressedPages, EnableCompression, Toolstack, EndOfBody, UnmappedPfns, VcpuContext, SharedInfo,
+                   HvmTail, DeviceModel, libxc.Checkpoint]
 
 #: The names of records in reports. A CHECKPOINT has no bytes: it marks the end of a checkpoint's tail.
-NAMES: Dict[type, str] = {
+NAMES: "Dict[type, str]" = {
     Start: "START", ExtendedInfo: "EXTENDED_INFO", P2MFrames: "P2M_FRAMES", libxc.PageData: "PAGE_DATA",
     VerifyMode: "VERIFY", VcpuInfo: "VCPU_INFO", HvmParam: "HVM_PARAM", Tmem: "TMEM", TmemPool: "TMEM_POOL",
     TmemPage: "TMEM_PAGE", TmemPagesEnd: "TMEM_PAGES_END", TmemExtra: "TMEM_EXTRA", TmemInvalid: "TMEM_INVALID",
@@ -286,7 +292,7 @@ NAMES: Dict[type, str] = {
 }
 
 #: Chunks without a body.
-MARKS: Dict[int, Callable[[], Record]] = {
+MARKS: "Dict[int, Callable[[], Record]]" = {
     0: EndOfBody, VERIFY: VerifyMode, LAST_CHECKPOINT: LastCheckpoint, ENABLE_COMPRESSION: EnableCompression,
     TMEM_EXTRA: TmemExtra,
 }
@@ -295,17 +301,17 @@ _MARK_IDS = {record_class: chunk for chunk, record_class in MARKS.items()}
 CHUNKS = frozenset(MARKS) | frozenset(PARAMS) | {VCPU_INFO, TMEM, TSC_INFO, COMPRESSED, TOOLSTACK}
 
 
-def type_name(record: Record) -> str:
+def type_name(record: "Record") -> str:
     """The name of a record in reports."""
     return NAMES[type(record)]
 
 
-def ulong(untrusted: Buffer, width: int, at: int = 0) -> int:
+def ulong(untrusted: "Buffer", width: int, at: int = 0) -> int:
     """An unsigned long of ``width`` bytes."""
     return int(_ULONG[width].unpack_from(untrusted, at)[0])
 
 
-def ulongs(untrusted: Buffer, width: int) -> Buffer:
+def ulongs(untrusted: "Buffer", width: int) -> "Buffer":
     """Unsigned longs of ``width`` bytes each, converted to u64 each; 8-byte ones are returned unchanged."""
     if width == 8:
         return untrusted
@@ -313,18 +319,18 @@ def ulongs(untrusted: Buffer, width: int) -> Buffer:
     return struct.pack("<{}Q".format(count), *struct.unpack("<{}I".format(count), untrusted))
 
 
-def find_width(untrusted: Buffer) -> int:
+def find_width(untrusted: "Buffer") -> int:
     """The toolstack's width, from the first 8 bytes. The upper half of a 64-bit p2m_size is zero. What follows a 32-bit
     one isn't: a batch's count, a chunk's id, or the all-ones word before a PV guest's extended info."""
     return 4 if any(untrusted[4:8]) else 8
 
 
-def find_guest(untrusted: Buffer, width: int) -> str:
+def find_guest(untrusted: "Buffer", width: int) -> str:
     """The kind of guest, from the first 16 bytes: a word of all ones follows the p2m_size of a PV guest."""
     return PV if bytes(untrusted[width:2 * width]) == b"\xff" * width else HVM
 
 
-def is_start(untrusted: Buffer) -> bool:
+def is_start(untrusted: "Buffer") -> bool:
     """Whether this can be a legacy stream: at least 16 bytes that begin with a valid p2m_size and what may follow
     it."""
     if len(untrusted) < 16:
@@ -338,7 +344,7 @@ def is_start(untrusted: Buffer) -> bool:
     return 0 < chunk <= MAX_BATCH or (chunk != 0 and chunk in CHUNKS)
 
 
-def parse_start(untrusted: Buffer, width: int, guest: str) -> Start:
+def parse_start(untrusted: "Buffer", width: int, guest: str) -> Start:
     """The first field. Raises CorruptStream. Offsets in errors are relative to the first byte of the argument, here and
     in the whole module."""
     p2m_size = ulong(untrusted, width)
@@ -348,7 +354,7 @@ def parse_start(untrusted: Buffer, width: int, guest: str) -> Start:
     return Start(p2m_size, width, guest)
 
 
-def parse_extended_info(untrusted: Buffer) -> ExtendedInfo:
+def parse_extended_info(untrusted: "Buffer") -> ExtendedInfo:
     """The blocks of the extended info, which follow its total size. Raises CorruptStream, and LimitExceeded for more
     than 1024 unknown blocks."""
     blocks: Dict[bytes, Buffer] = {}
@@ -395,7 +401,7 @@ def p2m_frame_count(p2m_size: int, guest_width: int) -> int:
     return libxc.p2m_frame_count(0, p2m_size - 1, guest_width)
 
 
-def parse_p2m_frames(untrusted: Buffer, width: int, p2m_size: int) -> P2MFrames:
+def parse_p2m_frames(untrusted: "Buffer", width: int, p2m_size: int) -> P2MFrames:
     """The list of p2m frames. Raises CorruptStream for a frame past the p2m."""
     frames = memoryview(ulongs(untrusted, width)).cast("B").cast("Q")
     highest = max(frames)
@@ -420,7 +426,7 @@ def check_chunk(chunk: int, guest: str) -> None:
                             got=chunk)
 
 
-def vcpu_info_size(untrusted: Buffer) -> int:
+def vcpu_info_size(untrusted: "Buffer") -> int:
     """Bytes in the body of a VcpuInfo chunk that begins with these 4. Raises CorruptStream."""
     highest = int(CHUNK.unpack_from(untrusted)[0])
     if not 0 <= highest <= MAX_VCPU_ID:
@@ -429,23 +435,23 @@ def vcpu_info_size(untrusted: Buffer) -> int:
     return 4 + 8 * (highest // 64 + 1)
 
 
-def parse_vcpu_info(untrusted: Buffer) -> VcpuInfo:
+def parse_vcpu_info(untrusted: "Buffer") -> VcpuInfo:
     """The whole body of a VcpuInfo chunk."""
     return VcpuInfo(CHUNK.unpack_from(untrusted)[0], untrusted[4:])
 
 
-def parse_param(chunk: int, untrusted: Buffer) -> HvmParam:
+def parse_param(chunk: int, untrusted: "Buffer") -> HvmParam:
     """The body of a chunk of PARAMS."""
     reserved, value = _PARAM.unpack_from(untrusted)
     return HvmParam(PARAMS[chunk], value, reserved)
 
 
-def parse_tsc_info(untrusted: Buffer) -> TscInfo:
+def parse_tsc_info(untrusted: "Buffer") -> TscInfo:
     """The body of chunk -7."""
     return TscInfo(*_TSC.unpack_from(untrusted))
 
 
-def parse_tmem(untrusted: Buffer) -> Tmem:
+def parse_tmem(untrusted: "Buffer") -> Tmem:
     """The head of chunk -5. Raises CorruptStream."""
     version, max_pools, ones, flags, weight, cap, more_ones = _TMEM.unpack_from(untrusted)
     for offset, got in ((8, ones), (24, more_ones)):
@@ -455,28 +461,28 @@ def parse_tmem(untrusted: Buffer) -> Tmem:
     return Tmem(version, max_pools, flags, weight, cap)
 
 
-def parse_tmem_pool(untrusted: Buffer) -> TmemPool:
+def parse_tmem_pool(untrusted: "Buffer") -> TmemPool:
     """The head of a pool."""
     return TmemPool(*_TMEM_POOL.unpack_from(untrusted))
 
 
-def is_tmem_pages_end(untrusted: Buffer) -> bool:
+def is_tmem_pages_end(untrusted: "Buffer") -> bool:
     """Whether an object id, of 24 bytes, is none but ends a pool's pages."""
     return bytes(untrusted[:TMEM_OID_SIZE]) == _ALL_ONES_OID
 
 
-def parse_tmem_page_head(untrusted: Buffer) -> TmemPage:
+def parse_tmem_page_head(untrusted: "Buffer") -> TmemPage:
     """A page of a pool, without its data."""
     oid, page_index = _TMEM_PAGE.unpack_from(untrusted)
     return TmemPage(oid, page_index, b"")
 
 
-def parse_tmem_invalid(untrusted: Buffer) -> TmemInvalid:
+def parse_tmem_invalid(untrusted: "Buffer") -> TmemInvalid:
     """An invalid page."""
     return TmemInvalid(*_TMEM_INVALID.unpack_from(untrusted))
 
 
-def parse_xsave_head(untrusted: Buffer) -> Tuple[int, int]:
+def parse_xsave_head(untrusted: "Buffer") -> "Tuple[int, int]":
     """(mask, size of the area that follows). Raises CorruptStream for a size that no area has."""
     mask, size = _XSAVE.unpack_from(untrusted)
     if size and size < libxc.VCPU_XSAVE_MIN:
@@ -485,13 +491,13 @@ def parse_xsave_head(untrusted: Buffer) -> Tuple[int, int]:
     return mask, size
 
 
-def parse_magic_pfns(untrusted: Buffer) -> Tuple[int, int, int]:
+def parse_magic_pfns(untrusted: "Buffer") -> "Tuple[int, int, int]":
     """The PFNs of an HVM tail: ioreq, bufioreq, store."""
     ioreq, bufioreq, store = _MAGIC_PFNS.unpack_from(untrusted)
     return ioreq, bufioreq, store
 
 
-def check_signature(untrusted: Buffer) -> bytes:
+def check_signature(untrusted: "Buffer") -> bytes:
     """A device model's signature. Raises UnsupportedStream."""
     signature = bytes(untrusted)
     if signature not in SIGNATURES:
@@ -500,7 +506,7 @@ def check_signature(untrusted: Buffer) -> bytes:
     return signature
 
 
-def build(record: Record, width: int) -> List[Buffer]:
+def build(record: "Record", width: int) -> "List[Buffer]":
     """The pieces of a record's bytes, in order, its chunk's id included; buffers are passed through uncopied.
 
     The writer builds batches itself. Raises TypeError for a record of another module.
@@ -513,7 +519,7 @@ def build(record: Record, width: int) -> List[Buffer]:
     raise TypeError("not a legacy record: {}".format(type(record).__name__))
 
 
-def build_ulongs(numbers: Buffer, width: int) -> Buffer:
+def build_ulongs(numbers: "Buffer", width: int) -> "Buffer":
     """u64 each as unsigned longs of ``width`` bytes. Raises CorruptStream if one doesn't fit."""
     if width == 8:
         return numbers
@@ -523,7 +529,7 @@ def build_ulongs(numbers: Buffer, width: int) -> Buffer:
     return struct.pack("<{}I".format(len(values)), *values)
 
 
-def _build_extended_info(record: ExtendedInfo, width: int) -> List[Buffer]:
+def _build_extended_info(record: ExtendedInfo, width: int) -> "List[Buffer]":
     blocks = [(b"vcpu", record.vcpu)]
     blocks += [(b"extv", b"")] if record.extended else []
     blocks += [(b"xcnt", U32.pack(record.xsave_size))] if record.xsave_size is not None else []
@@ -532,20 +538,20 @@ def _build_extended_info(record: ExtendedInfo, width: int) -> List[Buffer]:
     return [b"\xff" * width + U32.pack(len(body)), body]
 
 
-def _build_vcpu(record: VcpuContext, width: int) -> List[Buffer]:
+def _build_vcpu(record: VcpuContext, width: int) -> "List[Buffer]":
     pieces = [record.basic, record.extended]
     if record.xsave is not None:
         pieces += [_XSAVE.pack(record.mask or 0, len(record.xsave)), record.xsave]
     return pieces
 
 
-def _build_device_model(record: DeviceModel, width: int) -> List[Buffer]:
+def _build_device_model(record: DeviceModel, width: int) -> "List[Buffer]":
     length = b"" if record.signature == XEND_DEVICE_MODEL else U32.pack(len(record.blob))
     return [record.signature + length, record.blob]
 
 
 # What each takes is a record of its class.
-_BUILDERS: Dict[type, Callable[[Any, int], List[Buffer]]] = {
+_BUILDERS: "Dict[type, Callable[[Any, int], List[Buffer]]]" = {
     Start: lambda record, width: [_ULONG[width].pack(record.p2m_size)],
     ExtendedInfo: _build_extended_info,
     P2MFrames: lambda record, width: [build_ulongs(record.frames, width)],
@@ -579,7 +585,7 @@ class PhysmapEntry(NamedTuple):
     name: bytes = b""
 
 
-def parse_physmap(untrusted: Buffer, width: int) -> List[PhysmapEntry]:
+def parse_physmap(untrusted: "Buffer", width: int) -> "List[PhysmapEntry]":
     """The entries of libxl's Toolstack chunk. Raises CorruptStream, UnsupportedStream for another version,
     LimitExceeded over 65536 entries."""
     data = bytes(untrusted)
@@ -615,7 +621,7 @@ def parse_physmap(untrusted: Buffer, width: int) -> List[PhysmapEntry]:
     return entries
 
 
-def build_physmap(entries: Iterable[PhysmapEntry], width: int) -> bytes:
+def build_physmap(entries: "Iterable[PhysmapEntry]", width: int) -> bytes:
     """The blob of a Toolstack chunk as libxl writes it; the stray bytes of a 64-bit one are zeros."""
     pieces = [b""]
     for entry in entries:

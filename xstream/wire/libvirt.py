@@ -5,10 +5,15 @@ libxlDomainSaveImageOpen() in libxl_domain.c. Fields are in the saving host's by
 """
 import re
 import struct
-from typing import List, NamedTuple, Optional, Tuple
 
 from xstream.errors import CorruptStream, UnsupportedStream
-from xstream.wire.frames import Buffer
+from xstream.tuples import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import List, Optional, Tuple
+
+    from xstream.wire.frames import Buffer
 
 LAYER = "libvirt"
 MAGIC = b"libvirt-xml\n \0 \r"
@@ -26,9 +31,9 @@ HEADER_SIZE = _HEADER.size
 class SaveHeader(NamedTuple):
     """Everything before the stream. ``xml``: the domain's definition with its NUL; never parsed."""
 
-    xml: Buffer
+    xml: "Buffer"
     version: int = LIBXL_STREAM
-    unused: Buffer = bytes(40)
+    unused: "Buffer" = bytes(40)
 
     @classmethod
     def of(cls, xml: bytes) -> "SaveHeader":
@@ -41,7 +46,7 @@ class SaveHeader(NamedTuple):
         return bytes(self.xml).split(b"\0", 1)[0].decode("utf-8", "replace")
 
     @property
-    def guest_type(self) -> Optional[str]:
+    def guest_type(self) -> "Optional[str]":
         """"hvm", "pvh" or "pv" as the element <type> in <os> says; None if it doesn't say. The XML isn't parsed."""
         xml = bytes(self.xml)
         os_element = _OS.search(xml)
@@ -64,7 +69,7 @@ def type_of(record: SaveHeader) -> int:
     return 0
 
 
-def parse_head(untrusted: Buffer) -> Tuple[SaveHeader, int]:
+def parse_head(untrusted: "Buffer") -> "Tuple[SaveHeader, int]":
     """The header without its XML, and the XML's length, from 64 bytes.
 
     Raises CorruptStream for another file's, UnsupportedStream for another byte order or version. Offsets in errors are
@@ -84,12 +89,12 @@ def parse_head(untrusted: Buffer) -> Tuple[SaveHeader, int]:
     return SaveHeader(b"", version, unused), length
 
 
-def build(record: SaveHeader) -> List[Buffer]:
+def build(record: SaveHeader) -> "List[Buffer]":
     """The pieces of the whole header, in order."""
     return [_HEADER.pack(MAGIC, record.version, len(record.xml), bytes(record.unused)), record.xml]
 
 
-def ignored_content(record: SaveHeader) -> Optional[Tuple[int, str, object]]:
+def ignored_content(record: SaveHeader) -> "Optional[Tuple[int, str, object]]":
     """(offset, field, value) of a field that libvirt ignores and should be zero, or None."""
     if any(record.unused):
         return 24, "unused", bytes(record.unused)

@@ -7,18 +7,23 @@ memoryview: a view where the source allows it), so that a decoded record encodes
 them as numbers or numpy arrays. ``padding`` holds the bytes after the body if they weren't zeros.
 """
 import struct
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple, Union
 
 from xstream.errors import CorruptStream, UnsupportedStream
 from xstream.kernels import buffers
 from xstream.kernels import pfns as pfn_kernel
-from xstream.kernels.buffers import BufferLike
-from xstream.wire.frames import OPTIONAL, Buffer
-from xstream.wire.pending import Data, in_memory
+from xstream.tuples import NamedTuple
+from xstream.wire.frames import OPTIONAL
+from xstream.wire.pending import in_memory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any, Callable, Dict, List, Optional, Tuple, Union
+
     import numpy
+
+    from xstream.kernels.buffers import BufferLike
+    from xstream.wire.frames import Buffer
+    from xstream.wire.pending import Data
 
 LAYER = "libxc"
 PAGE_SIZE = 4096
@@ -82,8 +87,8 @@ class DomainHeader(NamedTuple):
 class End(NamedTuple):
     """END: the last record."""
 
-    body: Buffer = b""
-    padding: Buffer = b""
+    body: "Buffer" = b""
+    padding: "Buffer" = b""
 
 
 class PageData(NamedTuple):
@@ -94,10 +99,10 @@ class PageData(NamedTuple):
       can't be looked at twice, a :class:`~xstream.stream.source.PendingPages` that is good until the next record.
     """
 
-    words: Buffer
-    data: Data
+    words: "Buffer"
+    data: "Data"
     reserved: int = 0
-    padding: Buffer = b""
+    padding: "Buffer" = b""
 
     @property
     def pfn_count(self) -> int:
@@ -123,7 +128,7 @@ class PageData(NamedTuple):
         return numpy.frombuffer(in_memory(self.data), numpy.uint8).reshape(-1, PAGE_SIZE)
 
 
-def words_of(pfns: BufferLike, types: BufferLike) -> memoryview:
+def words_of(pfns: "BufferLike", types: "BufferLike") -> memoryview:
     """The PFN words for ``pfns`` (uint64) and page ``types`` (uint8); a copy. Raises ValueError if they don't fit
     together."""
     words = memoryview(bytearray(buffers.array("pfns", pfns, "uint64").nbytes))
@@ -136,9 +141,9 @@ class PVInfo(NamedTuple):
 
     guest_width: int
     pt_levels: int
-    reserved: Buffer = bytes(6)
-    rest: Buffer = b""
-    padding: Buffer = b""
+    reserved: "Buffer" = bytes(6)
+    rest: "Buffer" = b""
+    padding: "Buffer" = b""
 
 
 class P2MFrames(NamedTuple):
@@ -146,8 +151,8 @@ class P2MFrames(NamedTuple):
 
     start_pfn: int
     end_pfn: int
-    frames: Buffer
-    padding: Buffer = b""
+    frames: "Buffer"
+    padding: "Buffer" = b""
 
     @property
     def pfns(self) -> "numpy.ndarray":
@@ -160,43 +165,43 @@ class VcpuBasic(NamedTuple):
     """X86_PV_VCPU_BASIC: struct vcpu_guest_context, with PFNs for MFNs."""
 
     vcpu_id: int
-    blob: Buffer
+    blob: "Buffer"
     reserved: int = 0
-    padding: Buffer = b""
+    padding: "Buffer" = b""
 
 
 class VcpuExtended(NamedTuple):
     """X86_PV_VCPU_EXTENDED: struct xen_domctl_ext_vcpucontext."""
 
     vcpu_id: int
-    blob: Buffer
+    blob: "Buffer"
     reserved: int = 0
-    padding: Buffer = b""
+    padding: "Buffer" = b""
 
 
 class VcpuXsave(NamedTuple):
     """X86_PV_VCPU_XSAVE: xcr0, xcr0_accum and the xsave area."""
 
     vcpu_id: int
-    blob: Buffer
+    blob: "Buffer"
     reserved: int = 0
-    padding: Buffer = b""
+    padding: "Buffer" = b""
 
 
 class VcpuMsrs(NamedTuple):
     """X86_PV_VCPU_MSRS: 16 bytes an MSR (index u32, reserved u32, value u64)."""
 
     vcpu_id: int
-    blob: Buffer
+    blob: "Buffer"
     reserved: int = 0
-    padding: Buffer = b""
+    padding: "Buffer" = b""
 
 
 class SharedInfo(NamedTuple):
     """SHARED_INFO: the guest's shared info page, 4096 bytes."""
 
-    page: Buffer
-    padding: Buffer = b""
+    page: "Buffer"
+    padding: "Buffer" = b""
 
 
 class TscInfo(NamedTuple):
@@ -207,17 +212,17 @@ class TscInfo(NamedTuple):
     nsec: int
     incarnation: int
     reserved: int = 0
-    padding: Buffer = b""
+    padding: "Buffer" = b""
 
 
 class HvmContext(NamedTuple):
     """HVM_CONTEXT: Xen's own save record; its entries are read by :mod:`xstream.wire.hvm_context`."""
 
-    blob: Buffer
-    padding: Buffer = b""
+    blob: "Buffer"
+    padding: "Buffer" = b""
 
 
-def hvm_context_ends(untrusted: Buffer) -> bool:
+def hvm_context_ends(untrusted: "Buffer") -> bool:
     """Whether the entries of an HVM_CONTEXT blob lead to an END entry: without one, Xen refuses the context. Only the
     chain is followed; :mod:`xstream.wire.hvm_context` reads the entries."""
     offset = 0
@@ -234,17 +239,17 @@ def hvm_context_ends(untrusted: Buffer) -> bool:
 class HvmParams(NamedTuple):
     """HVM_PARAMS: 16 bytes a parameter (index u64, value u64)."""
 
-    entries: Buffer
+    entries: "Buffer"
     reserved: int = 0
-    padding: Buffer = b""
+    padding: "Buffer" = b""
 
     @property
-    def params(self) -> List[Tuple[int, int]]:
+    def params(self) -> "List[Tuple[int, int]]":
         """(index, value) of each parameter, in order."""
         return list(HVM_PARAM.iter_unpack(self.entries))
 
     @classmethod
-    def of(cls, params: List[Tuple[int, int]]) -> "HvmParams":
+    def of(cls, params: "List[Tuple[int, int]]") -> "HvmParams":
         """The record for a list of (index, value)."""
         return cls(b"".join(HVM_PARAM.pack(index, value) for index, value in params))
 
@@ -252,22 +257,22 @@ class HvmParams(NamedTuple):
 class Verify(NamedTuple):
     """VERIFY: pages after it are to be compared, not written."""
 
-    body: Buffer = b""
-    padding: Buffer = b""
+    body: "Buffer" = b""
+    padding: "Buffer" = b""
 
 
 class Checkpoint(NamedTuple):
     """CHECKPOINT: everything before it is one consistent state of the guest."""
 
-    body: Buffer = b""
-    padding: Buffer = b""
+    body: "Buffer" = b""
+    padding: "Buffer" = b""
 
 
 class CheckpointDirtyPfnList(NamedTuple):
     """CHECKPOINT_DIRTY_PFN_LIST: 8 bytes a PFN; on COLO's back channel only."""
 
-    entries: Buffer
-    padding: Buffer = b""
+    entries: "Buffer"
+    padding: "Buffer" = b""
 
     @property
     def pfns(self) -> "numpy.ndarray":
@@ -279,42 +284,43 @@ class CheckpointDirtyPfnList(NamedTuple):
 class StaticDataEnd(NamedTuple):
     """STATIC_DATA_END: what can be known of a guest before its memory is complete."""
 
-    body: Buffer = b""
-    padding: Buffer = b""
+    body: "Buffer" = b""
+    padding: "Buffer" = b""
 
 
 class CpuidPolicy(NamedTuple):
     """X86_CPUID_POLICY: 24 bytes a leaf; read by :mod:`xstream.wire.policies`."""
 
-    leaves: Buffer
-    padding: Buffer = b""
+    leaves: "Buffer"
+    padding: "Buffer" = b""
 
 
 class MsrPolicy(NamedTuple):
     """X86_MSR_POLICY: 16 bytes an MSR; read by :mod:`xstream.wire.policies`."""
 
-    entries: Buffer
-    padding: Buffer = b""
+    entries: "Buffer"
+    padding: "Buffer" = b""
 
 
 class Unknown(NamedTuple):
     """An optional record (bit 31 of the type) of an unknown type."""
 
     type: int
-    body: Buffer
-    padding: Buffer = b""
+    body: "Buffer"
+    padding: "Buffer" = b""
 
 
-Record = Union[End, PageData, PVInfo, P2MFrames, VcpuBasic, VcpuExtended, VcpuXsave, VcpuMsrs, SharedInfo, TscInfo,
-               HvmContext, HvmParams, Verify, Checkpoint, CheckpointDirtyPfnList, StaticDataEnd, CpuidPolicy,
-               MsrPolicy, Unknown]
+if TYPE_CHECKING:
+    Record = Union[End, PageData, PVInfo, P2MFrames, VcpuBasic, VcpuExtended, VcpuXsave, VcpuMsrs, SharedInfo, TscInfo,
+                   HvmContext, HvmParams, Verify, Checkpoint, CheckpointDirtyPfnList, StaticDataEnd, CpuidPolicy,
+                   MsrPolicy, Unknown]
 
 #: Records of one vcpu, in the order in which Xen sends them.
 PER_VCPU = (VcpuBasic, VcpuExtended, VcpuXsave, VcpuMsrs)
 
 PAGE_DATA = 0x01
 #: Record type to (name in the specification, class).
-RECORDS: Dict[int, Tuple[str, type]] = {
+RECORDS: "Dict[int, Tuple[str, type]]" = {
     0x00: ("END", End),
     0x01: ("PAGE_DATA", PageData),
     0x02: ("X86_PV_INFO", PVInfo),
@@ -344,12 +350,12 @@ def type_name(record_type: int) -> str:
     return _NAMES.get(record_type) or "{:#x}".format(record_type)
 
 
-def type_of(record: Record) -> int:
+def type_of(record: "Record") -> int:
     """The type number that a record is sent with."""
     return record.type if isinstance(record, Unknown) else _TYPES[type(record)]
 
 
-def parse_headers(untrusted: Buffer) -> Tuple[ImageHeader, DomainHeader]:
+def parse_headers(untrusted: "Buffer") -> "Tuple[ImageHeader, DomainHeader]":
     """Both headers, from their 40 bytes.
 
     Raises CorruptStream for another format's, UnsupportedStream for big-endian streams, versions other
@@ -381,7 +387,7 @@ def build_headers(image: ImageHeader, domain: DomainHeader) -> bytes:
             + _DOMAIN.pack(*domain))
 
 
-def parse_page_data_head(untrusted: Buffer, length: int) -> Tuple[int, int]:
+def parse_page_data_head(untrusted: "Buffer", length: int) -> "Tuple[int, int]":
     """(count, reserved) of a PAGE_DATA body of ``length`` bytes from its first 8; the count is known to fit."""
     if length < 8:
         raise CorruptStream("PAGE_DATA too short for its header", offset=-4, field="length", expected="at least 8",
@@ -395,7 +401,7 @@ def parse_page_data_head(untrusted: Buffer, length: int) -> Tuple[int, int]:
     return count, reserved
 
 
-def parse(record_type: int, body: Buffer, padding: Buffer = b"") -> Record:
+def parse(record_type: int, body: "Buffer", padding: "Buffer" = b"") -> "Record":
     """The record for a body (without padding); its blobs are slices of ``body``.
 
     Raises CorruptStream with offsets relative to the body's first byte, UnsupportedStream for an unknown type
@@ -411,24 +417,24 @@ def parse(record_type: int, body: Buffer, padding: Buffer = b"") -> Record:
                             got=type_name(record_type))
 
 
-def build(record: Record) -> List[Buffer]:
+def build(record: "Record") -> "List[Buffer]":
     """The pieces of a record's body, in order, without frame and padding; buffers are passed through uncopied."""
     builder = _BUILDERS.get(type(record))
     return builder(record) if builder else [record[0]]  # type: ignore[list-item]  # a class with one blob
 
 
-def _need(body: Buffer, size: int, name: str, exact: bool = False) -> None:
+def _need(body: "Buffer", size: int, name: str, exact: bool = False) -> None:
     if len(body) < size or (exact and len(body) != size):
         raise CorruptStream("{} of a wrong size".format(name), offset=-4, field="length",
                             expected=size if exact else "at least {}".format(size), got=len(body))
 
 
-def _parse_page_data(body: Buffer, padding: Buffer) -> PageData:
+def _parse_page_data(body: "Buffer", padding: "Buffer") -> PageData:
     count, reserved = parse_page_data_head(body, len(body))
     return PageData(body[8:8 + 8 * count], body[8 + 8 * count:], reserved, padding)
 
 
-def _parse_pv_info(body: Buffer, padding: Buffer) -> PVInfo:
+def _parse_pv_info(body: "Buffer", padding: "Buffer") -> PVInfo:
     _need(body, 8, "X86_PV_INFO")
     width, levels, reserved = _PV_INFO.unpack_from(body)
     if (width, levels) not in ((4, 3), (8, 4)):
@@ -437,7 +443,7 @@ def _parse_pv_info(body: Buffer, padding: Buffer) -> PVInfo:
     return PVInfo(width, levels, reserved, body[8:], padding)
 
 
-def _parse_p2m_frames(body: Buffer, padding: Buffer) -> P2MFrames:
+def _parse_p2m_frames(body: "Buffer", padding: "Buffer") -> P2MFrames:
     _need(body, 8, "X86_PV_P2M_FRAMES")
     start, end = _TWO_U32.unpack_from(body)
     if start > end:
@@ -468,9 +474,9 @@ def check_vcpu_basic(record: VcpuBasic, guest_width: int) -> None:
                             got=8 + len(record.blob))
 
 
-def _vcpu_parser(record_class: type, fits: Callable[[int], bool], expected: str
-                 ) -> Callable[[Buffer, Buffer], Record]:
-    def parse_vcpu(body: Buffer, padding: Buffer) -> Record:
+def _vcpu_parser(record_class: type, fits: "Callable[[int], bool]", expected: str
+                 ) -> "Callable[[Buffer, Buffer], Record]":
+    def parse_vcpu(body: "Buffer", padding: "Buffer") -> "Record":
         _need(body, 8, type_name(_TYPES[record_class]))
         vcpu_id, reserved = _TWO_U32.unpack_from(body)
         size = len(body) - 8
@@ -481,18 +487,18 @@ def _vcpu_parser(record_class: type, fits: Callable[[int], bool], expected: str
     return parse_vcpu
 
 
-def _parse_tsc_info(body: Buffer, padding: Buffer) -> TscInfo:
+def _parse_tsc_info(body: "Buffer", padding: "Buffer") -> TscInfo:
     _need(body, _TSC.size, "X86_TSC_INFO", exact=True)
     mode, khz, nsec, incarnation, reserved = _TSC.unpack(body)
     return TscInfo(mode, khz, nsec, incarnation, reserved, padding)
 
 
-def _parse_shared_info(body: Buffer, padding: Buffer) -> SharedInfo:
+def _parse_shared_info(body: "Buffer", padding: "Buffer") -> SharedInfo:
     _need(body, PAGE_SIZE, "SHARED_INFO", exact=True)
     return SharedInfo(body, padding)
 
 
-def _parse_hvm_params(body: Buffer, padding: Buffer) -> HvmParams:
+def _parse_hvm_params(body: "Buffer", padding: "Buffer") -> HvmParams:
     _need(body, 8, "HVM_PARAMS")
     count, reserved = _TWO_U32.unpack_from(body)
     if 8 + count * HVM_PARAM.size != len(body):
@@ -501,8 +507,8 @@ def _parse_hvm_params(body: Buffer, padding: Buffer) -> HvmParams:
     return HvmParams(body[8:], reserved, padding)
 
 
-def _array_parser(record_class: type, item: int, least: int) -> Callable[[Buffer, Buffer], Record]:
-    def parse_array(body: Buffer, padding: Buffer) -> Record:
+def _array_parser(record_class: type, item: int, least: int) -> "Callable[[Buffer, Buffer], Record]":
+    def parse_array(body: "Buffer", padding: "Buffer") -> "Record":
         if len(body) % item or len(body) < least:
             raise CorruptStream("{} of a wrong size".format(type_name(_TYPES[record_class])), offset=-4,
                                 field="length", expected="a multiple of {}{}".format(item, ", not 0" if least else ""),
@@ -512,7 +518,7 @@ def _array_parser(record_class: type, item: int, least: int) -> Callable[[Buffer
     return parse_array
 
 
-_PARSERS: Dict[int, Callable[[Buffer, Buffer], Record]] = {
+_PARSERS: "Dict[int, Callable[[Buffer, Buffer], Record]]" = {
     0x00: End,
     0x01: _parse_page_data,
     0x02: _parse_pv_info,
@@ -535,12 +541,12 @@ _PARSERS: Dict[int, Callable[[Buffer, Buffer], Record]] = {
 }
 
 
-def _build_vcpu(record: Union[VcpuBasic, VcpuExtended, VcpuXsave, VcpuMsrs]) -> List[Buffer]:
+def _build_vcpu(record: "Union[VcpuBasic, VcpuExtended, VcpuXsave, VcpuMsrs]") -> "List[Buffer]":
     return [_TWO_U32.pack(record.vcpu_id, record.reserved), record.blob]
 
 
 # What each takes is a record of its class.
-_BUILDERS: Dict[type, Callable[[Any], List[Buffer]]] = {
+_BUILDERS: "Dict[type, Callable[[Any], List[Buffer]]]" = {
     PageData: lambda record: [_TWO_U32.pack(record.pfn_count, record.reserved), record.words, record.data],
     PVInfo: lambda record: [_PV_INFO.pack(record.guest_width, record.pt_levels, bytes(record.reserved)), record.rest],
     P2MFrames: lambda record: [_TWO_U32.pack(record.start_pfn, record.end_pfn), record.frames],
@@ -554,7 +560,7 @@ _BUILDERS: Dict[type, Callable[[Any], List[Buffer]]] = {
 }
 
 
-def ignored_content(record: Record) -> Optional[Tuple[int, str, object]]:
+def ignored_content(record: "Record") -> "Optional[Tuple[int, str, object]]":
     """(offset in the body, field, value) of the first thing in a record that a restore ignores though it should be
     zero or absent; None if there is none. Padding belongs to the frame and isn't checked here."""
     if isinstance(record, (End, Verify, Checkpoint, StaticDataEnd)) and len(record.body):

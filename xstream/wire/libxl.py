@@ -7,10 +7,15 @@ body if they weren't zeros. The libxc stream that follows LIBXC_CONTEXT is no pa
 """
 import re
 import struct
-from typing import Callable, Dict, Iterable, List, NamedTuple, Optional, Tuple, Type, TypeVar, Union
 
 from xstream.errors import CorruptStream, UnsupportedStream
-from xstream.wire.frames import Buffer
+from xstream.tuples import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable, Dict, Iterable, List, Optional, Tuple, Type, TypeVar, Union
+
+    from xstream.wire.frames import Buffer
 
 LAYER = "libxl"
 MAGIC = b"LibxlFmt"
@@ -44,15 +49,15 @@ class Header(NamedTuple):
 class End(NamedTuple):
     """END: the last record."""
 
-    body: Buffer = b""
-    padding: Buffer = b""
+    body: "Buffer" = b""
+    padding: "Buffer" = b""
 
 
 class LibxcContext(NamedTuple):
     """LIBXC_CONTEXT: a whole libxc stream follows."""
 
-    body: Buffer = b""
-    padding: Buffer = b""
+    body: "Buffer" = b""
+    padding: "Buffer" = b""
 
 
 class EmulatorXenstoreData(NamedTuple):
@@ -60,17 +65,17 @@ class EmulatorXenstoreData(NamedTuple):
 
     emulator_id: int
     emulator_index: int
-    data: Buffer
-    padding: Buffer = b""
+    data: "Buffer"
+    padding: "Buffer" = b""
 
     @property
-    def pairs(self) -> List[Tuple[bytes, bytes]]:
+    def pairs(self) -> "List[Tuple[bytes, bytes]]":
         """(key, value) of each pair, in order; keys are relative to the device model's xenstore directory."""
         strings = bytes(self.data).split(b"\0")[:-1]
         return list(zip(strings[::2], strings[1::2]))
 
     @classmethod
-    def of(cls, pairs: Iterable[Tuple[bytes, bytes]], emulator_id: int = 2,
+    def of(cls, pairs: "Iterable[Tuple[bytes, bytes]]", emulator_id: int = 2,
            emulator_index: int = 0) -> "EmulatorXenstoreData":
         """The record for pairs of (key, value)."""
         return cls(emulator_id, emulator_index, b"".join(part + b"\0" for pair in pairs for part in pair))
@@ -81,15 +86,15 @@ class EmulatorContext(NamedTuple):
 
     emulator_id: int
     emulator_index: int
-    blob: Buffer
-    padding: Buffer = b""
+    blob: "Buffer"
+    padding: "Buffer" = b""
 
 
 class CheckpointEnd(NamedTuple):
     """CHECKPOINT_END: the checkpoint that libxc's CHECKPOINT began is complete; libxc's records go on."""
 
-    body: Buffer = b""
-    padding: Buffer = b""
+    body: "Buffer" = b""
+    padding: "Buffer" = b""
 
 
 class CheckpointState(NamedTuple):
@@ -97,14 +102,15 @@ class CheckpointState(NamedTuple):
 
     control_id: int
     reserved: int = 0
-    padding: Buffer = b""
+    padding: "Buffer" = b""
 
 
-Record = Union[End, LibxcContext, EmulatorXenstoreData, EmulatorContext, CheckpointEnd, CheckpointState]
+if TYPE_CHECKING:
+    Record = Union[End, LibxcContext, EmulatorXenstoreData, EmulatorContext, CheckpointEnd, CheckpointState]
 
 END, LIBXC_CONTEXT, EMULATOR_XENSTORE_DATA, EMULATOR_CONTEXT, CHECKPOINT_END, CHECKPOINT_STATE = range(6)
 #: Record type to (name in the specification, class).
-RECORDS: Dict[int, Tuple[str, type]] = {
+RECORDS: "Dict[int, Tuple[str, type]]" = {
     END: ("END", End),
     LIBXC_CONTEXT: ("LIBXC_CONTEXT", LibxcContext),
     EMULATOR_XENSTORE_DATA: ("EMULATOR_XENSTORE_DATA", EmulatorXenstoreData),
@@ -125,12 +131,12 @@ def emulator_name(emulator_id: int) -> str:
     return EMULATORS.get(emulator_id) or str(emulator_id)
 
 
-def type_of(record: Record) -> int:
+def type_of(record: "Record") -> int:
     """The record's type number."""
     return _TYPES[type(record)]
 
 
-def parse_header(untrusted: Buffer) -> Header:
+def parse_header(untrusted: "Buffer") -> Header:
     """The header, from its 16 bytes.
 
     Raises CorruptStream for another format's, UnsupportedStream for big-endian streams and versions other than 2.
@@ -152,7 +158,7 @@ def build_header(header: Header) -> bytes:
     return _HEADER.pack(MAGIC, header.version, header.options)
 
 
-def parse(record_type: int, body: Buffer, padding: Buffer = b"") -> Record:
+def parse(record_type: int, body: "Buffer", padding: "Buffer" = b"") -> "Record":
     """The record for a body (without padding); its blobs are slices of ``body``.
 
     Raises CorruptStream with offsets relative to the body's first byte, UnsupportedStream for an unknown type: libxl
@@ -166,7 +172,7 @@ def parse(record_type: int, body: Buffer, padding: Buffer = b"") -> Record:
                             got=type_name(record_type))
 
 
-def build(record: Record) -> List[Buffer]:
+def build(record: "Record") -> "List[Buffer]":
     """The pieces of a record's body, in order, without frame and padding; buffers are passed through uncopied."""
     if isinstance(record, (EmulatorXenstoreData, EmulatorContext)):
         return [_TWO_U32.pack(record.emulator_id, record.emulator_index), record[2]]
@@ -175,7 +181,7 @@ def build(record: Record) -> List[Buffer]:
     return [record.body]
 
 
-def ignored_content(record: Record) -> Optional[Tuple[int, str, object]]:
+def ignored_content(record: "Record") -> "Optional[Tuple[int, str, object]]":
     """(offset in the body, field, value) of what a restore ignores and no Xen writes, or None."""
     if isinstance(record, (End, LibxcContext, CheckpointEnd)) and len(record.body):
         return -4, "length", len(record.body)
@@ -186,11 +192,12 @@ def ignored_content(record: Record) -> Optional[Tuple[int, str, object]]:
     return None
 
 
-Emulator = TypeVar("Emulator", EmulatorXenstoreData, EmulatorContext)
+if TYPE_CHECKING:
+    Emulator = TypeVar("Emulator", EmulatorXenstoreData, EmulatorContext)
 
 
-def _parse_emulator(record_class: Type[Emulator]) -> Callable[[Buffer, Buffer], Emulator]:
-    def parse_emulator(body: Buffer, padding: Buffer) -> Emulator:
+def _parse_emulator(record_class: "Type[Emulator]") -> "Callable[[Buffer, Buffer], Emulator]":
+    def parse_emulator(body: "Buffer", padding: "Buffer") -> "Emulator":
         if len(body) < 8:
             raise CorruptStream("emulator record too short for its header", offset=-4, field="length",
                                 expected="at least 8", got=len(body))
@@ -224,7 +231,7 @@ def _check_strings(untrusted: bytes) -> None:
         offset += len(key) + len(value) + 2
 
 
-def _parse_checkpoint_state(body: Buffer, padding: Buffer) -> CheckpointState:
+def _parse_checkpoint_state(body: "Buffer", padding: "Buffer") -> CheckpointState:
     if len(body) != 8:
         raise CorruptStream("CHECKPOINT_STATE of a wrong size", offset=-4, field="length", expected=8, got=len(body))
     control_id, reserved = _TWO_U32.unpack(body)
@@ -234,7 +241,7 @@ def _parse_checkpoint_state(body: Buffer, padding: Buffer) -> CheckpointState:
     return CheckpointState(control_id, reserved, padding)
 
 
-_PARSERS: Dict[int, Callable[[Buffer, Buffer], Record]] = {
+_PARSERS: "Dict[int, Callable[[Buffer, Buffer], Record]]" = {
     END: End,
     LIBXC_CONTEXT: LibxcContext,
     EMULATOR_XENSTORE_DATA: _parse_emulator(EmulatorXenstoreData),

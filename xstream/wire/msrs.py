@@ -6,17 +6,22 @@ Source: struct xen_domctl_vcpu_msr (xen/include/public/domctl.h), struct xen_msr
 hvm_one_msr (arch-x86/hvm/save.h); names from xen/arch/x86/include/asm/msr-index.h.
 """
 import struct
-from typing import Dict, Iterable, NamedTuple, Tuple
 
 from xstream.errors import CorruptStream, LimitExceeded
-from xstream.wire.frames import Buffer
+from xstream.tuples import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Dict, Iterable, Tuple
+
+    from xstream.wire.frames import Buffer
 
 INTEL_PLATFORM_INFO = 0xCE
 ARCH_CAPABILITIES = 0x10A
 
 #: Registers that some version of Xen sends: hvm_save_cpu_msrs() and its predecessors per vendor (xen/arch/x86/hvm),
 #: XEN_DOMCTL_get_vcpu_msrs (xen/arch/x86/domctl.c), x86_msr_copy_to_buffer() (xen/arch/x86/lib/cpu-policy).
-NAMES: Dict[int, str] = {
+NAMES: "Dict[int, str]" = {
     0x00000048: "SPEC_CTRL",
     INTEL_PLATFORM_INFO: "INTEL_PLATFORM_INFO",
     ARCH_CAPABILITIES: "ARCH_CAPABILITIES",
@@ -53,7 +58,7 @@ class Msr(NamedTuple):
         return NAMES.get(self.number) or "{:#x}".format(self.number)
 
 
-def parse(untrusted: Buffer) -> Tuple[Msr, ...]:
+def parse(untrusted: "Buffer") -> "Tuple[Msr, ...]":
     """The registers of an array, in order, repeated ones included.
 
     Raises CorruptStream unless the length is a multiple of 16, LimitExceeded over 65536 registers.
@@ -67,6 +72,6 @@ def parse(untrusted: Buffer) -> Tuple[Msr, ...]:
     return tuple(Msr(*fields) for fields in _MSR.iter_unpack(untrusted))
 
 
-def build(msrs: Iterable[Msr]) -> bytes:
+def build(msrs: "Iterable[Msr]") -> bytes:
     """The array's bytes."""
     return b"".join(_MSR.pack(*msr) for msr in msrs)

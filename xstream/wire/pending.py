@@ -1,12 +1,12 @@
 """Page data and other long bodies that a source hasn't read yet."""
-from typing import Iterator, Optional, Tuple, Union
 
 from xstream.errors import TruncatedStream
-from xstream.wire.frames import Buffer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Protocol
+    from typing import Iterator, Optional, Protocol, Tuple, Union
+
+    from xstream.wire.frames import Buffer
 
     class _PageSource(Protocol):
         """What reads the data: a :class:`xstream.stream.source.StreamSource`."""
@@ -49,7 +49,7 @@ class PendingPages:
     def __len__(self) -> int:
         return self._size
 
-    def read_into(self, memory: Buffer, pfns: memoryview) -> None:
+    def read_into(self, memory: "Buffer", pfns: memoryview) -> None:
         """Read the pages of ``pfns`` (uint64, one for each page) straight into ``memory`` (bytes, PFN 0 first).
 
         Raises TruncatedStream if the input ends within them; the pages before the end have been written then.
@@ -59,7 +59,7 @@ class PendingPages:
         self.left -= got
         self._check()
 
-    def pieces(self) -> Iterator[memoryview]:
+    def pieces(self) -> "Iterator[memoryview]":
         """Yield the bytes in order, in pieces of whole pages, 512 KiB at most. A piece is valid until the next one."""
         self._claim()
         buffer = memoryview(bytearray(min(PIECE, self._size)))
@@ -100,10 +100,11 @@ class PendingPages:
                                   record=record, record_type=record_type)
 
 
-#: The data of a record: in memory, or not read yet.
-Data = Union[Buffer, PendingPages]
+if TYPE_CHECKING:
+    #: The data of a record: in memory, or not read yet.
+    Data = Union[Buffer, PendingPages]
 
 
-def in_memory(data: Data) -> Buffer:
+def in_memory(data: "Data") -> "Buffer":
     """The data itself, read now if it hasn't been yet. Raises what ``PendingPages.read`` raises."""
     return data.read() if isinstance(data, PendingPages) else data

@@ -7,12 +7,17 @@ leaves: xen/arch/x86/lib/cpu-policy/copy-{to,from}-buffer.c; compatibility: poli
 A leaf that a policy doesn't have reads as zeros, as CPUID returns for it. Of repeated leaves the last one counts.
 """
 import struct
-from typing import Dict, Iterable, List, NamedTuple, Optional, Tuple
 
 from xstream.errors import CorruptStream, LimitExceeded
+from xstream.tuples import NamedTuple
 from xstream.wire import features, msrs
-from xstream.wire.frames import Buffer
 from xstream.wire.msrs import Msr
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Dict, Iterable, List, Optional, Tuple
+
+    from xstream.wire.frames import Buffer
 
 #: Leaves in one policy. Xen sends about 150, and accepts no more than it would send.
 MAX_LEAVES = 65536
@@ -21,8 +26,10 @@ _NO_SUBLEAF = 0xFFFFFFFF
 _LEAF = struct.Struct("<6I")
 _MSR_FEATURES = {msrs.INTEL_PLATFORM_INFO: features.PLATFORM_INFO, msrs.ARCH_CAPABILITIES: features.ARCH_CAPABILITIES}
 
-_Key = Tuple[int, Optional[int]]
-_Registers = Tuple[int, int, int, int]
+if TYPE_CHECKING:
+    _Key = Tuple[int, Optional[int]]
+
+    _Registers = Tuple[int, int, int, int]
 _ZEROS = (0, 0, 0, 0)
 
 
@@ -30,7 +37,7 @@ class Leaf(NamedTuple):
     """What CPUID returns for a leaf in eax, ebx, ecx and edx. ``subleaf`` is None if the leaf has no subleaves."""
 
     leaf: int
-    subleaf: Optional[int]
+    subleaf: "Optional[int]"
     a: int
     b: int
     c: int
@@ -45,12 +52,12 @@ class Difference(NamedTuple):
     """
 
     leaf: int
-    subleaf: Optional[int]
+    subleaf: "Optional[int]"
     register: str
     value_a: int
     value_b: int
-    lost: Tuple[str, ...]
-    gained: Tuple[str, ...]
+    lost: "Tuple[str, ...]"
+    gained: "Tuple[str, ...]"
 
 
 class MsrDifference(NamedTuple):
@@ -59,11 +66,11 @@ class MsrDifference(NamedTuple):
     number: int
     value_a: int
     value_b: int
-    lost: Tuple[str, ...]
-    gained: Tuple[str, ...]
+    lost: "Tuple[str, ...]"
+    gained: "Tuple[str, ...]"
 
 
-def parse(untrusted: Buffer) -> Tuple[Leaf, ...]:
+def parse(untrusted: "Buffer") -> "Tuple[Leaf, ...]":
     """The leaves of a CPUID policy in order.
 
     Raises CorruptStream if the length isn't a multiple of 24, LimitExceeded if there are more than 65536 leaves.
@@ -78,14 +85,14 @@ def parse(untrusted: Buffer) -> Tuple[Leaf, ...]:
                  for leaf, subleaf, a, b, c, d in _LEAF.iter_unpack(untrusted))
 
 
-def build(leaves: Iterable[Leaf]) -> bytes:
+def build(leaves: "Iterable[Leaf]") -> bytes:
     """The policy's bytes."""
     return b"".join(
         _LEAF.pack(leaf.leaf, _NO_SUBLEAF if leaf.subleaf is None else leaf.subleaf, leaf.a, leaf.b, leaf.c, leaf.d)
         for leaf in leaves)
 
 
-def feature_names(leaves: Iterable[Leaf]) -> Tuple[str, ...]:
+def feature_names(leaves: "Iterable[Leaf]") -> "Tuple[str, ...]":
     """All features in a policy, each once, ordered by register and bit; see :func:`features.cpuid_names`."""
     table = _by_key(leaves)
     found: Dict[str, None] = {}
@@ -94,7 +101,7 @@ def feature_names(leaves: Iterable[Leaf]) -> Tuple[str, ...]:
     return tuple(found)
 
 
-def differences(a: Iterable[Leaf], b: Iterable[Leaf]) -> List[Difference]:
+def differences(a: "Iterable[Leaf]", b: "Iterable[Leaf]") -> "List[Difference]":
     """Every register in which two CPUID policies differ, ordered by leaf, subleaf, register."""
     table_a, table_b = _by_key(a), _by_key(b)
     found = []
@@ -109,7 +116,7 @@ def differences(a: Iterable[Leaf], b: Iterable[Leaf]) -> List[Difference]:
     return found
 
 
-def msr_differences(a: Iterable[Msr], b: Iterable[Msr]) -> List[MsrDifference]:
+def msr_differences(a: "Iterable[Msr]", b: "Iterable[Msr]") -> "List[MsrDifference]":
     """Every MSR in which two MSR policies differ, by number; an MSR that a policy doesn't have counts as 0."""
     values_a, values_b = ({msr.number: msr.value for msr in policy} for policy in (a, b))
     found = []
@@ -121,8 +128,8 @@ def msr_differences(a: Iterable[Msr], b: Iterable[Msr]) -> List[MsrDifference]:
     return found
 
 
-def conflicts(guest: Iterable[Leaf], guest_msrs: Iterable[Msr], host: Iterable[Leaf],
-              host_msrs: Iterable[Msr]) -> Tuple[str, ...]:
+def conflicts(guest: "Iterable[Leaf]", guest_msrs: "Iterable[Msr]", host: "Iterable[Leaf]",
+              host_msrs: "Iterable[Msr]") -> "Tuple[str, ...]":
     """Why Xen refuses a guest's policy on a host, or under a policy, ``host``: the checks of
     x86_cpu_policies_are_compatible(). Empty if it accepts it. Features aren't among them; see :func:`differences`."""
     ours, theirs = _by_key(guest), _by_key(host)
@@ -142,28 +149,28 @@ def conflicts(guest: Iterable[Leaf], guest_msrs: Iterable[Msr], host: Iterable[L
     return tuple(found)
 
 
-def _last(policy: Iterable[Msr], number: int) -> int:
+def _last(policy: "Iterable[Msr]", number: int) -> int:
     """The value of an MSR in a policy; 0 if it isn't there."""
     return {msr.number: msr.value for msr in policy}.get(number, 0)
 
 
-def maximum_leaves(leaves: Iterable[Leaf]) -> Tuple[int, int]:
+def maximum_leaves(leaves: "Iterable[Leaf]") -> "Tuple[int, int]":
     """The highest basic and the highest extended leaf; each is 0 if the policy doesn't have the leaf that says so."""
     table = _by_key(leaves)
     return _register(table, 0, None, "a"), _register(table, 0x80000000, None, "a")
 
 
-def vendor(leaves: Iterable[Leaf]) -> str:
+def vendor(leaves: "Iterable[Leaf]") -> str:
     """The vendor string of leaf 0, such as ``"GenuineIntel"``; bytes that aren't ASCII become ``"\\ufffd"``."""
     return _vendor(_by_key(leaves))
 
 
-def _vendor(table: Dict[_Key, _Registers]) -> str:
+def _vendor(table: "Dict[_Key, _Registers]") -> str:
     _, b, c, d = table.get((0, None), _ZEROS)
     return _text(b, d, c)
 
 
-def signature(leaves: Iterable[Leaf]) -> Tuple[int, int, int]:
+def signature(leaves: "Iterable[Leaf]") -> "Tuple[int, int, int]":
     """Family, model and stepping, from leaf 1."""
     a = _register(_by_key(leaves), 1, None, "a")
     family, model = a >> 8 & 0xF, a >> 4 & 0xF
@@ -174,32 +181,32 @@ def signature(leaves: Iterable[Leaf]) -> Tuple[int, int, int]:
     return family, model, a & 0xF
 
 
-def brand(leaves: Iterable[Leaf]) -> str:
+def brand(leaves: "Iterable[Leaf]") -> str:
     """The brand string of leaves 0x80000002 to 0x80000004 up to the first NUL; bytes that aren't ASCII are replaced."""
     table = _by_key(leaves)
     return _text(*(word for leaf in (0x80000002, 0x80000003, 0x80000004)
                    for word in table.get((leaf, None), _ZEROS)))
 
 
-def xstate_places(leaves: Iterable[Leaf]) -> Dict[int, Tuple[int, int]]:
+def xstate_places(leaves: "Iterable[Leaf]") -> "Dict[int, Tuple[int, int]]":
     """Bit of XCR0 to (offset, size) in bytes of its component in an XSAVE area, from leaf 0xd."""
     return {subleaf: (b, a) for (leaf, subleaf), (a, b, _, _) in _by_key(leaves).items()
             if leaf == 0xD and subleaf is not None and subleaf >= 2 and a}
 
 
-def _by_key(leaves: Iterable[Leaf]) -> Dict[_Key, _Registers]:
+def _by_key(leaves: "Iterable[Leaf]") -> "Dict[_Key, _Registers]":
     return {(leaf.leaf, leaf.subleaf): (leaf.a, leaf.b, leaf.c, leaf.d) for leaf in leaves}
 
 
-def _order(key: _Key) -> Tuple[int, int]:
+def _order(key: "_Key") -> "Tuple[int, int]":
     return key[0], -1 if key[1] is None else key[1]
 
 
-def _register(table: Dict[_Key, _Registers], leaf: int, subleaf: Optional[int], register: str) -> int:
+def _register(table: "Dict[_Key, _Registers]", leaf: int, subleaf: "Optional[int]", register: str) -> int:
     return table.get((leaf, subleaf), _ZEROS)["abcd".index(register)]
 
 
-def _msr_names(number: int, value: int) -> Tuple[str, ...]:
+def _msr_names(number: int, value: int) -> "Tuple[str, ...]":
     table = _MSR_FEATURES.get(number)
     return () if table is None else features.names(value, table)
 

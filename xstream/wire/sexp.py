@@ -4,18 +4,23 @@ Source: the syntax of the OCaml library sexplib. xend's (tools/python/xen/xend/s
 for single quotes, which are treated like double quotes.
 """
 import re
-from typing import List, Match, Optional, Tuple, Union
 
 from xstream.errors import CorruptStream, LimitExceeded
-from xstream.wire.frames import Buffer
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import List, Match, Optional, Tuple, Union
+
+    from xstream.wire.frames import Buffer
 
 #: Limits on one expression: bytes, nesting, and atoms and lists in total. A genuine one has a few thousand atoms.
 MAX_SIZE = 1 << 20
 MAX_DEPTH = 100
 MAX_ITEMS = 65536
 
-#: An atom, or a tuple of expressions.
-Sexp = Union[str, Tuple["Sexp", ...]]
+if TYPE_CHECKING:
+    #: An atom, or a tuple of expressions.
+    Sexp = Union[str, Tuple["Sexp", ...]]
 
 _TOKEN = re.compile(
     br"""(?P<space> [ \t\r\n\f]+ | ;[^\n]* )
@@ -28,7 +33,7 @@ _ESCAPE = re.compile(br"\\(?:(\d{3})|x([0-9A-Fa-f]{2})|\r?\n[ \t]*|(.))", re.DOT
 _LETTERS = {b"n": b"\n", b"t": b"\t", b"r": b"\r", b"b": b"\b"}
 
 
-def parse(untrusted: Buffer) -> Sexp:
+def parse(untrusted: "Buffer") -> "Sexp":
     """The single expression in a text; invalid UTF-8 in an atom is replaced.
 
     Raises CorruptStream unless it is exactly one, LimitExceeded over the limits. Offsets are relative to the text.
@@ -84,7 +89,7 @@ def _decoded(atom: bytes) -> str:
     return atom.decode("utf-8", "replace")
 
 
-def _unescaped(escape: Match[bytes]) -> bytes:
+def _unescaped(escape: "Match[bytes]") -> bytes:
     letter: Optional[bytes]
     decimal, hexadecimal, letter = escape.groups()
     if decimal is not None:
@@ -96,7 +101,7 @@ def _unescaped(escape: Match[bytes]) -> bytes:
     return _LETTERS.get(letter, letter)
 
 
-def build(sexp: Sexp) -> bytes:
+def build(sexp: "Sexp") -> bytes:
     """The text of an expression, with atoms quoted if they must be."""
     if isinstance(sexp, str):
         return _quoted(sexp)

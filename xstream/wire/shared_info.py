@@ -4,12 +4,17 @@ Source: struct shared_info, struct vcpu_info and struct vcpu_time_info in xen/in
 arch_shared_info in arch-x86/xen.h. What a restore keeps, vcpu_info without the pending selectors and ``arch``
 without pfn_to_mfn_frame_list_list: handle_shared_info() in tools/libs/guest/xg_sr_restore_x86_pv.c.
 """
-from typing import Dict, NamedTuple, Tuple
-
 from xstream.errors import CorruptStream
-from xstream.wire.frames import Buffer
-from xstream.wire.layouts import Fields, Layout, Row
+from xstream.tuples import NamedTuple
+from xstream.wire.layouts import Layout
 from xstream.wire.libxc import PAGE_SIZE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Dict, Tuple
+
+    from xstream.wire.frames import Buffer
+    from xstream.wire.layouts import Fields, Row
 
 #: Entries of vcpu_info in the page; further vcpus have theirs in the guest's memory.
 VCPUS = 32
@@ -25,8 +30,8 @@ class SharedPage(NamedTuple):
     - ``pending``, ``masked``: event channel bitmaps; bit n is port n, of 4096 for a 64-bit guest or 1024.
     """
 
-    fields: Dict[str, int]
-    vcpu_info: Tuple[Dict[str, int], ...]
+    fields: "Dict[str, int]"
+    vcpu_info: "Tuple[Dict[str, int], ...]"
     pending: int
     masked: int
 
@@ -37,20 +42,20 @@ class SharedPage(NamedTuple):
         return high << 32 | self.fields["wc_sec"]
 
     @property
-    def pending_ports(self) -> Tuple[int, ...]:
+    def pending_ports(self) -> "Tuple[int, ...]":
         """Ports with an event pending, lowest first."""
         return _bits(self.pending)
 
     @property
-    def due_ports(self) -> Tuple[int, ...]:
+    def due_ports(self) -> "Tuple[int, ...]":
         """Ports that are pending and not masked, lowest first: the guest is about to be notified of them."""
         return _bits(self.pending & ~self.masked)
 
 
-_TIME: Tuple[Row, ...] = (
+_TIME: "Tuple[Row, ...]" = (
     ("time.version", "I4x"), ("time.tsc_timestamp", "Q"), ("time.system_time", "Q"), ("time.tsc_to_system_mul", "I"),
     ("time.tsc_shift", "b"), ("time.flags", "B"), ("", "2x"))
-_P2M: Tuple[str, ...] = ("arch.max_pfn", "arch.pfn_to_mfn_frame_list_list", "arch.nmi_reason", "arch.p2m_cr3",
+_P2M: "Tuple[str, ...]" = ("arch.max_pfn", "arch.pfn_to_mfn_frame_list_list", "arch.nmi_reason", "arch.p2m_cr3",
                          "arch.p2m_vaddr", "arch.p2m_generation")
 
 _VCPU_INFO = {
@@ -67,7 +72,7 @@ _REST = {
 }
 
 
-def parse(untrusted: Buffer, guest_width: int) -> SharedPage:
+def parse(untrusted: "Buffer", guest_width: int) -> SharedPage:
     """Decode the page of a guest with words of ``guest_width`` bytes: 8 or 4, from X86_PV_INFO.
 
     ``wc_sec_hi``, p2m_cr3, p2m_vaddr and p2m_generation exist since Xen 4.6; before, they are padding.
@@ -84,7 +89,7 @@ def parse(untrusted: Buffer, guest_width: int) -> SharedPage:
     return SharedPage(pending=fields.pop("pending"), masked=fields.pop("masked"), fields=fields, vcpu_info=vcpu_info)
 
 
-def restored(page: Buffer, guest_width: int) -> bytearray:
+def restored(page: "Buffer", guest_width: int) -> bytearray:
     """A copy of the page with only what a restore keeps: vcpu_info and ``arch``.
 
     No event is pending, every port is masked, and the frame lists are cleared. The wallclock is zero: the new host sets
@@ -103,5 +108,5 @@ def restored(page: Buffer, guest_width: int) -> bytearray:
     return taken
 
 
-def _bits(bitmap: int) -> Tuple[int, ...]:
+def _bits(bitmap: int) -> "Tuple[int, ...]":
     return tuple(bit for bit in range(bitmap.bit_length()) if bitmap >> bit & 1)

@@ -4,9 +4,12 @@ Source: struct start_info in xen/include/public/xen.h; what a restore changes: p
 tools/libs/guest/xg_sr_restore_x86_pv.c. A guest that suspends itself replaces the MFNs by PFNs.
 """
 import struct
-from typing import NamedTuple
 
-from xstream.wire.frames import Buffer
+from xstream.tuples import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from xstream.wire.frames import Buffer
 
 #: nr_pages, shared_info, flags, store_mfn, store_evtchn, console mfn, console evtchn; by guest width. They follow
 #: the magic at the beginning of the page.
@@ -31,7 +34,7 @@ def size(guest_width: int) -> int:
     return MAGIC_SIZE + _FIELDS[guest_width].size
 
 
-def parse(untrusted: Buffer, guest_width: int) -> StartInfo:
+def parse(untrusted: "Buffer", guest_width: int) -> StartInfo:
     """The fields of a page, or of its first ``size()`` bytes."""
     return StartInfo(*_FIELDS[guest_width].unpack_from(untrusted, MAGIC_SIZE))
 

@@ -7,18 +7,24 @@ and arch-x86/xen-x86_32.h, struct xen_domctl_ext_vcpucontext in xen/include/publ
 in xen/arch/x86/domctl.c; frames as PFNs: tools/libs/guest/xg_sr_save_x86_pv.c.
 """
 import struct
-from typing import Dict, NamedTuple, Optional, Tuple
 
 from xstream.errors import CorruptStream, StreamError
+from xstream.tuples import NamedTuple
 from xstream.wire import features, xsave
-from xstream.wire.frames import Buffer
-from xstream.wire.layouts import Fields, Layout, Row, prefixed
+from xstream.wire.layouts import Layout, prefixed
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Dict, Optional, Tuple
+
+    from xstream.wire.frames import Buffer
+    from xstream.wire.layouts import Fields, Row
 
 #: Bit of ``flags`` to the name of its VGCF constant.
-FLAGS: Dict[int, str] = {0: "i387_valid", 2: "in_kernel", 3: "failsafe_disables_events", 4: "syscall_disables_events",
+FLAGS: "Dict[int, str]" = {0: "i387_valid", 2: "in_kernel", 3: "failsafe_disables_events", 4: "syscall_disables_events",
                          5: "online", 8: "in_syscall"}
 #: Bit of ``vm_assist`` to the name of its VMASST_TYPE constant (xen/include/public/xen.h).
-VM_ASSIST: Dict[int, str] = {0: "4gb_segments", 1: "4gb_segments_notify", 2: "writable_pagetables",
+VM_ASSIST: "Dict[int, str]" = {0: "4gb_segments", 1: "4gb_segments_notify", 2: "writable_pagetables",
                              3: "pae_extended_cr3", 4: "architectural_iopl", 5: "runstate_update_flag",
                              32: "m2p_strict"}
 
@@ -32,17 +38,17 @@ class Trap(NamedTuple):
     address: int
 
 
-_USER_REGS_64: Tuple[Row, ...] = tuple((name, "Q") for name in (
+_USER_REGS_64: "Tuple[Row, ...]" = tuple((name, "Q") for name in (
     "r15", "r14", "r13", "r12", "rbp", "rbx", "r11", "r10", "r9", "r8", "rax", "rcx", "rdx", "rsi", "rdi")) + (
     ("error_code", "I"), ("entry_vector", "I"), ("rip", "Q"), ("cs", "H2x"), ("saved_upcall_mask", "B3x"),
     ("rflags", "Q"), ("rsp", "Q"), ("ss", "H6x"), ("es", "H6x"), ("ds", "H6x"), ("fs", "H6x"), ("gs", "H6x"))
 
-_USER_REGS_32: Tuple[Row, ...] = tuple((name, "I") for name in ("ebx", "ecx", "edx", "esi", "edi", "ebp", "eax")) + (
+_USER_REGS_32: "Tuple[Row, ...]" = tuple((name, "I") for name in ("ebx", "ecx", "edx", "esi", "edi", "ebp", "eax")) + (
     ("error_code", "H"), ("entry_vector", "H"), ("eip", "I"), ("cs", "H"), ("saved_upcall_mask", "Bx"),
     ("eflags", "I"), ("esp", "I"), ("ss", "H2x"), ("es", "H2x"), ("ds", "H2x"), ("fs", "H2x"), ("gs", "H2x"))
 
 
-def _context(long: str, user_regs: Tuple[Row, ...], trap: str, tail: Tuple[Row, ...]) -> Layout:
+def _context(long: str, user_regs: "Tuple[Row, ...]", trap: str, tail: "Tuple[Row, ...]") -> Layout:
     return Layout(*(
         prefixed("fpu", xsave.FXSAVE) + (("flags", long),) + user_regs
         + (("trap_ctxt", 256 * trap), ("ldt_base", long), ("ldt_ents", long), ("gdt_frames", "16" + long),
@@ -70,7 +76,7 @@ _EXTENDED_LEAST = 32
 _XCR0 = Layout(("xcr0", "Q"), ("xcr0_accum", "Q"))
 
 
-def basic(untrusted: Buffer) -> Fields:
+def basic(untrusted: "Buffer") -> "Fields":
     """Registers of a VCPU_BASIC blob under the names of struct vcpu_guest_context, in its order.
 
     5168 bytes are a 64-bit guest's, 2800 a 32-bit one's. Values are numbers and tuples of numbers (``gdt_frames``,
@@ -111,9 +117,9 @@ class Frames(NamedTuple):
     """
 
     start_info: int
-    gdt: Tuple[int, ...]
+    gdt: "Tuple[int, ...]"
     cr3: int
-    user: Optional[int]
+    user: "Optional[int]"
 
 
 class _Places(NamedTuple):
@@ -132,13 +138,13 @@ _ONLINE = 1 << 5
 _GDT_ENTRIES = 14 * 512
 
 
-def top_table(untrusted: Buffer, guest_width: int) -> int:
+def top_table(untrusted: "Buffer", guest_width: int) -> int:
     """The frame of the top-level page table in a VCPU_BASIC blob of the width's size (cr3); 0 if there is none."""
     places = _PLACES[guest_width]
     return cr3_frame(_word(untrusted, places, places.ctrlreg + 3 * guest_width), guest_width)
 
 
-def frames(untrusted: Buffer, guest_width: int, *, in_stream: bool) -> Frames:
+def frames(untrusted: "Buffer", guest_width: int, *, in_stream: bool) -> Frames:
     """The frame numbers of a VCPU_BASIC blob of the width's size; ``in_stream`` or as the guest has them.
 
     Raises CorruptStream for a GDT of too many entries.
@@ -157,7 +163,7 @@ def frames(untrusted: Buffer, guest_width: int, *, in_stream: bool) -> Frames:
     return Frames(_word(untrusted, places, places.rdx), gdt, top_table(untrusted, guest_width), user)
 
 
-def with_frames(blob: Buffer, guest_width: int, new: Frames, *, in_stream: bool) -> bytearray:
+def with_frames(blob: "Buffer", guest_width: int, new: Frames, *, in_stream: bool) -> bytearray:
     """A copy of a VCPU_BASIC blob with other frame numbers, for a stream or for a guest. In a guest the vcpu is online.
 
     ``new.gdt`` must be as long as the blob's, and frames fit the guest's width (ValueError). ``start_info`` is
@@ -181,22 +187,22 @@ def with_frames(blob: Buffer, guest_width: int, new: Frames, *, in_stream: bool)
     return changed
 
 
-def _word(blob: Buffer, places: _Places, offset: int) -> int:
+def _word(blob: "Buffer", places: _Places, offset: int) -> int:
     number: int = struct.unpack_from("<" + places.word, blob, offset)[0]
     return number
 
 
-def flag_names(flags: int) -> Tuple[str, ...]:
+def flag_names(flags: int) -> "Tuple[str, ...]":
     """Names of the bits set in a context's ``flags``."""
     return features.names(flags, FLAGS)
 
 
-def vm_assist_names(vm_assist: int) -> Tuple[str, ...]:
+def vm_assist_names(vm_assist: int) -> "Tuple[str, ...]":
     """Names of the bits set in a context's ``vm_assist``."""
     return features.names(vm_assist, VM_ASSIST)
 
 
-def extended(untrusted: Buffer) -> Dict[str, int]:
+def extended(untrusted: "Buffer") -> "Dict[str, int]":
     """Fields of a VCPU_EXTENDED blob under the names of struct xen_domctl_ext_vcpucontext, in its order.
 
     Only fields within both the blob and its ``size`` field are returned; an empty blob has none.
@@ -213,7 +219,7 @@ def extended(untrusted: Buffer) -> Dict[str, int]:
     return _EXTENDED.decode(memoryview(untrusted)[:size])
 
 
-def xsave_state(untrusted: Buffer) -> Dict[str, int]:
+def xsave_state(untrusted: "Buffer") -> "Dict[str, int]":
     """``xcr0``, ``xcr0_accum`` and the fields of :func:`xstream.wire.xsave.decode` of a VCPU_XSAVE blob.
 
     An empty blob has none; one of 16 bytes has no area.
@@ -231,6 +237,6 @@ def xsave_state(untrusted: Buffer) -> Dict[str, int]:
     return fields
 
 
-def xsave_area(untrusted: Buffer) -> memoryview:
+def xsave_area(untrusted: "Buffer") -> memoryview:
     """The XSAVE area of a VCPU_XSAVE blob, for :func:`xstream.wire.xsave.components`; a view."""
     return memoryview(untrusted)[_XCR0.size:]

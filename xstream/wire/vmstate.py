@@ -8,9 +8,13 @@ device of the record, or has only an older version of it.
 
 Source: migration/savevm.c and migration/qemu-file-types.h in QEMU: qemu_save_device_state(), save_section_header().
 """
-from typing import Iterator, List, NamedTuple, Optional
+from xstream.tuples import NamedTuple
 
-from xstream.wire.frames import Buffer
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Iterator, List, Optional
+
+    from xstream.wire.frames import Buffer
 
 MAGIC = b"QEVM"
 VERSION = 3
@@ -39,7 +43,7 @@ class Section(NamedTuple):
     size: int
 
 
-def sections(untrusted: Buffer) -> List[Section]:
+def sections(untrusted: "Buffer") -> "List[Section]":
     """The sections of a record, in order; empty if it isn't one of QEMU's, version 3. Never raises."""
     data = bytes(untrusted)
     if data[:4] != MAGIC or int.from_bytes(data[4:8], "big") != VERSION:
@@ -49,7 +53,7 @@ def sections(untrusted: Buffer) -> List[Section]:
     return [section._replace(size=end - section.offset) for section, end in zip(found, ends)]
 
 
-def is_cut(untrusted: Buffer) -> bool:
+def is_cut(untrusted: "Buffer") -> bool:
     """Whether a record lacks sections that all PC machines have: an interrupted save leaves zeros in their place.
     A record that begins in another way, which only another program can read, is never called cut."""
     data = bytes(untrusted)
@@ -57,7 +61,7 @@ def is_cut(untrusted: Buffer) -> bool:
         not all(needed in data for needed in _NEEDED_SECTIONS)
 
 
-def _heads(data: bytes) -> Iterator[Section]:
+def _heads(data: bytes) -> "Iterator[Section]":
     import re  # not needed to read a stream, only to look into its records
     begins = re.compile(_SECTION)
     last, at = -1, _HEADER_SIZE
@@ -73,7 +77,7 @@ def _heads(data: bytes) -> Iterator[Section]:
         last, at = section.number, match.start() + _HEAD_SIZE + len(section.name) + _TAIL_SIZE
 
 
-def _head(data: bytes, at: int, last: int) -> Optional[Section]:
+def _head(data: bytes, at: int, last: int) -> "Optional[Section]":
     """The section that begins here, if one does."""
     import re
     number = int.from_bytes(data[at + 1:at + 5], "big")

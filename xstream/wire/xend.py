@@ -3,10 +3,15 @@
 Source: tools/python/xen/xend/XendCheckpoint.py up to Xen 4.4.
 """
 import struct
-from typing import List, NamedTuple, Optional, Tuple
 
 from xstream.errors import CorruptStream
-from xstream.wire.frames import Buffer
+from xstream.tuples import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import List, Optional, Tuple
+
+    from xstream.wire.frames import Buffer
 
 LAYER = "xend"
 MAGIC = b"LinuxGuestRecord"
@@ -18,7 +23,7 @@ HEADER_SIZE = _HEADER.size
 class SaveHeader(NamedTuple):
     """Everything before the stream. ``config``: an S-expression; never parsed."""
 
-    config: Buffer
+    config: "Buffer"
 
     @property
     def config_text(self) -> str:
@@ -40,7 +45,7 @@ def type_of(record: SaveHeader) -> int:
     return 0
 
 
-def parse_head(untrusted: Buffer) -> int:
+def parse_head(untrusted: "Buffer") -> int:
     """The config's length, from 20 bytes. Raises CorruptStream, with offsets relative to the first."""
     magic, length = _HEADER.unpack_from(untrusted)
     if magic != MAGIC:
@@ -50,11 +55,11 @@ def parse_head(untrusted: Buffer) -> int:
     return int(length)
 
 
-def build(record: SaveHeader) -> List[Buffer]:
+def build(record: SaveHeader) -> "List[Buffer]":
     """The pieces of the whole header, in order."""
     return [_HEADER.pack(MAGIC, len(record.config)), record.config]
 
 
-def ignored_content(record: SaveHeader) -> Optional[Tuple[int, str, object]]:
+def ignored_content(record: SaveHeader) -> "Optional[Tuple[int, str, object]]":
     """None: xend ignores nothing."""
     return None

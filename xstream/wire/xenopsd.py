@@ -9,12 +9,18 @@ and means nothing. An unstructured image has no record headers: it is a legacy m
 another signature.
 """
 import struct
-from typing import Dict, List, NamedTuple, Optional, Tuple, Union
 
 from xstream.errors import CorruptStream, UnsupportedStream
+from xstream.tuples import NamedTuple
 from xstream.wire import sexp
-from xstream.wire.frames import Buffer
-from xstream.wire.pending import Data, in_memory
+from xstream.wire.pending import in_memory
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Dict, List, Optional, Tuple, Union
+
+    from xstream.wire.frames import Buffer
+    from xstream.wire.pending import Data
 
 LAYER = "xenopsd"
 SIGNATURE = b"XenSavedDomv2-\n"
@@ -34,7 +40,7 @@ DEMU, VARSTORED, SWTPM0, SWTPM, END_OF_IMAGE = 0x0F10, 0x0F11, 0x0F12, 0x0F13, 0
 QEMU_RECORD = -1
 
 #: Record type to name.
-NAMES: Dict[int, str] = {
+NAMES: "Dict[int, str]" = {
     XENOPS: "Xenops", LIBXC: "Libxc", LIBXL: "Libxl", LIBXC_LEGACY: "Libxc_legacy", QEMU_TRAD: "Qemu_trad",
     QEMU_XEN: "Qemu_xen", DEMU: "Demu", VARSTORED: "Varstored", SWTPM0: "Swtpm0", SWTPM: "Swtpm",
     END_OF_IMAGE: "End_of_image", QEMU_RECORD: "QemuDeviceModelRecord",
@@ -52,10 +58,10 @@ class Header(NamedTuple):
 class Xenops(NamedTuple):
     """Xenops: the image's metadata, an S-expression."""
 
-    text: Buffer
+    text: "Buffer"
 
     @property
-    def fields(self) -> Dict[str, sexp.Sexp]:
+    def fields(self) -> "Dict[str, sexp.Sexp]":
         """The fields by name: ``time``, ``word_size`` and, if present, ``vm_str`` and ``xs_subtree`` (pairs of path and
         value). Raises CorruptStream and LimitExceeded."""
         return parse_xenops(self.text)
@@ -76,7 +82,7 @@ class Blob(NamedTuple):
     """
 
     type: int
-    data: Data
+    data: "Data"
 
 
 class Unread(NamedTuple):
@@ -91,7 +97,8 @@ class EndOfImage(NamedTuple):
     length: int = 0
 
 
-Record = Union[Xenops, MemoryImage, Blob, Unread, EndOfImage]
+if TYPE_CHECKING:
+    Record = Union[Xenops, MemoryImage, Blob, Unread, EndOfImage]
 
 
 def type_name(record_type: int) -> str:
@@ -99,14 +106,14 @@ def type_name(record_type: int) -> str:
     return NAMES.get(record_type) or "{:#x}".format(record_type)
 
 
-def type_of(record: Record) -> int:
+def type_of(record: "Record") -> int:
     """The record's type number; QEMU_RECORD (-1) for an unstructured image's QEMU record."""
     if isinstance(record, Xenops):
         return XENOPS
     return END_OF_IMAGE if isinstance(record, EndOfImage) else record.type
 
 
-def parse_header(untrusted: Buffer) -> Header:
+def parse_header(untrusted: "Buffer") -> Header:
     """The kind of image that has this signature. Raises CorruptStream for any other."""
     signature = bytes(untrusted[:SIGNATURE_SIZE])
     if signature not in (SIGNATURE, LEGACY_SIGNATURE):
@@ -120,7 +127,7 @@ def build_header(header: Header) -> bytes:
     return SIGNATURE if header.structured else LEGACY_SIGNATURE
 
 
-def parse_record_header(untrusted: Buffer) -> Tuple[int, int]:
+def parse_record_header(untrusted: "Buffer") -> "Tuple[int, int]":
     """(type, length) from 16 bytes.
 
     Raises UnsupportedStream for an unknown type, CorruptStream for a negative length; with offsets relative to the body
@@ -135,7 +142,7 @@ def parse_record_header(untrusted: Buffer) -> Tuple[int, int]:
     return record_type, length
 
 
-def parse_qemu_header(untrusted: Buffer) -> int:
+def parse_qemu_header(untrusted: "Buffer") -> int:
     """The length of an unstructured image's QEMU record, from the 26 bytes before it.
 
     Raises CorruptStream if the signature is missing or the length negative. Offsets are relative to the record.
@@ -149,7 +156,7 @@ def parse_qemu_header(untrusted: Buffer) -> int:
     return int(length)
 
 
-def parse(record_type: int, body: Data, length: int = 0) -> Record:
+def parse(record_type: int, body: "Data", length: int = 0) -> "Record":
     """The record of a known type. Memory images and End_of_image have no body but a ``length``.
 
     Raises CorruptStream and LimitExceeded for a bad Xenops record, with offsets relative to the body.
@@ -165,7 +172,7 @@ def parse(record_type: int, body: Data, length: int = 0) -> Record:
     return Xenops(text)
 
 
-def parse_xenops(untrusted: Buffer) -> Dict[str, sexp.Sexp]:
+def parse_xenops(untrusted: "Buffer") -> "Dict[str, sexp.Sexp]":
     """The fields of a Xenops record; see :attr:`Xenops.fields`. Offsets in errors are relative to the body."""
     whole = sexp.parse(untrusted)
     fields: Dict[str, sexp.Sexp] = {}
@@ -180,7 +187,7 @@ def parse_xenops(untrusted: Buffer) -> Dict[str, sexp.Sexp]:
     return fields
 
 
-def build(record: Record) -> List[Data]:
+def build(record: "Record") -> "List[Data]":
     """The pieces of a record, header included, in order; data is passed through. Raises UnsupportedStream for Unread.
     """
     if isinstance(record, Unread):
@@ -193,7 +200,7 @@ def build(record: Record) -> List[Data]:
     return [_HEADER.pack(type_of(record), len(data)), data]
 
 
-def ignored_content(record: Record) -> Optional[Tuple[int, str, object]]:
+def ignored_content(record: "Record") -> "Optional[Tuple[int, str, object]]":
     """(offset from the body, field, value) of a field that a restore ignores and should be zero, or None."""
     if isinstance(record, EndOfImage) and record.length:
         return -8, "length", record.length

@@ -6,10 +6,16 @@ create_domain() in tools/xl/xl_vmcontrol.c. Up to Xen 4.5: tools/libxl/xl_cmdimp
 import json
 import re
 import struct
-from typing import Dict, List, NamedTuple, Optional, Tuple
 
-from xstream.errors import CorruptStream, JsonValue, LimitExceeded, UnsupportedStream
-from xstream.wire.frames import Buffer
+from xstream.errors import CorruptStream, LimitExceeded, UnsupportedStream
+from xstream.tuples import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Dict, List, Optional, Tuple
+
+    from xstream.errors import JsonValue
+    from xstream.wire.frames import Buffer
 
 LAYER = "xl"
 MAGIC = b"Xen saved domain, xl format\n \0 \r"
@@ -37,9 +43,9 @@ class SaveHeader(NamedTuple):
     """
 
     mandatory_flags: int = JSON_CONFIG | LIBXL_STREAM
-    config: Buffer = b""
+    config: "Buffer" = b""
     optional_flags: int = 0
-    rest: Buffer = b""
+    rest: "Buffer" = b""
     has_config: bool = True
 
     @classmethod
@@ -55,7 +61,7 @@ class SaveHeader(NamedTuple):
         return bytes(self.config).split(b"\0", 1)[0].decode("utf-8", "replace")
 
     @property
-    def config_object(self) -> JsonValue:
+    def config_object(self) -> "JsonValue":
         """The parsed JSON config; None for a text config. Raises CorruptStream if it isn't JSON though the flags say
         so, LimitExceeded over the limits."""
         if not self.mandatory_flags & JSON_CONFIG:
@@ -74,7 +80,7 @@ class SaveHeader(NamedTuple):
         return parsed
 
     @property
-    def guest_type(self) -> Optional[str]:
+    def guest_type(self) -> "Optional[str]":
         """"hvm", "pvh" or "pv" as the config says, which is what libxl goes by; None if it doesn't say."""
         if not self.mandatory_flags & JSON_CONFIG:
             return _text_type(bytes(self.config[:MAX_JSON]))
@@ -84,7 +90,7 @@ class SaveHeader(NamedTuple):
             return None
 
 
-def _json_type(config: JsonValue) -> Optional[str]:
+def _json_type(config: "JsonValue") -> "Optional[str]":
     """The type by the key of the build info's union, or else by the create info's field."""
     build, create = (config.get(name) if isinstance(config, dict) else None for name in ("b_info", "c_info"))
     for guest_type in _GUEST_TYPES:
@@ -94,7 +100,7 @@ def _json_type(config: JsonValue) -> Optional[str]:
     return next((guest_type for guest_type in _GUEST_TYPES if guest_type == found), None)
 
 
-def _text_type(config: bytes) -> Optional[str]:
+def _text_type(config: bytes) -> "Optional[str]":
     """The type by ``type``, or else by ``builder``, as the text of a config file has them."""
     found: Dict[bytes, bytes] = dict(_SETTING.findall(config))
     guest_type = found.get(b"type", b"").decode("ascii", "replace")
@@ -117,7 +123,7 @@ def type_of(record: SaveHeader) -> int:
     return 0
 
 
-def parse_head(untrusted: Buffer) -> Tuple[SaveHeader, int]:
+def parse_head(untrusted: "Buffer") -> "Tuple[SaveHeader, int]":
     """The header without its optional data, and that data's length, from 48 bytes.
 
     Raises CorruptStream for another file's, UnsupportedStream for another byte order and unknown mandatory flags.
@@ -138,7 +144,7 @@ def parse_head(untrusted: Buffer) -> Tuple[SaveHeader, int]:
     return SaveHeader(mandatory, b"", optional), length
 
 
-def parse_optional_data(head: SaveHeader, untrusted: Buffer) -> SaveHeader:
+def parse_optional_data(head: SaveHeader, untrusted: "Buffer") -> SaveHeader:
     """The whole header: ``head`` with its optional data, of which config and rest are slices.
 
     Raises CorruptStream if the config is longer than the optional data, with offsets relative to the header's first
@@ -156,14 +162,14 @@ def parse_optional_data(head: SaveHeader, untrusted: Buffer) -> SaveHeader:
     return head._replace(config=untrusted[4:4 + length], rest=untrusted[4 + length:])
 
 
-def build(record: SaveHeader) -> List[Buffer]:
+def build(record: SaveHeader) -> "List[Buffer]":
     """The pieces of the whole header, in order."""
     optional = [_LENGTH.pack(len(record.config)), record.config, record.rest] if record.has_config else []
     length = sum(len(piece) for piece in optional)
     return [_HEADER.pack(MAGIC, _BYTE_ORDER, record.mandatory_flags, record.optional_flags, length)] + optional
 
 
-def ignored_content(record: SaveHeader) -> Optional[Tuple[int, str, object]]:
+def ignored_content(record: SaveHeader) -> "Optional[Tuple[int, str, object]]":
     """(offset, field, value) of data that xl ignores and doesn't write, or None."""
     if len(record.rest):
         return HEADER_SIZE + 4 + len(record.config), "optional data", bytes(record.rest[:32])
@@ -185,7 +191,7 @@ def _finite(text: str) -> float:
     return number
 
 
-def _check_depth(parsed: JsonValue) -> None:
+def _check_depth(parsed: "JsonValue") -> None:
     level = [parsed]
     for _ in range(MAX_DEPTH):
         level = [item for outer in level if isinstance(outer, (dict, list))
@@ -201,4 +207,4 @@ def _too_large(most: str) -> LimitExceeded:
 
 
 #: What the flags say, for people.
-FLAGS: Dict[int, str] = {JSON_CONFIG: "JSON config", LIBXL_STREAM: "libxl stream"}
+FLAGS: "Dict[int, str]" = {JSON_CONFIG: "JSON config", LIBXL_STREAM: "libxl stream"}

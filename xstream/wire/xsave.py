@@ -4,15 +4,20 @@ Source: Intel SDM volume 1, chapter 13 (the area) and section 10.5.1 (its FXSAVE
 xen/arch/x86/include/asm/xstate.h and the X86_XCR0_*, X86_XSS_* bits in asm/x86-defns.h. Xen sends the standard format,
 never the compacted one: expand_xsave_states() in xen/arch/x86/xstate.c.
 """
-from typing import Dict, Mapping, Tuple
 
 from xstream.errors import CorruptStream, UnsupportedStream
 from xstream.wire import features
-from xstream.wire.frames import Buffer
-from xstream.wire.layouts import Fields, Layout, Row, prefixed
+from xstream.wire.layouts import Layout, prefixed
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Dict, Mapping, Tuple
+
+    from xstream.wire.frames import Buffer
+    from xstream.wire.layouts import Fields, Row
 
 #: Bit of XCR0, XSS and XSTATE_BV to component.
-COMPONENTS: Dict[int, str] = {
+COMPONENTS: "Dict[int, str]" = {
     0: "X87", 1: "SSE", 2: "YMM", 3: "BNDREGS", 4: "BNDCSR", 5: "OPMASK", 6: "ZMM", 7: "HI_ZMM", 8: "PROC_TRACE",
     9: "PKRU", 10: "PASID", 11: "CET_U", 12: "CET_S", 13: "HDC", 14: "UINTR", 15: "LBR", 16: "HWP", 17: "TILE_CFG",
     18: "TILE_DATA", 62: "LWP",
@@ -22,7 +27,7 @@ COMPACTED = 1 << 63
 MIN_SIZE = 512 + 64
 
 #: The FXSAVE region, 512 bytes: mm0 to mm7 are numbers of 80 bits, xmm0 to xmm15 of 128.
-FXSAVE: Tuple[Row, ...] = (
+FXSAVE: "Tuple[Row, ...]" = (
     ("fcw", "H"), ("fsw", "H"), ("ftw", "B"), ("", "x"), ("fop", "H"), ("fip", "Q"), ("fdp", "Q"), ("mxcsr", "I"),
     ("mxcsr_mask", "I"),
 ) + tuple(("mm{}".format(index), "10s6x") for index in range(8)) + tuple(
@@ -32,10 +37,10 @@ _AREA = Layout(*(prefixed("fpu", FXSAVE) + (("xstate_bv", "Q"), ("xcomp_bv", "Q"
 
 #: Component to (offset, size) in the standard format, for those that are the same on every CPU.
 #: :func:`xstream.wire.policies.xstate_places` has those of a guest's own CPU.
-FIXED_PLACES: Dict[int, Tuple[int, int]] = {2: (576, 256)}
+FIXED_PLACES: "Dict[int, Tuple[int, int]]" = {2: (576, 256)}
 
 
-def decode(untrusted: Buffer) -> Fields:
+def decode(untrusted: "Buffer") -> "Fields":
     """Fields of an area: those of the FXSAVE region (``fpu.fcw`` ...), ``xstate_bv``, ``xcomp_bv``; none if it is
     empty.
 
@@ -47,12 +52,12 @@ def decode(untrusted: Buffer) -> Fields:
     return _AREA.decode(untrusted)
 
 
-def component_names(mask: int) -> Tuple[str, ...]:
+def component_names(mask: int) -> "Tuple[str, ...]":
     """Names of the components in XCR0, XSS or XSTATE_BV, lowest bit first; ``"bit n"`` for the unknown."""
     return features.names(mask, COMPONENTS)
 
 
-def components(untrusted: Buffer, places: Mapping[int, Tuple[int, int]] = FIXED_PLACES) -> Dict[str, memoryview]:
+def components(untrusted: "Buffer", places: "Mapping[int, Tuple[int, int]]" = FIXED_PLACES) -> "Dict[str, memoryview]":
     """The components in use (in XSTATE_BV) that ``places`` has, by name: views of the area.
 
     ``places`` maps bits to (offset, size) in bytes. Raises CorruptStream if a place is outside the area,

@@ -7,14 +7,17 @@ counts; libxl passes its own word size, whatever the stream's is.
 import os
 import stat
 import sys
-from typing import Dict, List, Optional
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Dict, List, Optional
 
 _OPTIONS = ("--in", "--out", "--width", "--guest", "--format")
 _USAGE = ("xstream-convert-helper: libxl starts this program with --in FD --out FD --width 32|64 --guest pv|hvm "
           "--format libxl; set LIBXL_CONVERT_HELPER to its path (see its man page)")
 
 
-def main(arguments: Optional[List[str]] = None) -> int:
+def main(arguments: "Optional[List[str]]" = None) -> int:
     """Convert from one descriptor to another; returns the exit status: 0, 1 for a bad stream, 2 for anything else.
     Errors go to stderr, which is xl's."""
     options = _parse(sys.argv[1:] if arguments is None else arguments)
@@ -40,7 +43,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
     return 0
 
 
-def _parse(words: List[str]) -> Optional[Dict[str, str]]:
+def _parse(words: "List[str]") -> "Optional[Dict[str, str]]":
     """The options by name, or None where they aren't libxl's."""
     options = dict(zip(words[::2], words[1::2]))
     descriptors = all(options.get(name, "").isdigit() for name in ("--in", "--out"))

@@ -6,14 +6,19 @@ table).
 import contextlib
 import struct
 from array import array
-from typing import List, Optional, Sequence
 
 from xstream.guest.guest import Completed, Guest, GuestError, Pages
-from xstream.wire.frames import Buffer
-from xstream.wire.libxc import CpuidPolicy, MsrPolicy, Record, SharedInfo
+from xstream.wire.libxc import CpuidPolicy, MsrPolicy, SharedInfo
 from xstream.xen import interface, state
 from xstream.xen.errors import XenError
 from xstream.xen.privcmd import ForeignMapping, HypercallBuffer, Privcmd
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import List, Optional, Sequence
+
+    from xstream.wire.frames import Buffer
+    from xstream.wire.libxc import Record
 
 _BATCH = 1024
 #: From the high byte of a frame's type word, as getpageframeinfo3 returns it, to the type.
@@ -59,7 +64,7 @@ class XenGuest(Guest):
     Raises XenError (an OSError) for hypercalls that fail. Not for several threads at once.
     """
 
-    def __init__(self, domid: int, toolstack: Toolstack, *, xen: Optional[Privcmd] = None, store_evtchn: int = 0,
+    def __init__(self, domid: int, toolstack: Toolstack, *, xen: "Optional[Privcmd]" = None, store_evtchn: int = 0,
                  console_evtchn: int = 0, store_domid: int = 0, console_domid: int = 0) -> None:
         self.domid = domid
         self.xen = xen or Privcmd()
@@ -128,11 +133,11 @@ class XenGuest(Guest):
             self.xen.domctl(interface.GET_PAGE_FRAME_INFO, self.domid, count, self._list.address)
             types[first:first + count] = bytes(self._list.view[3:8 * count:8]).translate(_TYPE_OF_BYTE)
 
-    def static_records(self) -> Sequence[Record]:
+    def static_records(self) -> "Sequence[Record]":
         """The domain's CPU policies."""
         return state.read_policies(self.xen, self.domid)
 
-    def state_records(self) -> Sequence[Record]:
+    def state_records(self) -> "Sequence[Record]":
         """What comes after memory."""
         if self.kind == "hvm":
             return state.read_hvm_state(self.xen, self.domid)
@@ -167,12 +172,12 @@ class XenGuest(Guest):
             raise GuestError("Xen's dirty bitmap has {:#x} PFNs, not {:#x}".format(pages, self._pfn_end))
         bitmap[:] = self._bitmap.view[:len(bitmap)]
 
-    def count_dirty(self) -> Optional[int]:
+    def count_dirty(self) -> "Optional[int]":
         """How many PFNs are dirty, without reading the bitmap."""
         count: int = self._shadow_op(interface.LOGDIRTY_PEEK)[6]
         return count
 
-    def _shadow_op(self, operation: int, mode: int = 0, address: int = 0, pages: int = 0) -> Sequence[int]:
+    def _shadow_op(self, operation: int, mode: int = 0, address: int = 0, pages: int = 0) -> "Sequence[int]":
         return self.xen.domctl(interface.SHADOW_OP, self.domid, operation, mode, 0, address, pages)
 
     def suspend(self) -> None:
@@ -187,7 +192,7 @@ class XenGuest(Guest):
         """Let the guest run again."""
         self._toolstack.resume()
 
-    def m2p(self) -> Buffer:
+    def m2p(self) -> "Buffer":
         """The host's machine-to-physical table, mapped."""
         highest = self.xen.memory_op(interface.MAXIMUM_RAM_PAGE, b"", "maximum_ram_page")[0]
         extents = self._mfn_list(interface.MACHPHYS_MFN_LIST, -(-8 * highest // interface.M2P_EXTENT))
@@ -198,7 +203,7 @@ class XenGuest(Guest):
         self._m2p = self.xen.map_whole(interface.DOMID_XEN, frames)
         return self._m2p.memory[:8 * (highest + 1)].cast("Q")
 
-    def _mfn_list(self, command: int, count: int) -> List[int]:
+    def _mfn_list(self, command: int, count: int) -> "List[int]":
         buffer = self.xen.buffer(8 * count)
         argument = interface.MFN_LIST.pack(count, buffer.address, 0)
         _, answer = self.xen.memory_op(command, argument, "machphys_mfn_list")
@@ -206,7 +211,7 @@ class XenGuest(Guest):
             raise GuestError("Xen's machine-to-physical table has another size than it says")
         return list(memoryview(bytes(buffer.view[:8 * count])).cast("Q"))
 
-    def shared_info(self) -> Buffer:
+    def shared_info(self) -> "Buffer":
         """A PV guest's shared info page, mapped."""
         if self._shared_info is None:
             frames = array("Q", [self.shared_info_frame])
@@ -222,7 +227,7 @@ class XenGuest(Guest):
             self.xen.domctl(interface.SET_ADDRESS_SIZE, self.domid, 8 * guest_width)
         super().start_restore(guest_width)
 
-    def load_static(self, records: Sequence[Record]) -> None:
+    def load_static(self, records: "Sequence[Record]") -> None:
         """Load the CPU policies, and have the toolstack make up what is missing."""
         leaves = b"".join(bytes(record.leaves) for record in records if isinstance(record, CpuidPolicy))
         msrs = b"".join(bytes(record.entries) for record in records if isinstance(record, MsrPolicy))
@@ -244,7 +249,7 @@ class XenGuest(Guest):
                                  "full".format(done, count))
             found[first:first + len(part)] = self._list.view[:len(part)] if self.kind == "pv" else part
 
-    def load_state(self, records: Sequence[Record]) -> None:
+    def load_state(self, records: "Sequence[Record]") -> None:
         """Load the records in their order."""
         for record in records:
             if isinstance(record, SharedInfo):

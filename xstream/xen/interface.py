@@ -4,7 +4,8 @@ Source: xen/include/public/{xen,domctl,memory,version,hvm/hvm_op,hvm/params,arch
 field used here moved between these versions; only the interface version of domctl changed.
 """
 import struct
-from typing import NamedTuple
+
+from xstream.tuples import NamedTuple
 
 PAGE_SIZE = 4096
 

@@ -5,7 +5,10 @@ levels: tools/include/xentoollog.h.
 """
 import os
 import struct
-from typing import Optional
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Optional
 
 # Log levels; xl shows PROGRESS and above, with -v also VERBOSE, with -vvv all.
 DEBUG, DETAIL, PROGRESS, INFO, WARN, ERROR = 1, 3, 4, 5, 7, 8
@@ -39,7 +42,7 @@ class Libxl:
         self._read_fd = read_fd
         self._write_fd = write_fd
 
-    def log(self, level: int, text: str, errno: Optional[int] = None) -> None:
+    def log(self, level: int, text: str, errno: "Optional[int]" = None) -> None:
         """Add a line to libxl's log."""
         self._send(LOG, struct.pack("<2I", level, _NO_ERRNO if errno is None else errno) + _string(_CONTEXT)
                    + _string(text))

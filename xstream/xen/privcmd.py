@@ -10,10 +10,9 @@ import mmap
 import os
 import struct
 from array import array
-from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
 
 from xstream.kernels import mapping
-from xstream.kernels.buffers import Numbers
+from xstream.tuples import NamedTuple
 from xstream.xen.errors import XenError
 from xstream.xen.interface import (
     DOMAIN_HVM,
@@ -35,6 +34,12 @@ from xstream.xen.interface import (
     XEN_VERSION,
     Domctl,
 )
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, List, Optional, Sequence, Tuple
+
+    from xstream.kernels.buffers import Numbers
 
 _DEVICES = ("/dev/xen/privcmd", "/proc/xen/privcmd")
 _BUFFER_DEVICE = "/dev/xen/hypercall"
@@ -66,7 +71,7 @@ _MEANINGS = {
 }
 
 
-def _error(number: Optional[int], what: str, domid: Optional[int] = None) -> XenError:
+def _error(number: "Optional[int]", what: str, domid: "Optional[int]" = None) -> XenError:
     code = number or errno.EIO
     meaning = _MEANINGS.get(code)
     return XenError(code, "{}{}: {}{}".format(
@@ -83,7 +88,7 @@ class DomainInfo(NamedTuple):
     """
 
     hvm: bool
-    shutdown: Optional[int]
+    shutdown: "Optional[int]"
     shared_info_frame: int
     max_vcpu_id: int
 
@@ -95,7 +100,7 @@ class HypercallBuffer:
     memory it doesn't. Freed when it is closed or garbage-collected.
     """
 
-    def __init__(self, fd: Optional[int], size: int) -> None:
+    def __init__(self, fd: "Optional[int]", size: int) -> None:
         room = max(-(-size // PAGE_SIZE), 1) * PAGE_SIZE
         if fd is not None:
             self._map = mmap.mmap(fd, room, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
@@ -154,7 +159,7 @@ class Privcmd:
         """Memory of at least ``size`` bytes for hypercalls."""
         return HypercallBuffer(self._buffer_fd, size)
 
-    def call(self, op: int, *arguments: int, what: str = "", domid: Optional[int] = None) -> int:
+    def call(self, op: int, *arguments: int, what: str = "", domid: "Optional[int]" = None) -> int:
         """Make a hypercall; returns its non-negative result. ``what`` and ``domid`` are for the error's message."""
         block = bytearray(_HYPERCALL_ARGUMENTS.pack(op, *(arguments + (0,) * (5 - len(arguments)))))
         try:
@@ -163,19 +168,19 @@ class Privcmd:
         except OSError as error:
             raise _error(error.errno, what or HYPERCALL_NAMES[op], domid) from None
 
-    def xen_version(self) -> Tuple[int, int]:
+    def xen_version(self) -> "Tuple[int, int]":
         """Major and minor version of the running Xen."""
         version = self.call(XEN_VERSION, 0, 0)
         return version >> 16, version & 0xFFFF
 
-    def domctl(self, operation: Domctl, domid: int, *values: Any) -> Tuple[Any, ...]:
+    def domctl(self, operation: Domctl, domid: int, *values: "Any") -> "Tuple[Any, ...]":
         """Do an operation on a domain; ``values`` fill its structure from the front, the rest is zero. Returns the
         structure's fields after the call."""
         if self._version is None:
             self._version = self._find_version()
         return self._domctl(operation, domid, values, self._version)
 
-    def _domctl(self, operation: Domctl, domid: int, values: Sequence[Any], version: int) -> Tuple[Any, ...]:
+    def _domctl(self, operation: Domctl, domid: int, values: "Sequence[Any]", version: int) -> "Tuple[Any, ...]":
         view, layout = self._argument.view, operation.layout
         DOMCTL_HEAD.pack_into(view, 0, operation.number, version, domid)
         view[DOMCTL_HEAD.size:DOMCTL_HEAD.size + DOMCTL_UNION] = bytes(DOMCTL_UNION)
@@ -205,7 +210,7 @@ class Privcmd:
         reason = flags >> SHUTDOWN_REASON_SHIFT & 0xFF if flags & DOMAIN_SHUTDOWN else None
         return DomainInfo(bool(flags & DOMAIN_HVM), reason, frame, max_vcpu_id)
 
-    def memory_op(self, command: int, argument: bytes, what: str, domid: Optional[int] = None) -> Tuple[int, bytes]:
+    def memory_op(self, command: int, argument: bytes, what: str, domid: "Optional[int]" = None) -> "Tuple[int, bytes]":
         """Do a memory operation; returns its result and its structure after the call."""
         view = self._argument.view
         view[:len(argument)] = argument
@@ -230,7 +235,7 @@ class Privcmd:
         self.call(HVM_OP, SET_HVM_PARAM, self._argument.address, domid=domid,
                   what="hvm_op set_param {} to {:#x}".format(index, value))
 
-    def map_frames(self, domid: int, frames: Numbers, writable: bool = False) -> ForeignMapping:
+    def map_frames(self, domid: int, frames: "Numbers", writable: bool = False) -> ForeignMapping:
         """Map frames of a domain: ``frames`` is a uint64 buffer, GFNs of an HVM guest, MFNs of a PV guest.
 
         A frame that can't be mapped is reported in ``errors``, not raised; touching its page then ends the process
@@ -250,7 +255,7 @@ class Privcmd:
                 raise _error(error.errno, "mapping {} frames".format(count), domid) from None
         return ForeignMapping(room, errors)
 
-    def map_whole(self, domid: int, frames: Numbers, writable: bool = False) -> ForeignMapping:
+    def map_whole(self, domid: int, frames: "Numbers", writable: bool = False) -> ForeignMapping:
         """``map_frames`` where every frame must be there. Raises XenError naming those that aren't."""
         mapped = self.map_frames(domid, frames, writable)
         if any(mapped.errors):

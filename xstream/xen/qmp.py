@@ -8,10 +8,14 @@ import json
 import os
 import socket
 import tempfile
-from typing import Dict, Optional
 
-from xstream.errors import JsonValue
 from xstream.xen.errors import QmpError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Dict, Optional
+
+    from xstream.errors import JsonValue
 
 _FOLDER = "/var/run/xen"
 _RECORD_FOLDER = "/var/lib/xen"
@@ -39,7 +43,7 @@ class Qmp:
         self._lines.close()
         self._socket.close()
 
-    def command(self, name: str, **arguments: JsonValue) -> JsonValue:
+    def command(self, name: str, **arguments: "JsonValue") -> "JsonValue":
         """Run a command; returns what it returns. Events that come before the answer are dropped."""
         request: Dict[str, JsonValue] = {"execute": name}
         if arguments:
@@ -62,7 +66,7 @@ class Qmp:
             with open(path, "rb") as file:
                 return file.read()
 
-    def _read(self) -> Dict[str, JsonValue]:
+    def _read(self) -> "Dict[str, JsonValue]":
         line = self._lines.readline(_LONGEST_LINE)
         if not line.endswith(b"\n"):
             raise QmpError(errno.EPROTO, "QEMU closed the connection, or its answer is too long")
@@ -75,7 +79,7 @@ class Qmp:
         return answer
 
 
-def connect(domid: int) -> Optional[Qmp]:
+def connect(domid: int) -> "Optional[Qmp]":
     """The QEMU of a domain, or None where it has none. xl's and libvirt's domains have a socket that libxl uses; while
     libxl uses it, connecting waits."""
     path = os.path.join(_FOLDER, "qmp-libxl-{}".format(domid))

@@ -12,9 +12,9 @@ import os
 import signal
 import struct
 import sys
-from typing import Callable, List, NamedTuple, Optional, Union
 
 from xstream.guest.policies import Round
+from xstream.tuples import NamedTuple
 from xstream.version import __version__
 from xstream.xen import libxl
 from xstream.xen.domain import Toolstack, XenGuest
@@ -24,6 +24,7 @@ from xstream.xen.settings import Settings
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import FrameType
+    from typing import Callable, List, Optional, Union
 
 _USAGE = "xstream-save-helper: libxl starts this program; set LIBXL_SAVE_HELPER to its path (see its man page)"
 # Stream types: xc_stream_type_t of xenguest.h.
@@ -63,7 +64,7 @@ class RestoreRequest(NamedTuple):
     old: bool
 
 
-def main(arguments: Optional[List[str]] = None) -> int:
+def main(arguments: "Optional[List[str]]" = None) -> int:
     """Do what libxl asks for; returns the exit status: 0 if the result has been sent to libxl, 2 for a usage error."""
     words = sys.argv[1:] if arguments is None else arguments
     request = parse(words)
@@ -87,7 +88,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
     return 0
 
 
-def parse(words: List[str]) -> Union[SaveRequest, RestoreRequest, None]:
+def parse(words: "List[str]") -> "Union[SaveRequest, RestoreRequest, None]":
     """The request in a command line, or None. Up to Xen 4.13 libxl passes one more number before the callback flags to
     save (hvm), two to restore (hvm, pae)."""
     mode, numbers = (words[0], words[1:]) if words else ("", [])
@@ -177,7 +178,7 @@ def _restore(parent: Libxl, request: RestoreRequest) -> None:
     parent.restore_results(completed.store_frame or 0, completed.console_frame or 0)
 
 
-def _log_memory_crc(parent: Libxl, crc: Optional[int]) -> None:
+def _log_memory_crc(parent: Libxl, crc: "Optional[int]") -> None:
     if crc is not None:
         parent.log(libxl.INFO, "memory CRC32C {:08x}".format(crc))
 
@@ -193,7 +194,7 @@ def round_line(last: Round) -> str:
     return line
 
 
-def _reported(parent: Libxl) -> Callable[[int, int], None]:
+def _reported(parent: Libxl) -> "Callable[[int, int], None]":
     """A progress function that reports each percent once."""
     last = -1
 
@@ -207,7 +208,7 @@ def _reported(parent: Libxl) -> Callable[[int, int], None]:
     return report
 
 
-def _fail_writes_on_sigterm(io_fd: int) -> Callable[[], bool]:
+def _fail_writes_on_sigterm(io_fd: int) -> "Callable[[], bool]":
     """From SIGTERM on, writes to the stream fail, so that the save rolls back between two of libxl's callbacks, never
     within one. Returns a function that says whether SIGTERM has come."""
     unwritable = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
@@ -222,7 +223,7 @@ def _fail_writes_on_sigterm(io_fd: int) -> Callable[[], bool]:
     return lambda: bool(came)
 
 
-def _os_error(error: BaseException) -> Optional[OSError]:
+def _os_error(error: BaseException) -> "Optional[OSError]":
     """The OSError that caused an error, or None."""
     cause: Optional[BaseException] = error
     while cause is not None and not isinstance(cause, OSError):

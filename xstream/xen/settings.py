@@ -1,7 +1,12 @@
 """Settings of the helpers, from environment variables: libxl passes its own environment on to them."""
-from typing import Mapping, NamedTuple, Optional
+from xstream.guest.policies import Decision, Round, downtime_policy, xen_policy
+from xstream.tuples import NamedTuple
 
-from xstream.guest.policies import Decision, Policy, Round, downtime_policy, xen_policy
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Mapping, Optional
+
+    from xstream.guest.policies import Policy
 
 _DOWNTIME, _ROUNDS, _GIVE_UP = "XSTREAM_DOWNTIME", "XSTREAM_ROUNDS", "XSTREAM_GIVE_UP"
 _MEMORY_CRC = "XSTREAM_MEMORY_CRC"
@@ -21,13 +26,13 @@ class Settings(NamedTuple):
       CRC32C.
     """
 
-    downtime: Optional[float] = None
-    rounds: Optional[int] = None
+    downtime: "Optional[float]" = None
+    rounds: "Optional[int]" = None
     give_up: bool = False
     memory_crc: bool = False
 
     @classmethod
-    def from_environment(cls, environment: Mapping[str, str]) -> "Settings":
+    def from_environment(cls, environment: "Mapping[str, str]") -> "Settings":
         """The settings in an environment. Raises ValueError, naming the variable, for a value that makes no sense."""
         downtime = _positive(environment, _DOWNTIME)
         rounds = _positive(environment, _ROUNDS)
@@ -37,7 +42,7 @@ class Settings(NamedTuple):
         return cls(downtime, None if rounds is None else int(rounds), give_up,
                    _flag(environment, _MEMORY_CRC))
 
-    def policy(self) -> Policy:
+    def policy(self) -> "Policy":
         """The policy to pass to :func:`xstream.save`."""
         if self.downtime is None:
             return xen_policy() if self.rounds is None else xen_policy(self.rounds)
@@ -51,11 +56,11 @@ class Settings(NamedTuple):
         return policy
 
 
-def _flag(environment: Mapping[str, str], name: str) -> bool:
+def _flag(environment: "Mapping[str, str]", name: str) -> bool:
     return environment.get(name, "") not in ("", "0")
 
 
-def _positive(environment: Mapping[str, str], name: str) -> Optional[float]:
+def _positive(environment: "Mapping[str, str]", name: str) -> "Optional[float]":
     text = environment.get(name, "")
     if not text:
         return None

@@ -1,11 +1,8 @@
 """A snapshot of a running domain without its toolstack."""
 import contextlib
 import errno
-from typing import Callable, Optional
 
-from xstream.guest.policies import Policy
 from xstream.guest.save import Saved, save
-from xstream.stream.sink import SinkLike
 from xstream.xen.domain import XenGuest
 from xstream.xen.errors import XenError
 from xstream.xen.privcmd import Privcmd
@@ -13,10 +10,17 @@ from xstream.xen.qmp import connect
 from xstream.xen.standalone import Standalone
 from xstream.xen.xenstore import Xenstore
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable, Optional
 
-def snapshot(domain: str, sink: SinkLike, *, container: Optional[str] = "libxl", live: bool = False,
-             policy: Optional[Policy] = None, progress: Callable[[int, int], object] = lambda done, total: None,
-             sparse: bool = True, compress: Optional[str] = None) -> Saved:
+    from xstream.guest.policies import Policy
+    from xstream.stream.types import SinkLike
+
+
+def snapshot(domain: str, sink: "SinkLike", *, container: "Optional[str]" = "libxl", live: bool = False,
+             policy: "Optional[Policy]" = None, progress: "Callable[[int, int], object]" = lambda done, total: None,
+             sparse: bool = True, compress: "Optional[str]" = None) -> Saved:
     """Write a running domain's memory and state to ``sink`` (as :func:`xstream.save` takes it); then it runs again.
 
     - ``domain``: its number or name;

@@ -4,7 +4,6 @@ Source: tools/libs/light/libxl_dom_suspend.c, tools/libs/guest/xg_resume.c, xen/
 """
 import struct
 import time
-from typing import Optional
 
 from xstream.guest.guest import GuestError
 from xstream.xen import interface, state
@@ -12,6 +11,10 @@ from xstream.xen.domain import Toolstack
 from xstream.xen.privcmd import Privcmd
 from xstream.xen.qmp import Qmp
 from xstream.xen.xenstore import Xenstore
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Optional
 
 #: libxl waits as long for a guest to answer.
 _SECONDS = 60
@@ -27,7 +30,7 @@ class Standalone(Toolstack):
     ``device_model`` is QEMU's record, as of the last suspension.
     """
 
-    def __init__(self, domid: int, xen: Privcmd, store: Xenstore, qmp: Optional[Qmp]) -> None:
+    def __init__(self, domid: int, xen: Privcmd, store: Xenstore, qmp: "Optional[Qmp]") -> None:
         self._domid = domid
         self._xen = xen
         self._store = store

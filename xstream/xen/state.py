@@ -3,10 +3,8 @@
 Source: tools/libs/guest/xg_sr_{save,restore,common}_x86*.c for which calls, in which order, and what may be absent.
 """
 import struct
-from typing import Any, Callable, Dict, List
 
 from xstream.wire import hvm_params
-from xstream.wire.frames import Buffer
 from xstream.wire.libxc import (
     CPUID_LEAF_SIZE,
     MSR_ENTRY_SIZE,
@@ -16,7 +14,6 @@ from xstream.wire.libxc import (
     HvmContext,
     HvmParams,
     MsrPolicy,
-    Record,
     SharedInfo,
     TscInfo,
     VcpuBasic,
@@ -27,20 +24,27 @@ from xstream.wire.libxc import (
 from xstream.xen import interface
 from xstream.xen.privcmd import HypercallBuffer, Privcmd
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, Dict, List
+
+    from xstream.wire.frames import Buffer
+    from xstream.wire.libxc import Record
+
 _SAVED_PARAMS = [hvm_params.NUMBERS[name] for name in interface.SAVED_PARAMS]
 CALLBACK_IRQ = hvm_params.NUMBERS["CALLBACK_IRQ"]
 _EXTENDED_HEAD = struct.Struct("<2I")  # vcpu, size: the start of VCPU_EXTENDED's body
 _ALL_ONES = 2 ** 32 - 1
 
 
-def _filled(xen: Privcmd, data: Buffer) -> HypercallBuffer:
+def _filled(xen: Privcmd, data: "Buffer") -> HypercallBuffer:
     """A hypercall buffer of the size of ``data``, with a copy of it."""
     buffer = xen.buffer(len(data))
     buffer.view[:len(data)] = data
     return buffer
 
 
-def read_policies(xen: Privcmd, domid: int) -> List[Record]:
+def read_policies(xen: Privcmd, domid: int) -> "List[Record]":
     """The CPU policy records, in the order of a stream; one that would be empty is left out."""
     leaf_count, msr_count = xen.domctl(interface.GET_CPU_POLICY, domid)[:2]
     leaves, msrs = xen.buffer(CPUID_LEAF_SIZE * leaf_count), xen.buffer(MSR_ENTRY_SIZE * msr_count)
@@ -67,7 +71,7 @@ def read_tsc_info(xen: Privcmd, domid: int) -> TscInfo:
     return TscInfo(mode, khz, nsec, incarnation)
 
 
-def read_hvm_state(xen: Privcmd, domid: int) -> List[Record]:
+def read_hvm_state(xen: Privcmd, domid: int) -> "List[Record]":
     """TSC_INFO, HVM_CONTEXT and HVM_PARAMS of a suspended HVM guest; HVM_PARAMS is left out if all are 0."""
     size = xen.domctl(interface.GET_HVM_CONTEXT, domid)[0]
     context = xen.buffer(size)
@@ -79,7 +83,7 @@ def read_hvm_state(xen: Privcmd, domid: int) -> List[Record]:
     return records
 
 
-def read_pv_state(xen: Privcmd, domid: int, width: int, shared_info: bytes) -> List[Record]:
+def read_pv_state(xen: Privcmd, domid: int, width: int, shared_info: bytes) -> "List[Record]":
     """TSC_INFO, SHARED_INFO and the vcpu records of a suspended PV guest, with MFNs in VCPU_BASIC."""
     records: List[Record] = [read_tsc_info(xen, domid), SharedInfo(shared_info)]
     for vcpu in range(xen.domain_info(domid).max_vcpu_id + 1):
@@ -88,7 +92,7 @@ def read_pv_state(xen: Privcmd, domid: int, width: int, shared_info: bytes) -> L
     return records
 
 
-def _read_vcpu(xen: Privcmd, domid: int, vcpu: int, width: int) -> List[Record]:
+def _read_vcpu(xen: Privcmd, domid: int, vcpu: int, width: int) -> "List[Record]":
     """The records of one online vcpu; those that would be empty are left out."""
     records: List[Record] = [VcpuBasic(vcpu, read_vcpu_context(xen, domid, vcpu)[:VCPU_BASIC_SIZES[width]])]
     extended = xen.domctl(interface.GET_EXT_VCPU_CONTEXT, domid, struct.pack("<I", vcpu))[0]
@@ -117,7 +121,7 @@ def read_vcpu_context(xen: Privcmd, domid: int, vcpu: int) -> bytes:
     return bytes(context.view[:VCPU_BASIC_SIZES[8]])
 
 
-def load(xen: Privcmd, domid: int, record: Record) -> None:
+def load(xen: Privcmd, domid: int, record: "Record") -> None:
     """Load one record of a restored domain's state. SHARED_INFO isn't among them: it is a page to be written."""
     _LOADERS[type(record)](xen, domid, record)
 
@@ -161,8 +165,9 @@ def _load_vcpu_msrs(xen: Privcmd, domid: int, record: VcpuMsrs) -> None:
     xen.domctl(interface.SET_VCPU_MSRS, domid, record.vcpu_id, len(record.blob) // VCPU_MSR_SIZE, buffer.address)
 
 
-_Loader = Callable[[Privcmd, int, Any], None]
-_LOADERS: Dict[type, _Loader] = {
+if TYPE_CHECKING:
+    _Loader = Callable[[Privcmd, int, Any], None]
+_LOADERS: "Dict[type, _Loader]" = {
     TscInfo: _load_tsc_info, HvmParams: _load_hvm_params, HvmContext: _load_hvm_context, VcpuBasic: _load_vcpu_basic,
     VcpuExtended: _load_vcpu_extended, VcpuXsave: _load_vcpu_xsave, VcpuMsrs: _load_vcpu_msrs,
 }

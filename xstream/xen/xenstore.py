@@ -6,9 +6,12 @@ import errno
 import os
 import socket
 import struct
-from typing import List, Optional
 
 from xstream.xen.errors import XenstoreError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import List, Optional
 
 _SOCKETS = ("/run/xenstored/socket", "/var/run/xenstored/socket")
 _DEVICES = ("/dev/xen/xenbus", "/proc/xen/xenbus")
@@ -27,7 +30,7 @@ class Xenstore:
         """Close the connection."""
         os.close(self._fd)
 
-    def read(self, path: str) -> Optional[str]:
+    def read(self, path: str) -> "Optional[str]":
         """The value at a path, or None where there is none."""
         try:
             return self._request(_READ, _text(path)).decode("utf-8", "replace")
@@ -36,7 +39,7 @@ class Xenstore:
                 return None
             raise
 
-    def list(self, path: str) -> List[str]:
+    def list(self, path: str) -> "List[str]":
         """The names of the entries under a path."""
         return self._request(_LIST, _text(path)).decode("utf-8", "replace").split("\0")[:-1]
 
