@@ -16,7 +16,7 @@ from samples import XTAB, batch, page, record, word
 
 import xstream
 from xstream import cli
-from xstream.printing import printable
+from xstream.errors import printable
 
 FAR_BACK = os.path.dirname(os.path.dirname(os.path.abspath(xstream.__file__)))
 

@@ -129,6 +129,16 @@ def test_a_fault_is_that_of_verify(tmp_path, name):
             assert (record.state, record.status) == ("ok", 0)
 
 
+def test_the_first_fault_counts(tmp_path):
+    """That of the configuration, although what follows it can't be read either. What is known of the image is kept."""
+    data = containers.xl(config=b"{no JSON\0")
+    for bad in (data, data[:200], data.replace(b"LibxlFmt" + bytes(4), b"LibxlFmt" + b"\0\0\1\0")):
+        record = scanned(tmp_path, bad, duplicates=True)
+        assert "config isn't JSON" in record.state and (record.layer, record.format) == ("xl", "xl")
+    record = scanned(tmp_path, samples.hvm()[:-8])
+    assert (record.status, record.format, record.guest, record.version) == (1, "libxc", "x86 HVM", 3)
+
+
 def test_limits_hold(tmp_path):
     record = scanned(tmp_path, samples.hvm(), limits=xstream.Limits(guest_pfns=2))
     assert (record.status, record.error) == (4, "LimitExceeded")
@@ -185,6 +195,55 @@ def test_a_policy_file(tmp_path, capsys):
     written = tmp_path / "host.json"
     written.write_text(capsys.readouterr().out)
     assert fleet.read_policy(str(written)) == fleet.read_policy(str(path))
+
+
+def xen_cpuid(**policies):
+    """What xen-cpuid -p prints."""
+    lines = ["Xen reports there are maximum 114 leaves and 2 MSRs"]
+    for name, found in policies.items():
+        name = name.replace("_", " ")
+        if found is None:
+            lines.append("{} policy not supported by Xen".format(name))
+            continue
+        lines += ["{} policy: {} leaves, {} MSRs".format(name, len(found.leaves), len(found.msrs)), " CPUID:",
+                  "  leaf     subleaf  -> eax      ebx      ecx      edx     "]
+        lines += ["  {:08x}:{:08x} -> {:08x}:{:08x}:{:08x}:{:08x}".format(
+            leaf.leaf, 0xFFFFFFFF if leaf.subleaf is None else leaf.subleaf, *leaf[2:]) for leaf in found.leaves
+            if any(leaf[2:])]
+        lines += [" MSRs:", "  index    -> value           "]
+        lines += ["  {:08x} -> {:016x}".format(msr.number, msr.value) for msr in found.msrs]
+    return "\n".join(lines) + "\n"
+
+
+def against_text(tmp_path, text, data):
+    path = tmp_path / "host.txt"
+    path.write_text(text)
+    return scanned(tmp_path, data, against=fleet.read_policy(str(path)))
+
+
+def test_what_xen_cpuid_prints(tmp_path):
+    """Each guest is compared with the maximum for its kind; Raw, Host and the defaults don't count."""
+    smaller, larger = host(tmp_path, with_policy(1)), host(tmp_path, with_policy(3))
+    text = xen_cpuid(Raw=larger, Host=larger, PV_Max=larger, HVM_Max=smaller, PV_Default=smaller, HVM_Default=smaller)
+    assert against_text(tmp_path, text, with_policy(1)).compatible is True
+    record = against_text(tmp_path, text, with_policy(3))
+    assert (record.status, record.incompatibility) == (1, "lacks PCLMULQDQ")
+    text = xen_cpuid(PV_Max=smaller, HVM_Max=larger)
+    assert against_text(tmp_path, text, with_policy(3)).compatible is True
+    assert fleet.read_policy(str(tmp_path / "host.txt")) == fleet.HostPolicies(smaller, larger), "nothing is lost"
+    assert against_text(tmp_path, xen_cpuid(Domain_7=smaller), with_policy(3)).compatible is False
+    record = against_text(tmp_path, xen_cpuid(Host=larger, PV_Max=larger, HVM_Max=None), with_policy(1))
+    assert (record.status, record.incompatibility) == (1, "the host runs no x86 HVM guests")
+
+
+@pytest.mark.parametrize("text", [
+    "Host policy: 3 leaves, 1 MSRs\n", "HVM Max policy: 3 leaves, 1 MSRs\n CPUID:\n",
+    "Domain 1 policy: 3 leaves, 1 MSRs\n" * 2])
+def test_what_xen_cpuid_doesnt_print(tmp_path, text):
+    path = tmp_path / "host.txt"
+    path.write_text(text)
+    with pytest.raises(xstream.CorruptStream, match="polic"):
+        fleet.read_policy(str(path))
 
 
 @pytest.mark.parametrize("text", [

@@ -324,6 +324,19 @@ def test_a_table_is_not_trusted(seed, tmp_path):
         assert struct.unpack_from("<I", image, entries(image)[0] - 4)[0] != len(image) - entries(image)[0]
 
 
+@pytest.mark.parametrize("size", [0, 1, 4096])
+def test_padding_isnt_a_frame(size, tmp_path):
+    """Zeros between frames are padding, also for a table that has an entry for them."""
+    image = compressed(STREAM, tmp_path)
+    found = opened_frames(image)
+    rows = [(frame.end - frame.begin, frame.size) for frame in found]
+    rows.insert(2, (7, size))
+    padded = bytes(image[:found[2].begin]) + bytes(7) + bytes(image[found[2].begin:found[-1].end])
+    table = b"".join(struct.pack("<II", *row) for row in rows)
+    padded += struct.pack("<II", 0x184D2A5E, len(table) + 9) + table + struct.pack("<IBI", len(rows), 0, 0x8F92EAB1)
+    assert records(padded) == records(STREAM)
+
+
 def test_frames_in_another_order(tmp_path):
     """The frames are the contents, whatever their order was meant to be."""
     image = compressed(STREAM, tmp_path)

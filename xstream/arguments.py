@@ -282,8 +282,8 @@ def _add_scan(commands: "Commands") -> None:
     scan.add_argument("--digest", action="store_true", help="compute the CRC32C and SHA-256 of each guest's final "
                       "memory, which is loaded for that")
     scan.add_argument("--against", metavar="POLICY|IMAGE", help="find out which guests can run with the CPU policy of "
-                      "another host: what xstream policy --json has printed, or an image from there; incompatible "
-                      "counts as exit status 1, unknown as 2")
+                      "another host: what xen-cpuid -p prints there, what xstream policy --json prints of one of its "
+                      "images, or such an image; incompatible counts as exit status 1, unknown as 2")
     scan.add_argument("--duplicates", action="store_true", help="read all page data: count pages that are zero, and "
                       "those that are equal within and between images")
     scan.add_argument("--strict", action="store_true", help="also report what a restore ignores, as verify --strict")

@@ -13,6 +13,7 @@ from xstream.errors import (
     LimitExceeded,
     MissingPart,
     StreamError,
+    printable,
 )
 from xstream.limits import Limits
 from xstream.printing import (
@@ -29,7 +30,6 @@ from xstream.printing import (
     print_scanned,
     print_text,
     print_verified,
-    printable,
 )
 from xstream.tuples import NamedTuple
 from xstream.version import __version__

@@ -78,7 +78,7 @@ class StreamError(Exception):
             text += "; expected {}".format(_plain(self.expected))
         if self.got is not None:
             text += "; got {}".format(_plain(self.got))
-        return text
+        return printable(text)
 
 
 class CorruptStream(StreamError):
@@ -152,6 +152,14 @@ class MemoryMismatch(StreamError):
         super().__init__(message, layer=layer, offset=offset, record=record, record_type=record_type, field=field,
                          expected=expected, got=got)
         self.pfns = pfns
+
+
+def printable(text: object) -> str:
+    """Text that may come from a stream, with every character that isn't printable escaped."""
+    shown = str(text)
+    if shown.isprintable():
+        return shown
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in shown)
 
 
 def _plain(value: object) -> "JsonValue":

@@ -6,7 +6,7 @@ import io
 import os
 import sys
 
-from xstream.errors import StreamError
+from xstream.errors import StreamError, printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,14 +26,6 @@ if TYPE_CHECKING:
 _GRID_WIDTH = 100
 #: From this many neighbouring numbers on, such as a CPU's registers, they are shown several in a line.
 _GRID = 8
-
-
-def printable(text: object) -> str:
-    """Text that may come from a stream, with every character that isn't printable escaped."""
-    shown = str(text)
-    if shown.isprintable():
-        return shown
-    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in shown)
 
 
 def terminal_width() -> "Optional[int]":

@@ -1,4 +1,5 @@
 """What a scan finds out about one image."""
+from contextlib import suppress
 from functools import partial
 from typing import Dict, Mapping, NamedTuple, Optional, Union
 
@@ -6,6 +7,7 @@ from xstream.containers.opening import AnyReader, open_stream
 from xstream.errors import BAD_STREAM, BAD_USE, GOOD, LIMIT_REACHED, OWN_FAULT, LimitExceeded, StreamError
 from xstream.fleet.duplicates import PageSample, Sampler
 from xstream.fleet.places import Place, open_place, reason
+from xstream.fleet.policy_file import Against, HostPolicies
 from xstream.limits import Limits
 from xstream.stream.reader import PageRun
 from xstream.tools.digest import digest
@@ -14,13 +16,16 @@ from xstream.tools.names import DomainName, domain_name
 from xstream.tools.policy import Policy, compare_policies, with_record
 from xstream.tools.verify import Verifier
 from xstream.version import __version__
-from xstream.wire.libxc import PAGE_SIZE
+from xstream.wire import colo, legacy, libxc
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from xstream.errors import JsonValue
     from xstream.wire.formats import AnyRecord
     from xstream.wire.frames import Buffer
+
+#: Layers that say what wrote the stream and for which kind of guest.
+_IDENTIFYING = {libxc.LAYER, legacy.LAYER, colo.LAYER}
 
 
 class Settings(NamedTuple):
@@ -29,7 +34,8 @@ class Settings(NamedTuple):
     - ``limits``, ``strict``, ``checkpointed``: as in :func:`xstream.verify`;
     - ``digest``: also compute checksums of the final memory; it is loaded, so that takes as much memory as the guest;
     - ``duplicates``: also read all page data, to find zero pages and equal pages;
-    - ``against``: a host's or another guest's CPU policies, which each guest has to run with; or None;
+    - ``against``: a host's or another guest's CPU policies, which each guest has to run with, as
+      :func:`xstream.fleet.read_policy` returns them; or None;
     - ``storage_options``: what fsspec's file system takes besides a URL, such as credentials; or None.
     """
 
@@ -38,7 +44,7 @@ class Settings(NamedTuple):
     checkpointed: bool = False
     digest: bool = False
     duplicates: bool = False
-    against: Optional[Policy] = None
+    against: Optional[Against] = None
     storage_options: Optional[Mapping[str, object]] = None
 
 
@@ -158,12 +164,23 @@ class _Scan:
 
     def _verify(self, reader: AnyReader) -> None:
         verifier = Verifier(reader, partial(self._observe, reader), partial(next_run, reader))
-        format, version, guest, made_by = reader.identity
-        self._record = self._record._replace(format=format, version=version, guest=guest or None, xen=made_by or None)
-        while verifier.step():
-            pass
-        verifier.finish()
+        try:
+            while verifier.step():
+                pass
+            verifier.finish()
+        finally:
+            self._identify(reader)
         self._record = self._record._replace(unread=reader.unread)
+
+    def _identify(self, reader: AnyReader) -> None:
+        """Enter what the layers that have been read say of themselves."""
+        with suppress(StreamError):  # in the headers of the memory stream
+            layers = [layer.format for layer in reader.layers]
+            self._record = self._record._replace(format=layers[0])
+            if set(layers) & _IDENTIFYING:
+                format, version, guest, made_by = reader.identity
+                self._record = self._record._replace(format=format, version=version, guest=guest or None,
+                                                     xen=made_by or None)
 
     def _observe(self, reader: AnyReader, item: "Union[AnyRecord, PageRun]") -> None:
         if isinstance(item, PageRun):
@@ -179,17 +196,25 @@ class _Scan:
         record, survey = self._record._replace(**self._name._asdict()), self._survey
         if record.version:
             populated = survey.pfns.memory.populated_count
-            record = record._replace(memory=populated * PAGE_SIZE, populated=populated, sent=survey.sent)
+            record = record._replace(memory=populated * libxc.PAGE_SIZE, populated=populated, sent=survey.sent)
             record = self._compared(record)
         survey.pfns.close()
-        if self._sampler is not None and record.format is not None:
+        if self._sampler is not None and record.version:
             record = record._replace(zero=survey.zero, sample=self._sampler.sample())
         return record
 
     def _compared(self, record: ImageRecord) -> ImageRecord:
         if self._settings.against is None:
             return record
-        report = compare_policies(self._policy, self._settings.against)
+        against = self._settings.against
+        if isinstance(against, HostPolicies):
+            kind = self._record.guest or ""
+            chosen = against.pv if kind == libxc.GUEST_NAMES[libxc.GUEST_PV] else against.hvm
+            if chosen is None:
+                return record._replace(status=BAD_STREAM, compatible=False,
+                                       incompatibility="the host runs no {} guests".format(kind))
+            against = chosen
+        report = compare_policies(self._policy, against)
         if report.compatible:
             return record._replace(compatible=True)
         if report.compatible is None:

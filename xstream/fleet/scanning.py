@@ -8,11 +8,11 @@ from xstream.errors import OWN_FAULT, CorruptStream
 from xstream.fleet.cache import Cache
 from xstream.fleet.image import ImageRecord, Settings, scan_image
 from xstream.fleet.places import Place, find_places, is_url, open_place
-from xstream.fleet.policy_file import MOST_JSON, parse_policy
+from xstream.fleet.policy_file import MOST_BYTES, Against, is_policy_file, parse_policy
 from xstream.fleet.workers import in_processes, on_cluster
 from xstream.guest.parallel import usable_cpus
 from xstream.limits import Limits
-from xstream.tools.policy import Policy, policy
+from xstream.tools.policy import policy
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,20 +26,20 @@ _KILLED = "ended the process that read it, twice: a crash, too little memory, or
 
 @overload
 def scan(places: Places, *, limits: Limits = ..., strict: bool = ..., checkpointed: bool = ...,
-         jobs: Optional[int] = ..., digest: bool = ..., duplicates: bool = ..., against: Optional[Policy] = ...,
+         jobs: Optional[int] = ..., digest: bool = ..., duplicates: bool = ..., against: Optional[Against] = ...,
          cache: Optional[str] = ..., storage_options: Optional[Mapping[str, object]] = ...,
          client: None = ...) -> Iterator[ImageRecord]: ...
 
 
 @overload
 def scan(places: Places, *, limits: Limits = ..., strict: bool = ..., checkpointed: bool = ...,
-         jobs: Optional[int] = ..., digest: bool = ..., duplicates: bool = ..., against: Optional[Policy] = ...,
+         jobs: Optional[int] = ..., digest: bool = ..., duplicates: bool = ..., against: Optional[Against] = ...,
          cache: Optional[str] = ..., storage_options: Optional[Mapping[str, object]] = ...,
          client: "Client") -> "Bag": ...
 
 
 def scan(places: Places, *, limits: Limits = Limits(), strict: bool = False, checkpointed: bool = False,
-         jobs: Optional[int] = None, digest: bool = False, duplicates: bool = False, against: Optional[Policy] = None,
+         jobs: Optional[int] = None, digest: bool = False, duplicates: bool = False, against: Optional[Against] = None,
          cache: Optional[str] = None, storage_options: Optional[Mapping[str, object]] = None,
          client: "Optional[Client]" = None) -> "Union[Iterator[ImageRecord], Bag]":
     """Scan stores of images. Yields an :class:`ImageRecord` for each image, as it is done.
@@ -98,14 +98,15 @@ def iterate(places: List[Place], settings: Settings, *, jobs: Optional[int] = No
             yield record
 
 
-def read_policy(path: str, storage_options: Optional[Mapping[str, object]] = None) -> Policy:
-    """A host's CPU policies for ``against``: from the JSON that ``xstream policy --json`` prints, or from an image.
+def read_policy(path: str, storage_options: Optional[Mapping[str, object]] = None) -> Against:
+    """A host's CPU policies for ``against``: from what ``xen-cpuid -p`` prints there, from the JSON that
+    ``xstream policy --json`` prints, or from an image that was saved there.
 
     Raises CorruptStream if there is no CPUID policy in it, other subclasses of StreamError, and OSError.
     """
     with open_place(path, storage_options or {}) as source:
-        if bytes(source.peek(1)) == b"{":
-            return parse_policy(bytes(source.peek(MOST_JSON + 1)))
+        if is_policy_file(source):
+            return parse_policy(bytes(source.peek(MOST_BYTES + 1)))
         found = policy(source)
     if not found.leaves:
         raise CorruptStream("no CPUID policy in the image", layer="libxc", expected="a stream of version 3",

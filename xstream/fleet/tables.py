@@ -4,8 +4,8 @@ import io
 import typing
 from typing import Any, Dict, Iterable, List
 
+from xstream.errors import printable
 from xstream.fleet.image import ImageRecord
-from xstream.printing import printable
 from xstream.stream.sink import opened_sink
 
 TYPE_CHECKING = False

@@ -89,7 +89,8 @@ def _checked(data: memoryview, table: "List[Frame]") -> "Optional[List[Frame]]":
         except TooManyBlocks:
             return None
         except ValueError:
-            if not frame.size or skippable_size(data, frame.begin) is not None:
+            if not frame.size or skippable_size(data, frame.begin) is not None \
+                    or not any(data[frame.begin:frame.begin + 4]):  # padding
                 return None
             found.append(frame._replace(broken=True))
             continue

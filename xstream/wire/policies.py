@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 #: Leaves in one policy. Xen sends about 150, and accepts no more than it would send.
 MAX_LEAVES = 65536
 
-_NO_SUBLEAF = 0xFFFFFFFF
+NO_SUBLEAF = 0xFFFFFFFF
 _LEAF = struct.Struct("<6I")
 _MSR_FEATURES = {msrs.INTEL_PLATFORM_INFO: features.PLATFORM_INFO, msrs.ARCH_CAPABILITIES: features.ARCH_CAPABILITIES}
 
@@ -81,14 +81,14 @@ def parse(untrusted: "Buffer") -> "Tuple[Leaf, ...]":
     if len(untrusted) > MAX_LEAVES * _LEAF.size:
         raise LimitExceeded("too many CPUID leaves", offset=0, expected="at most {}".format(MAX_LEAVES),
                             got=len(untrusted) // _LEAF.size)
-    return tuple(Leaf(leaf, None if subleaf == _NO_SUBLEAF else subleaf, a, b, c, d)
+    return tuple(Leaf(leaf, None if subleaf == NO_SUBLEAF else subleaf, a, b, c, d)
                  for leaf, subleaf, a, b, c, d in _LEAF.iter_unpack(untrusted))
 
 
 def build(leaves: "Iterable[Leaf]") -> bytes:
     """The policy's bytes."""
     return b"".join(
-        _LEAF.pack(leaf.leaf, _NO_SUBLEAF if leaf.subleaf is None else leaf.subleaf, leaf.a, leaf.b, leaf.c, leaf.d)
+        _LEAF.pack(leaf.leaf, NO_SUBLEAF if leaf.subleaf is None else leaf.subleaf, leaf.a, leaf.b, leaf.c, leaf.d)
         for leaf in leaves)
 
 
