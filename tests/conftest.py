@@ -23,7 +23,7 @@ hypothesis.settings.load_profile("xstream")
 SLOW = ("tests/kernels/", "tests/test_analysis_tools.py",
         "tests/test_bench.py", "tests/test_docs.py", "tests/test_engines.py::test_a_failover",
         "tests/test_engines.py::test_a_hook_of_the_source_fails", "tests/test_engines.py::test_the_stream_is_cut",
-        "tests/test_fleet_cluster.py", "tests/test_fleet_remote.py",
+        "tests/test_fleet_cluster.py", "tests/test_fleet_remote.py", "tests/test_fleet_sftp.py",
         "tests/test_hostile.py", "tests/test_hostile_containers.py", "tests/test_legacy_hostile.py")
 
 #: Where CI has installed every tool, a skipped test is a failed one, unless its reason begins with "not applicable".

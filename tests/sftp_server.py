@@ -42,10 +42,11 @@ class _Files(paramiko.SFTPServerInterface):
 
     def list_folder(self, path):
         try:
-            names = os.listdir(self._local(path))
+            folder = self._local(path)
+            return [paramiko.SFTPAttributes.from_stat(os.stat(os.path.join(folder, name)), name)
+                    for name in os.listdir(folder)]
         except OSError as error:
             return paramiko.SFTPServer.convert_errno(error.errno)
-        return [paramiko.SFTPAttributes.from_stat(os.stat(os.path.join(self._local(path), name)), name) for name in names]
 
     def stat(self, path):
         try:
