@@ -34,7 +34,7 @@ from xstream.tools.verify import verify
 
 PAGES = 1100  # a full batch and another
 ONCE = timing.Effort(1, 1, 0)
-TINY = suite.Extent(256 << 12, [("hvm", 1 << 20), ("pv", 1 << 20)], 1 << 20, True, ONCE, ONCE)
+TINY = suite.Extent(256 << 12, [("hvm", 1 << 20), ("pv", 1 << 20)], 1 << 20, True, True, ONCE, ONCE)
 
 
 @pytest.fixture(scope="module")

@@ -201,6 +201,11 @@ def runs(pfns, starts, lengths):
     return len(found)
 
 
+def ascending(pfns):
+    values = u64(pfns).tolist()
+    return all(one < other for one, other in zip(values, values[1:]))
+
+
 def batch_end(pfns, start, order):
     window = u64(pfns).tolist()[start:start + (1 << order)]
     if sorted(set(window)) != window:
@@ -325,7 +330,7 @@ def scatter_extents(memory, pfns, data, extents):
 pfns = SimpleNamespace(**{name: globals()[name] for name in (
     "unpack", "pack", "check", "count_data", "data_pfns", "highest_pfn", "mark", "types_of", "populated",
     "count_populated", "populated_pfns", "type_histogram", "count_bits", "bitmap_to_pfns", "pfns_to_bitmap", "runs",
-    "batch_end", "widen", "narrow", "select", "populated_of", "forget")})
+    "ascending", "batch_end", "widen", "narrow", "select", "populated_of", "forget")})
 pages = SimpleNamespace(**{name: globals()[name] for name in (
     "scatter", "gather", "compare", "zero_pages", "zero_pfns", "writev", "readv", "write_pages", "read_pages",
     "pwrite_pages", "pread_pages")})

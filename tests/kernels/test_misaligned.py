@@ -115,6 +115,7 @@ CASES = {
     "pfns.bitmap_to_pfns": lambda m: pfns.bitmap_to_pfns(m.octets(b"\xf3" * 9), 5, m.room(54)),
     "pfns.pfns_to_bitmap": lambda m: pfns.pfns_to_bitmap(m.numbers(1, 9, 2), m.octets(bytes(2))),
     "pfns.runs": lambda m: pfns.runs(m.numbers(1, 2, 3, 9), m.room(4), m.room(4)),
+    "pfns.ascending": lambda m: pfns.ascending(m.numbers(1, 2, 2 ** 60, 2 ** 64 - 1)),
     "pfns.batch_end": lambda m: pfns.batch_end(m.numbers(1022, 1023, 1024, 1025), 0, 10),
     "p2m.lookup": lambda m: p2m.lookup(m.numbers(*MAP), m.numbers(1, 99), m.room(2)),
     "p2m.types_at": lambda m: p2m.types_at(m.octets(b"\xf3" * 8), m.numbers(1, 99), m.octets(bytes(2))),

@@ -150,6 +150,14 @@ def test_runs_of_neighbours(kernel):
     assert starts[:3].tolist() == [0, 3, 4] and lengths[:3].tolist() == [3, 1, 2]
 
 
+@pytest.mark.parametrize("pfns, expected", [
+    ([], True), ([5], True), ([0, 1, 2 ** 63, 2 ** 64 - 1], True), ([1, 2, 2], False), ([3, 2], False),
+    ([*range(100), 99], False),
+])
+def test_ascending(pfns, expected):
+    assert both("ascending", uint64(*pfns)) is expected
+
+
 @given(pfns=st.lists(st.one_of(st.integers(0, 40), st.sampled_from([2 ** 64 - 1, 2 ** 52])), min_size=1, max_size=60),
        start=st.integers(0, 59), order=st.integers(0, 6), ascending=st.booleans())
 def test_batch_end(pfns, start, order, ascending):

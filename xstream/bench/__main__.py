@@ -46,7 +46,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("stream", nargs="?", help="measure the parts only, on the final memory of this libxc stream; "
                                                   "default: a seeded guest, sweeps and the claim")
     parser.add_argument("--quick", action="store_true",
-                        help="small guests and few rounds: under 15 seconds on a quiet machine")
+                        help="a small guest for the claim, no other programs, and few rounds: under 15 seconds on a "
+                             "quiet machine")
     parser.add_argument("--size", type=parse_size,
                         help="size of the guest for the parts (K, M, G; default {})".format(size_name(FULL.size)))
     parser.add_argument("--sizes", type=_sizes,

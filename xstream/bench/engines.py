@@ -7,8 +7,7 @@ import numpy
 
 from xstream.bench import machine
 from xstream.bench.partner import Partner, pipe
-from xstream.bench.workloads import THREADS, Side, Workload, limit, ours
-from xstream.guest.parallel import usable_cpus
+from xstream.bench.workloads import Side, Workload, by_threads, limit, ours
 from xstream.guest.restore import restore
 from xstream.guest.save import save
 from xstream.guest.simulated import SimulatedGuest
@@ -56,9 +55,13 @@ class Engines:
                    lambda: restore(self.path, self.target, jobs=1))
         yield limit("memcpy", "map the file, copy as many bytes to memory that is there",
                     lambda: numpy.copyto(copy, numpy.memmap(self.path, numpy.uint8, "r")[:self.size]))
-        jobs = usable_cpus()
-        yield Side("{} threads for 1".format(jobs), "the same as xstream's side, with more threads",
-                   lambda: restore(self.path, self.target, jobs=jobs), THREADS)
+
+    def _restore_threads(self) -> Iterator[Side]:
+        copy: numpy.ndarray = numpy.ones(self.size, numpy.uint8)
+        yield from by_threads(
+            "the same as restore", lambda jobs: restore(self.path, self.target, jobs=jobs),
+            "map the file, copy as many bytes to memory that is there",
+            lambda: (copy, numpy.memmap(self.path, numpy.uint8, "r")[:self.size]))
 
     def _restore_pipe(self) -> Iterator[Side]:
         copy: numpy.ndarray = numpy.ones(self.size, numpy.uint8)
@@ -80,6 +83,7 @@ _MAKERS: Dict[str, Callable[[Engines], Iterator[Side]]] = {
     "save": Engines._save,
     "save by vmsplice": Engines._save_spliced,
     "restore": Engines._restore,
+    "restore, all CPUs": Engines._restore_threads,
     "restore from a pipe": Engines._restore_pipe,
 }
 #: Names of the engines' workloads, in order.

@@ -8,7 +8,7 @@ from xstream.bench.guests import MIX, BenchGuest, loaded_guest, seeded_guest
 from xstream.bench.partner import Partner
 from xstream.bench.sweeps import Sweeps
 from xstream.bench.timing import Effort, Figures, measure
-from xstream.bench.workloads import Workload
+from xstream.bench.workloads import PEER, Workload
 from xstream.wire.libxc import PAGE_SIZE
 
 _MIB = 1 << 20
@@ -22,7 +22,7 @@ class Extent(NamedTuple):
     """How much is measured.
 
     - ``size``: of the guest of the parts; ``claims``: kinds and sizes of those of the claim; ``sweep``: of the largest
-      of the sweeps, all in bytes; ``coarse``: sweeps of few values;
+      of the sweeps, all in bytes; ``coarse``: sweeps of few values; ``peers``: compare the parts with other programs;
     - ``effort`` for each row, but for ``large`` guests.
     """
 
@@ -30,6 +30,7 @@ class Extent(NamedTuple):
     claims: List[Tuple[str, int]]
     sweep: int
     coarse: bool
+    peers: bool
     effort: Effort
     large: Effort
 
@@ -37,8 +38,8 @@ class Extent(NamedTuple):
 #: A row of a large guest takes seconds.
 _LARGE = Effort(2, 7, 2, warm=False)
 FULL = Extent(_PARTS, [(kind, size * _MIB) for size in (64, 256) for kind in ("hvm", "pv")]
-              + [("hvm", 1024 * _MIB), ("hvm", 4096 * _MIB)], 64 * _MIB, False, Effort(3, 7, 0.6), _LARGE)
-QUICK = Extent(_PARTS, [("hvm", 64 * _MIB)], 16 * _MIB, True, Effort(2, 5, 0.1), _LARGE)
+              + [("hvm", 1024 * _MIB), ("hvm", 4096 * _MIB)], 64 * _MIB, False, True, Effort(3, 7, 0.6), _LARGE)
+QUICK = Extent(_PARTS, [("hvm", 64 * _MIB)], 16 * _MIB, True, False, Effort(2, 5, 0.1), _LARGE)
 
 
 class Suite:
@@ -119,6 +120,8 @@ class Suite:
         for name in every:
             if names is None or name in names:
                 workload = make(name)
+                if not self._extent.peers:
+                    workload = workload._replace(sides=tuple(side for side in workload.sides if side.kind != PEER))
                 runs.add_part(run, workload, self._measure(workload))
 
     def _measure_claim(self, run: runs.Document, names: Optional[Set[str]]) -> None:

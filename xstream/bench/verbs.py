@@ -14,7 +14,19 @@ import numpy
 from xstream.bench import machine
 from xstream.bench.guests import BenchGuest, write_legacy, write_single, write_stream
 from xstream.bench.partner import PIPE_SIZE, Partner, pipe
-from xstream.bench.workloads import THREADS, Side, Workload, limit, ours, peer, xen_converter, xen_module
+from xstream.bench.workloads import (
+    THREADS,
+    Side,
+    Work,
+    Workload,
+    by_parts,
+    by_threads,
+    limit,
+    ours,
+    peer,
+    xen_converter,
+    xen_module,
+)
 from xstream.convert.conversion import convert
 from xstream.convert.exports import export
 from xstream.guest.load import load
@@ -77,9 +89,17 @@ class Verbs:
                    lambda: load(self.files.full, GuestMemory(), jobs=1))
         yield limit("memcpy", "map the file, copy as many bytes into new memory",
                     lambda: numpy.copyto(numpy.empty(self.size, numpy.uint8), self._mapped_pages()))
-        jobs = usable_cpus()
-        yield Side("{} threads for 1".format(jobs), "the same as xstream's side, with more threads",
-                   lambda: load(self.files.full, GuestMemory(), jobs=jobs), THREADS)
+
+    def _decode_threads(self) -> Iterator[Side]:
+        yield from by_threads(
+            "the same as decode", lambda jobs: load(self.files.full, self.ready, jobs=jobs),
+            "map the file, copy as many bytes to memory that is there", lambda: (self.copy, self._mapped_pages()))
+
+    def _decode_new_threads(self) -> Iterator[Side]:
+        yield from by_threads(
+            "the same as decode into new memory", lambda jobs: load(self.files.full, GuestMemory(), jobs=jobs),
+            "map the file, copy as many bytes into new memory",
+            lambda: (numpy.empty(self.size, numpy.uint8), self._mapped_pages()))
 
     def _decode_pipe(self) -> Iterator[Side]:
         yield ours("read the stream out of a pipe into guest memory that is there",
@@ -134,32 +154,32 @@ class Verbs:
     def _convert_file(self) -> Iterator[Side]:
         target = os.path.join(self.folder, "converted")
         yield ours("convert a legacy stream to version 3, from a file into a new one",
-                   lambda: convert(self.files.legacy, target))
+                   _anew(target, lambda: convert(self.files.legacy, target)))
         yield limit("copy, fsync", "copy the file by the standard library's copyfile, and sync it as convert does",
-                    lambda: _copy_and_sync(self.files.legacy, target))
+                    _anew(target, lambda: _copy_and_sync(self.files.legacy, target)))
         command = xen_converter(self.files.legacy, target)
         if command:
             yield peer("convert-legacy-stream", "the same by that tool, its start included",
-                       lambda: subprocess.check_call(command))
+                       _anew(target, lambda: subprocess.check_call(command)))
 
     def _extract(self) -> Iterator[Side]:
         target = os.path.join(self.folder, "image")
         yield ours("write the guest's memory out of the stream's file to a raw file",
-                   lambda: extract(self.files.full, target))
+                   _anew(target, lambda: extract(self.files.full, target)))
         yield limit("write()", "map the file, write as many bytes to a new file, 1 MiB at a time",
                     lambda: self._to_file(lambda fd: machine.write_all(fd, self._mapped_pages().data)))
 
     def _export(self) -> Iterator[Side]:
         target = os.path.join(self.folder, "core")
         yield ours("write the guest's memory out of the stream's file to an ELF core file",
-                   lambda: export(self.files.full, target, to="elf"))
+                   _anew(target, lambda: export(self.files.full, target, to="elf")))
         yield limit("write()", "map the file, write as many bytes to a new file, 1 MiB at a time",
                     lambda: self._to_file(lambda fd: machine.write_all(fd, self._mapped_pages().data)))
 
     def _compress(self) -> Iterator[Side]:
         jobs, target = usable_cpus(), os.path.join(self.folder, "compressed.zst")
         yield ours("write the stream's file as a compressed image, at level 1, by {} threads".format(jobs),
-                   lambda: convert(self.files.full, target, compress="zstd:1", jobs=jobs))
+                   _anew(target, lambda: convert(self.files.full, target, compress="zstd:1", jobs=jobs)))
         yield from _zstd(["-1", "-T0", "-f", self.files.full, "-o", target], "compress the file by zstd -1 -T0")
 
     def _decompress(self) -> Iterator[Side]:
@@ -173,6 +193,9 @@ class Verbs:
         memory, jobs = self.guest.memory, usable_cpus()
         yield ours("the CRC32C of each populated page, by {} threads".format(jobs),
                    lambda: list(run_digests(memory, jobs)))
+        words = numpy.frombuffer(memory.buffer, numpy.uint64)
+        yield limit("memory read", "read the same memory by {} threads".format(jobs),
+                    lambda: by_parts(machine.read_memory, jobs, words))
         yield Side("1 thread for {}".format(jobs), "the same by one", lambda: list(run_digests(memory)), THREADS)
 
     def _digest(self) -> Iterator[Side]:
@@ -213,6 +236,17 @@ class Verbs:
             pass
 
 
+def _anew(target: str, work: Work) -> Work:
+    """The work, after the file that it makes has been removed: all sides then write into memory that has just been
+    freed. Memory that was never used, or was long unused, can be several times as slow: a hypervisor has to provide it.
+    """
+    def run() -> object:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(target)
+        return work()
+    return run
+
+
 def _copy_and_sync(source: str, target: str) -> None:
     shutil.copyfile(source, target)
     fd = os.open(target, os.O_RDONLY)
@@ -227,7 +261,9 @@ _DIGESTED = 16
 
 _MAKERS: Dict[str, Callable[[Verbs], Iterator[Side]]] = {
     "decode": Verbs._decode,
+    "decode, all CPUs": Verbs._decode_threads,
     "decode into new memory": Verbs._decode_new,
+    "decode into new memory, all CPUs": Verbs._decode_new_threads,
     "decode from a pipe": Verbs._decode_pipe,
     "encode": Verbs._encode,
     "encode to a pipe": Verbs._encode_pipe,

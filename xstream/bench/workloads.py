@@ -2,9 +2,14 @@
 import importlib
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Callable, List, NamedTuple, Optional, Tuple
+from typing import Callable, Iterator, List, NamedTuple, Optional, Tuple
+
+import numpy
+
+from xstream.guest.parallel import Workers, usable_cpus
 
 Work = Callable[[], object]
 
@@ -45,6 +50,27 @@ def limit(name: str, what: str, run: Work) -> Side:
 def peer(name: str, what: str, run: Work) -> Side:
     """A side that is another program."""
     return Side(name, what, run, PEER)
+
+
+def by_threads(what: str, run: Callable[[int], object], copying: str,
+               arrays: Callable[[], Tuple[numpy.ndarray, numpy.ndarray]]) -> Iterator[Side]:
+    """Our work by as many threads as there are CPUs, against the machine's limit for so many threads, and one thread.
+
+    ``run``: the work, with a number of threads; ``copying``: what the limit does; ``arrays``: of bytes, to copy to and
+    from. Memory may be shared by all CPUs, so the limit isn't that of one thread times their number.
+    """
+    jobs = usable_cpus()
+    yield ours("{}, by {} threads".format(what, jobs), lambda: run(jobs))
+    yield limit("memcpy", "{}, by {} threads".format(copying, jobs),
+                lambda: by_parts(numpy.copyto, jobs, *arrays()))
+    yield Side("1 thread for {}".format(jobs), "the same by one", lambda: run(1), THREADS)
+
+
+def by_parts(work: Callable[..., object], jobs: int, *arrays: numpy.ndarray) -> None:
+    """Do ``work`` on ``jobs`` equal parts of arrays of one length, each in a thread."""
+    bounds = [len(arrays[0]) * at // jobs for at in range(jobs + 1)]
+    with Workers(jobs) as workers:
+        workers.run([partial(work, *(array[start:end] for array in arrays)) for start, end in zip(bounds, bounds[1:])])
 
 
 def xen_module(name: str) -> Optional[ModuleType]:

@@ -14,6 +14,7 @@ from xstream.errors import StreamError, TruncatedStream
 from xstream.kernels import transfer
 from xstream.limits import Limits
 from xstream.stream.legacy_reader import LegacyReader
+from xstream.stream.output import written_in_place
 from xstream.stream.sink import Sink, check_not_same_file, opened_sink
 from xstream.stream.source import DescriptorSource
 from xstream.stream.zstd import compressed, compression_of
@@ -240,8 +241,9 @@ def _opened(request: Request) -> Iterator[Tuple[AnyReader, Optional[Again]]]:
         if isinstance(reader, NestedReader):
             reader.look_ahead()
         legacy_inside = any(layer.format == legacy.LAYER for layer in reader.layers)
-        if not legacy_inside or not _is_file(source):
-            yield reader, (lambda: request.open(source)) if _is_buffer(source) else None
+        if not legacy_inside or not _is_file(source) or _in_memory_anyway(request):
+            again = _is_buffer(source) or _in_memory_anyway(request)
+            yield reader, (lambda: request.open(source)) if again else None
             return
     with _descriptor(source) as fd:  # type: ignore[arg-type]  # _is_file() says so
         begin = os.lseek(fd, 0, os.SEEK_CUR)
@@ -261,6 +263,12 @@ def _opened_again(request: Request, fd: int, begin: int) -> Iterator[AnyReader]:
             yield reader
     finally:
         os.lseek(fd, here, os.SEEK_SET)
+
+
+def _in_memory_anyway(request: Request) -> bool:
+    """Whether page data of a file has to be looked at on its way to another, for zeros: it is better mapped then."""
+    return (isinstance(request.source, (str, os.PathLike)) and isinstance(request.sink, (str, os.PathLike))
+            and request.sparse and not written_in_place(os.fspath(request.sink)))
 
 
 def _is_file(source: object) -> bool:

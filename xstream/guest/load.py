@@ -125,6 +125,7 @@ class Loader:
         self.reader = reader
         self.memory = memory
         self.loaded = Loaded()
+        self._pages = self._resent = 0
         self._on_record = on_record
         self._workers = Workers(jobs)
         self._spool: Optional[Spool] = None
@@ -142,6 +143,7 @@ class Loader:
             self._unmapped.close()
             if self._spool is not None:
                 self._spool.close()
+        self.loaded = self.loaded._replace(data=self._pages, resent=self._resent)
         return self.loaded
 
     def _load(self, progress: "Callable[[int], object]") -> None:
@@ -211,8 +213,9 @@ class Loader:
                           base=0 if isinstance(error, TruncatedStream) else self.reader.offset)
 
     def _count(self, applied: Applied) -> None:
-        self.loaded = self.loaded._replace(data=self.loaded.data + applied.data,
-                                           resent=self.loaded.resent + applied.resent)
+        # Into plain numbers: this runs once for each batch, with cold caches.
+        self._pages += applied.data
+        self._resent += applied.resent
 
     def _compare(self, record: PageData) -> None:
         pages = len(record.data) // PAGE_SIZE

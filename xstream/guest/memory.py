@@ -196,12 +196,12 @@ class GuestMemory:
         pfns = data_pfns(record.words)
         self._expect(pfns)
         data = record.data
-        if applied.resent or isinstance(data, PendingPages):
+        if isinstance(data, PendingPages):
             self._store(pfns, data)
         else:
             view = memoryview(data).cast("B")
             workers.run([partial(self._store, pfns[first:end], view[first * PAGE_SIZE:end * PAGE_SIZE])
-                         for first, end in shares(len(pfns), workers.jobs)])
+                         for first, end in shares(len(pfns), jobs_for(pfns, applied, workers))])
         return applied
 
     def apply_run(self, run: PageRun, workers: Workers = ONE_THREAD) -> Applied:
@@ -210,9 +210,8 @@ class GuestMemory:
         self._sparse = not applied.resent
         pfns = data_pfns(run.words)
         self._expect(pfns)
-        jobs = 1 if applied.resent else workers.jobs
         workers.run([partial(self._store_extents, pfns[first:end], run.data, extents)
-                     for first, end, extents in run_shares(run.extents, jobs)])
+                     for first, end, extents in run_shares(run.extents, jobs_for(pfns, applied, workers))])
         return applied
 
     def _store_extents(self, pfns: memoryview, data: memoryview, extents: memoryview) -> None:
@@ -268,6 +267,11 @@ class GuestMemory:
 def reserve(size: int) -> mmap.mmap:
     """Zeroed bytes that use memory only where they are written."""
     return mmap.mmap(-1, max(size, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE)
+
+
+def jobs_for(pfns: memoryview, applied: Applied, workers: Workers) -> int:
+    """How many threads may copy pages to these PFNs at once: one if a PFN may occur twice: its last page counts."""
+    return 1 if applied.resent and not pfn_kernel.ascending(pfns) else workers.jobs
 
 
 def shares(pages: int, jobs: int) -> "Iterator[Tuple[int, int]]":

@@ -3,7 +3,7 @@ from array import array
 from functools import partial
 
 from xstream.guest.hooks import Hooks
-from xstream.guest.memory import Applied, data_pfns, reserve, run_shares, shares, uint64
+from xstream.guest.memory import Applied, data_pfns, jobs_for, reserve, run_shares, shares, uint64
 from xstream.guest.parallel import Workers
 from xstream.kernels import batches as batch_kernel
 from xstream.kernels import buffers
@@ -32,13 +32,13 @@ class TargetMemory:
 
     ``state``: one byte per PFN, as in :mod:`xstream.kernels.pfns`. ``p2m``: uint64, the frame of each populated PFN of
     a PV guest; None for HVM, where frames are PFNs. Both cover ``limit`` PFNs, but use memory only where written.
-    ``workers`` share the copying of a batch where its pages are in memory and none of its PFNs has come before.
+    ``workers`` share the copying of a batch where its pages are in memory and no PFN occurs twice in it.
     """
 
     def __init__(self, hooks: Hooks, pv: bool, limit: int, workers: Workers) -> None:
         self._hooks = hooks
         self._workers = workers
-        self._jobs = 1  # for the batch that was entered last
+        self._applied = Applied(0, 0, 0)  # of the batch that was entered last
         self.state = memoryview(reserve(limit))[:limit]
         self.pfn_end = 0  # one more than the highest PFN that a batch has named
         self.p2m: Optional[memoryview] = memoryview(reserve(8 * limit)).cast("B")[:8 * limit].cast("Q") if pv else None
@@ -47,8 +47,7 @@ class TargetMemory:
         """Populate the PFNs of a batch that need it, and note its types."""
         wanted = uint64(len(words) // 8)
         self.populate(wanted[:p2m_kernel.claim(words, self.state, wanted)])
-        applied = Applied(*pfn_kernel.mark(words, self.state))
-        self._jobs = 1 if applied.resent else self._workers.jobs
+        self._applied = Applied(*pfn_kernel.mark(words, self.state))
         self.pfn_end = max(self.pfn_end, pfn_kernel.highest_pfn(words) + 1)
         self._hooks.set_types(memoryview(words))
 
@@ -93,7 +92,7 @@ class TargetMemory:
             view = memoryview(data).cast("B")
             self._workers.run([
                 partial(page_kernel.scatter, pages.memory, at[first:end], view[first * PAGE_SIZE:end * PAGE_SIZE])
-                for first, end in shares(len(pfns), self._jobs)])
+                for first, end in shares(len(pfns), jobs_for(pfns, self._applied, self._workers))])
 
     def write_run(self, run: PageRun) -> None:
         """Write the pages of many batches at once."""
@@ -103,7 +102,8 @@ class TargetMemory:
         with self._hooks.mapped(self.frames_of(pfns)) as pages:
             at = buffers.array("at", pages.at, "uint64")
             self._workers.run([partial(batch_kernel.scatter, pages.memory, at[first:end], run.data, extents)
-                               for first, end, extents in run_shares(run.extents, self._jobs)])
+                               for first, end, extents in run_shares(
+                                   run.extents, jobs_for(pfns, self._applied, self._workers))])
 
     def read(self, pfns: memoryview) -> bytearray:
         """The pages of populated PFNs; a copy."""

@@ -111,6 +111,9 @@ def runs(pfns: BufferLike, starts: BufferLike, lengths: BufferLike) -> int:
     """Find runs of consecutive ascending PFNs: the index in ``pfns`` at which each begins, and its length. Returns how
     many there are."""
 
+def ascending(pfns: BufferLike) -> bool:
+    """Whether each PFN is higher than the one before; then none occurs twice."""
+
 def batch_end(pfns: BufferLike, start: int, order: int) -> int:
     """Index after the last of ``pfns`` that belongs to the batch that begins at ``start``.
 

@@ -423,6 +423,14 @@ def runs(const uint64_t[::1] pfns not None, uint64_t[::1] starts not None, uint6
     return found
 
 
+def ascending(const uint64_t[::1] pfns not None):
+    cdef Py_ssize_t i = 1
+    with nogil:
+        while i < pfns.shape[0] and load64(&pfns[0], i - 1) < load64(&pfns[0], i):
+            i += 1
+    return i >= pfns.shape[0]
+
+
 def batch_end(const uint64_t[::1] pfns not None, Py_ssize_t start, int order):
     cdef Py_ssize_t i, crossing, end, count = pfns.shape[0]
     cdef uint64_t first, previous, pfn

@@ -438,8 +438,7 @@ class Reader(RecordReader):
         count, reserved = libxc.parse_page_data_head(self.source.need(8 + min(length, 8))[8:], length)
         ordering.check_count(count)
         words = self.source.keep(self.source.need(16 + 8 * count)[16:])
-        record = PageData(words, b"", reserved)
-        pages = ordering.check_batch(record)
+        pages = ordering.check_batch(PageData(words, b"", reserved))
         if length != 8 + 8 * count + libxc.PAGE_SIZE * pages:
             raise CorruptStream("PAGE_DATA of a wrong size for its page types", offset=-4, field="length",
                                 expected=8 + 8 * count + libxc.PAGE_SIZE * pages, got=length)
@@ -447,7 +446,7 @@ class Reader(RecordReader):
         if isinstance(data, PendingPages):
             data.where = self.layer, self.index + 1, "PAGE_DATA"
         ordering.page_data()
-        return record._replace(data=data)
+        return PageData(words, data, reserved)
 
     def _finish(self) -> None:
         """Once, after END: check that nothing follows that shouldn't."""
