@@ -185,7 +185,7 @@ def test_against(tmp_path):
     assert record.incompatibility == "lacks PCLMULQDQ"
     record = scanned(tmp_path, samples.hvm(2), against=smaller)
     assert (record.state, record.status, record.compatible) == ("ok", 2, None)
-    assert record.incompatibility.startswith("unknown")
+    assert record.incompatibility == "the image has no CPUID policy"
 
 
 def test_a_policy_file(tmp_path, capsys):
@@ -503,6 +503,17 @@ def test_command_line(store, capsys):
     assert table.splitlines()[0].split() == ["path", "format", "guest", "name", "uuid", "Xen", "memory", "populated",
                                              "state"]
     assert "6 images: 2 bad, 1 error" in table
+
+
+def test_the_table_says_in_a_word_what_suits(tmp_path, capsys):
+    for name, data in (("a", with_policy(1)), ("b", with_policy(3)), ("c", samples.hvm(2)), ("d", with_policy(3)[:-9])):
+        (tmp_path / name).write_bytes(data)
+    assert cli.main(["scan", "--against", str(tmp_path / "a"), str(tmp_path)]) == 2
+    lines, table = capsys.readouterr().out.split("\n\n", 1)
+    assert "incompatible: lacks PCLMULQDQ" in lines and "unknown policy: the image has no CPUID policy" in lines
+    assert [line.split()[-2:] for line in table.splitlines()[1:5]] == [
+        ["compatible", "ok"], ["incompatible", "ok"], ["policy", "ok"], ["incompatible", "bad"]]
+    assert table.splitlines()[-1] == "4 images: 2 incompatible, 1 unknown policy, 1 bad"
 
 
 def test_quiet(store, capsys):

@@ -332,6 +332,8 @@ def print_differences(report: "PolicyReport") -> None:
 
 #: What the exit statuses say about an image.
 _VERDICTS = {1: "bad", 2: "error", 3: "failed", 4: "limit reached"}
+#: Words of a scan's table that need no attention.
+_GOOD_WORDS = ("ok", "compatible", "")
 
 
 def print_scanned(record: "ImageRecord") -> None:
@@ -342,20 +344,12 @@ def print_scanned(record: "ImageRecord") -> None:
         short_size(record.memory), record.populated)
     unread = record.unread and "not read: {}".format(record.unread)
     about = [record.format, record.guest, record.name, record.uuid, record.xen, memory, zero, unread, record.crc32c,
-             _suits(record)]
+             ": ".join(filter(None, [_suits(record), record.incompatibility]))]
     print_text("{}: {}".format(record.path, "; ".join([state] + [", ".join(filter(None, about))]).rstrip("; ")))
 
 
-def _suits(record: "ImageRecord") -> "Optional[str]":
-    """What is known about the policy that the guest was compared with."""
-    if record.compatible:
-        return "compatible"
-    return record.incompatibility and "{}{}".format("" if record.compatible is None else "incompatible: ",
-                                                    record.incompatibility)
-
-
 def print_scan(records: "Sequence[ImageRecord]", duplicates: "Optional[DuplicatesReport]") -> None:
-    """Print the records as a table, without columns in which nothing is known, and the number of each verdict."""
+    """Print the records as a table, without columns in which nothing is known, and how many have which fault."""
     rows = [[printable(cell) for cell in _scan_row(record)] for record in records]
     if not rows:
         return
@@ -363,8 +357,8 @@ def print_scan(records: "Sequence[ImageRecord]", duplicates: "Optional[Duplicate
              "state"]
     shown = [column for column in range(len(names)) if any(row[column] for row in rows)]
     print_table([[row[column] for column in shown] for row in [names] + rows])
-    counts = {name: sum(record.status == status for record in records) for status, name in _VERDICTS.items()}
-    parts = ["{} {}".format(count, name) for name, count in counts.items() if count]
+    words = [word for record in records for word in (_verdict(record), _suits(record)) if word not in _GOOD_WORDS]
+    parts = ["{} {}".format(words.count(word), word) for word in sorted(set(words), key=words.index)]
     print()
     print_text("{} images: {}".format(len(records), ", ".join(parts or ["all good"])))
     if duplicates is not None:
@@ -377,8 +371,18 @@ def _scan_row(record: "ImageRecord") -> "List[str]":
 
     return [record.path, text(record.format), text(record.guest), text(record.name), text(record.uuid),
             text(record.xen), "" if record.memory is None else short_size(record.memory), text(record.populated),
-            text(record.zero), text(record.crc32c), text(_suits(record)),
-            "ok" if record.state == "ok" else _VERDICTS[record.status]]
+            text(record.zero), text(record.crc32c), _suits(record), _verdict(record)]
+
+
+def _verdict(record: "ImageRecord") -> str:
+    return "ok" if record.state == "ok" else _VERDICTS[record.status]
+
+
+def _suits(record: "ImageRecord") -> str:
+    """What is known about the policy that the guest was compared with, in a word."""
+    if record.compatible is None:
+        return "unknown policy" if record.incompatibility else ""
+    return "compatible" if record.compatible else "incompatible"
 
 
 def _print_duplicates(report: "DuplicatesReport") -> None:

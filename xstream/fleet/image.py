@@ -218,7 +218,7 @@ class _Scan:
         if report.compatible:
             return record._replace(compatible=True)
         if report.compatible is None:
-            return record._replace(status=BAD_USE, incompatibility="unknown: no CPU policies to compare")
+            return record._replace(status=BAD_USE, incompatibility="the image has no CPUID policy")
         lost = ["lacks " + " ".join(report.lost)] if report.lost else []
         return record._replace(status=BAD_STREAM, compatible=False,
                                incompatibility="; ".join(list(report.reasons) + lost))
