@@ -1,4 +1,5 @@
 """Compressed images: zstd frames along the stream's structure, with a table at the end."""
+import array
 import os
 import random
 import struct
@@ -12,8 +13,10 @@ from test_cli import run
 from ways import WAYS
 
 import xstream
+from xstream.guest.memory import GuestMemory
 from xstream.guest.simulated import SimulatedGuest
-from xstream.stream import seekable, zstd
+from xstream.stream import framed, seekable, zstd
+from xstream.stream.piped import PipedFrames
 from xstream.stream.seekable import SeekableSource, frames
 
 zstandard = pytest.importorskip("zstandard")
@@ -68,7 +71,13 @@ def count(monkeypatch):
         sizes.append(size)
         return installed.decompress(frame, size)
 
-    monkeypatch.setattr(seekable, "zstd_library", lambda: installed._replace(decompress=decompress))
+    def decompress_into(frame, into):
+        sizes.append(len(into))
+        return installed.decompress_into(frame, into)
+
+    counting = installed._replace(decompress=decompress, decompress_into=decompress_into)
+    for module in (framed, seekable):
+        monkeypatch.setattr(module, "zstd_library", lambda: counting)
     return sizes
 
 
@@ -420,3 +429,218 @@ def test_without_the_library(tmp_path, monkeypatch):
     with pytest.raises(xstream.UnsupportedStream, match="zstandard"):
         xstream.convert(STREAM, tmp_path / "out.zst")
     assert not (tmp_path / "out.zst").exists()
+
+
+# From one compressed image to another
+
+def test_compressed_pages_are_copied(tmp_path, count):
+    """Into another container, only what isn't pages is compressed anew."""
+    image = compressed(STREAM, tmp_path, jobs=2)
+    del count[:]
+    for source, jobs in ((tmp_path / "out.zst", 1), (tmp_path / "out.zst", 3), (bytes(image), 1)):
+        xstream.convert(source, tmp_path / "xl.zst", to="xl", config=b"{}", no_device_model=True, jobs=jobs)
+        assert max(count) < BATCH * 4096
+        nested = (tmp_path / "xl.zst").read_bytes()
+        xstream.convert(STREAM, tmp_path / "plain", to="xl", config=b"{}", no_device_model=True)
+        assert decompressed(nested) == (tmp_path / "plain").read_bytes()
+        assert [nested[frame.begin:frame.end] for frame in pages_of(nested)] == [
+            image[frame.begin:frame.end] for frame in pages_of(image)]
+    xstream.convert(tmp_path / "xl.zst", tmp_path / "back.zst", to="libxc")
+    assert (tmp_path / "back.zst").read_bytes() == image
+    assert max(count) < BATCH * 4096
+
+
+@pytest.mark.parametrize("options", [{"compress": "zstd:1"}, {"strict": True}])
+def test_compressed_pages_are_compressed_anew(options, tmp_path, count):
+    compressed(STREAM, tmp_path)
+    xstream.convert(tmp_path / "out.zst", tmp_path / "again.zst", **options)
+    assert count.count(BATCH * 4096) == PAGES // BATCH
+    assert decompressed((tmp_path / "again.zst").read_bytes()) == STREAM
+
+
+def test_foreign_frames_are_not_copied(tmp_path):
+    """A copied frame has a checksum."""
+    image = compressed(STREAM, tmp_path)
+    pieces = [decompressed(image[frame.begin:frame.end]) for frame in opened_frames(image)]
+    foreign = by_hand(pieces, write_checksum=False)
+    assert frames(memoryview(foreign)) is not None
+    xstream.convert(foreign, tmp_path / "ours.zst")
+    assert (tmp_path / "ours.zst").read_bytes() == image
+
+
+def test_copied_damage(tmp_path):
+    """Pages that are copied aren't checked; with strict they are."""
+    image = compressed(STREAM, tmp_path)
+    image[pages_of(image)[1].end - 1] ^= 1
+    xstream.convert(bytes(image), tmp_path / "copy.zst")
+    assert (tmp_path / "copy.zst").read_bytes() == image
+    with pytest.raises(xstream.CorruptStream, match="checksum"):
+        xstream.convert(bytes(image), tmp_path / "other.zst", strict=True)
+
+
+# By several threads
+
+@pytest.mark.parametrize("name", ["good", "damaged", "cut", "resent", "wrong"])
+@pytest.mark.parametrize("file", [False, True])
+def test_loading_by_threads(name, file, tmp_path):
+    """Any number of threads loads the same, and reports the same error: the first one of the stream."""
+    stream = {"resent": RESENT_PAGES, "wrong": STREAM[:-200] + b"\xff" * 200}.get(name, STREAM)
+    image = compressed(STREAM, tmp_path) if name == "wrong" else compressed(stream, tmp_path)
+    if name == "wrong":  # what follows the pages, too
+        image = with_contents(image, stream)
+    if name in ("damaged", "wrong"):
+        image[pages_of(image)[1].end - 1] ^= 1
+    if name == "cut":
+        image = image[:len(image) * 2 // 3]
+    results = []
+    for jobs in (1, 2, 5):
+        with open(str(tmp_path / "memory"), "w+b") as backing:
+            memory = GuestMemory(file=backing.fileno() if file else None)
+            try:
+                loaded = xstream.load(bytes(image), memory, jobs=jobs)
+                results.append((loaded, memory.read(range_of(len(memory))), bytes(memory.state)))
+            except xstream.StreamError as error:
+                results.append((type(error), str(error)))
+    assert results[1:] == results[:1] * 2
+    assert isinstance(results[0][0], type) == (name in ("damaged", "cut", "wrong"))
+
+
+#: Batches that are sent twice, in another order, and with PFNs that aren't neighbours.
+RESENT_PAGES = samples.hvm(memory=b"".join(
+    batch([word(pfn) for pfn in pfns], [page(pfn + shift) for pfn in pfns]) for pfns, shift in (
+        (range(100), 0), (range(100, 200), 0), (range(100), 1), (range(50, 150), 2), (range(400, 200, -2), 3),
+        (list(range(300, 350)) + list(range(300, 350)), 4), (range(0, 400, 5), 6))))
+
+
+def with_contents(image, stream):
+    """An image with frames of the same sizes, and other contents."""
+    pieces, at = [], 0
+    for frame in opened_frames(image):
+        pieces.append(stream[at:at + frame.size])
+        at += frame.size
+    return bytearray(by_hand(pieces))
+
+
+def by_hand(pieces, **options):
+    """An image of one frame for each piece, by another writer."""
+    raw = [zstandard.ZstdCompressor(**options).compress(piece) for piece in pieces]
+    return b"".join(raw) + table_of([(len(frame), len(piece)) for frame, piece in zip(raw, pieces)])
+
+
+def table_of(rows):
+    table = b"".join(struct.pack("<II", *row) for row in rows)
+    return struct.pack("<II", 0x184D2A5E, len(table) + 9) + table + struct.pack("<IBI", len(rows), 0, 0x8F92EAB1)
+
+
+def range_of(count):
+    return memoryview(array.array("Q", range(count)))
+
+
+# Front to back
+
+def without_table(image):
+    return bytes(image[:entries(image)[0] - 8])
+
+
+def skippable(size):
+    return struct.pack("<II", 0x184D2A53, size) + bytes(size)
+
+
+@pytest.mark.parametrize("way", ["pipe", "object"])
+def test_from_a_pipe(way, tmp_path, count):
+    """Frames that nobody wants aren't decompressed; the others by several threads, into memory."""
+    image = bytes(compressed(STREAM, tmp_path))
+    with WAYS[way](image) as source, xstream.open(source) as reader:
+        assert isinstance(reader.source, PipedFrames)
+    del count[:]
+    with WAYS[way](image) as source:
+        assert xstream.verify(source) == xstream.verify(STREAM)
+    assert sum(count) < 4096 * 2
+    with WAYS[way](image) as source:
+        assert xstream.verify(source, strict=True) == xstream.verify(STREAM)
+    assert count.count(BATCH * 4096) == PAGES // BATCH
+    with WAYS[way](image) as source:
+        assert xstream.info(source) == xstream.info(STREAM)
+    for jobs in (1, 3):
+        memory = GuestMemory()
+        with WAYS[way](image) as source:
+            xstream.load(source, memory, jobs=jobs)
+        assert bytes(memory.buffer) == b"".join(STREAM_PAGES)
+
+
+@pytest.mark.parametrize("way", ["buffer", "pipe"])
+@pytest.mark.parametrize("kind", ["pv", "hvm"])
+def test_restoring(way, kind, tmp_path):
+    xstream.save(SimulatedGuest(kind, 3000), tmp_path / "plain")
+    plain = (tmp_path / "plain").read_bytes()
+    image = bytes(compressed(plain, tmp_path))
+    digests = set()
+    for data, jobs in ((plain, 1), (image, 1), (image, 3)):
+        guest = SimulatedGuest.empty(kind)
+        with WAYS[way](data) as source:
+            xstream.restore(source, guest, jobs=jobs)
+        digests.add(guest.digest())
+    assert digests == {SimulatedGuest(kind, 3000).digest()}
+
+
+@pytest.mark.parametrize("way", ["buffer", "pipe"])
+def test_frames_of_all_kinds(way, tmp_path, count):
+    """Without a table: skippable frames between the others, empty ones, one that doesn't state its size, padding."""
+    image = without_table(compressed(STREAM, tmp_path))
+    found = opened_frames(compressed(STREAM, tmp_path))
+    whole = [image[frame.begin:frame.end] for frame in found]
+    empty = zstandard.ZstdCompressor(write_checksum=True).compress(b"")
+    assert zstd.frame_end(memoryview(empty), 0) == (len(empty), 0)
+    unsized = zstandard.ZstdCompressor(write_content_size=False).compress(decompressed(whole[3]))
+    for changed in (image, skippable(0).join(whole), (skippable(100000) + empty).join(whole), empty * 1000 + image,
+                    b"".join(whole[:3]) + unsized + b"".join(whole[4:]), image + bytes(5000), image + skippable(9)):
+        with WAYS[way](changed) as source:
+            assert records(source) == records(STREAM)
+        with WAYS[way](changed) as source:
+            xstream.convert(source, tmp_path / "ours.zst")
+        assert decompressed((tmp_path / "ours.zst").read_bytes()) == STREAM
+    del count[:]
+    with WAYS[way](image) as source:
+        assert xstream.verify(source) == xstream.verify(STREAM)
+    assert sum(count) < 4096 * 2
+    with WAYS[way](image + b"garbage") as source, pytest.raises(xstream.CorruptStream, match="after the compressed"):
+        xstream.verify(source)
+
+
+@pytest.mark.parametrize("way", ["buffer", "pipe"])
+def test_damage_without_a_table(way, tmp_path):
+    image = bytearray(without_table(compressed(STREAM, tmp_path)))
+    found = pages_of(compressed(STREAM, tmp_path))
+    image[found[1].end - 1] ^= 1
+    with WAYS[way](bytes(image)) as source, pytest.raises(xstream.CorruptStream, match="PFNs 0x28 to 0x4f") as caught:
+        xstream.load(source, GuestMemory(), jobs=2)
+    assert caught.value.layer == "zstd" and caught.value.offset == found[1].begin
+    with WAYS[way](bytes(image)) as source:
+        report = xstream.extract(source, tmp_path / "memory", salvage=True)
+    assert report.populated == PAGES - BATCH and report.missing == ((BATCH, BATCH),)
+    for end in (found[2].begin + 3, found[2].begin + 9, found[2].end - 2, found[2].end):
+        with WAYS[way](bytes(image[:end])) as source, pytest.raises(xstream.StreamError) as caught:
+            xstream.verify(source)
+        assert isinstance(caught.value, xstream.TruncatedStream)
+        with WAYS[way](bytes(image[:end])) as source:
+            report = xstream.extract(source, tmp_path / "memory", salvage=True)
+        assert report.populated in (BATCH, 2 * BATCH)
+
+
+@pytest.mark.parametrize("way", ["buffer", "pipe", "descriptor"])
+def test_hostile_frames(way):
+    """Frames that state less than they hold, more, or nothing at all; and far more of them than contents."""
+    bomb = zstandard.ZstdCompressor(level=1).compress(bytes(1 << 30))
+    marker = zstandard.ZstdCompressor().compress(bytes(STREAM[:64]))
+    lying = zstandard.ZstdCompressor(level=1).compress(bytes(8 << 20))
+    at = 5 if lying[4] & 0x20 else 6
+    assert lying[4] & 0xC0 == 0x80 and struct.unpack_from("<I", lying, at) == (8 << 20,)
+    lying = lying[:at] + struct.pack("<I", 5000) + lying[at + 4:]
+    blocks = b"\x28\xb5\x2f\xfd\x60\x03\0" + bytes(3 * 5000) + struct.pack("<I", 259 << 3 | 1)[:3] + b"x" * 259
+    reserved = b"\x28\xb5\x2f\xfd\x20\x05\x07\0\0"
+    empty = zstandard.ZstdCompressor().compress(b"")
+    for hostile in (bomb, lying, blocks, reserved, marker + bomb, marker + lying, marker + blocks, marker + reserved,
+                    marker + empty * 100000, marker + skippable(0) * 100000,
+                    marker + struct.pack("<II", 0x184D2A53, 2 ** 32 - 1)):
+        with WAYS[way](hostile) as source, pytest.raises(xstream.StreamError):
+            xstream.load(source, GuestMemory(), jobs=2)

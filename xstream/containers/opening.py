@@ -5,6 +5,7 @@ from xstream.stream.reader import AnyReader as AnyReader
 from xstream.stream.reader import Reader
 from xstream.stream.records import RecordReader
 from xstream.stream.source import BufferSource, FedSource, NeedMoreData, Source, open_source
+from xstream.stream.threads import usable_cpus
 from xstream.wire import libxc
 
 TYPE_CHECKING = False
@@ -24,13 +25,14 @@ FORMATS = (libxc.LAYER, "legacy", "xl", "libvirt", "libxl", "xenopsd", "xend", "
 
 def open_stream(source: "SourceLike", *, format: "Optional[str]" = None, limits: Limits = Limits(),
                 strict: bool = False, checkpointed: bool = False, exact: bool = False, width: "Optional[int]" = None,
-                guest: "Optional[str]" = None) -> "AnyReader":
+                guest: "Optional[str]" = None, jobs: "Optional[int]" = None) -> "AnyReader":
     """The reader for a stream of any format, or for a container of one.
 
     ``source`` is anything that :func:`~xstream.stream.source.open_source` takes; recognition consumes nothing. Input
     compressed by gzip, xz, bzip2 or zstd is decompressed (zstd needs Python 3.14 or the package ``zstandard``); offsets
-    then count decompressed bytes. ``format``, one of FORMATS, replaces recognition. ``width`` and ``guest`` are
-    LegacyReader's, for legacy memory streams; the others are Reader's.
+    then count decompressed bytes. ``jobs`` threads decompress an image whose frames can be decompressed apart; default:
+    one for each CPU that this process may use. ``format``, one of FORMATS, replaces recognition. ``width`` and
+    ``guest`` are LegacyReader's, for legacy memory streams; the others are Reader's.
 
     ``exact``: take no byte from a descriptor, socket or object past the end of the stream, or past a CHECKPOINT record
     before the next record is asked for. The caller can read on there; see
@@ -44,7 +46,7 @@ def open_stream(source: "SourceLike", *, format: "Optional[str]" = None, limits:
     opened = open_source(source, exact=exact)
     try:
         if format is None:
-            opened, format = _recognised(opened, strict)
+            opened, format = _recognised(opened, strict, jobs)
         return _reader(opened, format, limits, strict, checkpointed, width, guest)
     except BaseException:
         if opened is not source:
@@ -53,7 +55,7 @@ def open_stream(source: "SourceLike", *, format: "Optional[str]" = None, limits:
 
 
 def _reader(source: Source, format: str, limits: Limits, strict: bool, checkpointed: bool, width: "Optional[int]",
-            guest: "Optional[str]") -> AnyReader:
+            guest: "Optional[str]") -> "AnyReader":
     """The reader for a format. What only some formats need is loaded here."""
     if format == libxc.LAYER:
         return Reader(source, limits=limits, strict=strict, checkpointed=checkpointed)
@@ -80,16 +82,16 @@ class _Lent:
 
 def reading(source: "StreamLike", *, format: "Optional[str]" = None, limits: Limits = Limits(), strict: bool = False,
             checkpointed: bool = False, width: "Optional[int]" = None, guest: "Optional[str]" = None,
-            exact: bool = False) -> "ContextManager[AnyReader]":
+            exact: bool = False, jobs: "Optional[int]" = None) -> "ContextManager[AnyReader]":
     """A reader for ``source``, for a ``with`` block: :func:`open_stream`'s, closed at the end of the block; or
     ``source`` itself if it is a reader, which keeps its own settings and stays open."""
     if isinstance(source, RecordReader):
         return _Lent(source)  # type: ignore[arg-type]  # all subclasses are readers
     return open_stream(source, format=format, limits=limits, strict=strict,  # type: ignore[arg-type]  # no reader
-                       checkpointed=checkpointed, width=width, guest=guest, exact=exact)
+                       checkpointed=checkpointed, width=width, guest=guest, exact=exact, jobs=jobs)
 
 
-def _recognised(source: Source, strict: bool) -> "Tuple[Source, str]":
+def _recognised(source: Source, strict: bool, jobs: "Optional[int]") -> "Tuple[Source, str]":
     """The source to read from, itself or one that decompresses it, and the format of what it holds."""
     if not isinstance(source, FedSource) and source.peek(len(libxc.MARKER)) == libxc.MARKER:
         return source, libxc.LAYER  # without loading the other formats
@@ -99,7 +101,7 @@ def _recognised(source: Source, strict: bool) -> "Tuple[Source, str]":
         if isinstance(source, FedSource):
             raise UnsupportedStream("input compressed by {}, fed piece by piece: decompress what is fed".format(
                 sign.format), layer=sign.format, offset=0)
-        source = _decompressed(source, sign.format, strict)
+        source = _decompressed(source, sign.format, strict, jobs)
         sign = recognise(source)
         if sign in COMPRESSED:
             raise UnsupportedStream("input compressed by {} within compressed input".format(sign.format),
@@ -114,17 +116,21 @@ def _recognised(source: Source, strict: bool) -> "Tuple[Source, str]":
     return source, sign.format
 
 
-def _decompressed(source: Source, compression: str, strict: bool) -> Source:
+def _decompressed(source: Source, compression: str, strict: bool, jobs: "Optional[int]") -> Source:
     """The source of what a compressed source holds. Raises UnsupportedStream if no library for it is installed."""
     from xstream.stream.compressed import DecompressedSource
     whole = DecompressedSource(source, compression)
-    if compression == "zstd" and isinstance(source, BufferSource):
+    if compression != "zstd":
+        return whole
+    jobs = usable_cpus() if jobs is None else jobs
+    if isinstance(source, BufferSource):
         from xstream.stream.seekable import SeekableSource, frames
         data = source.buffered()
         found = frames(data)
         if found is not None:
-            return SeekableSource(source, data, found, strict=strict)
-    return whole
+            return SeekableSource(source, data, found, strict=strict, jobs=jobs)
+    from xstream.stream.piped import PipedFrames, comes_in_frames
+    return PipedFrames(source, strict=strict, jobs=jobs) if comes_in_frames(source) else whole
 
 
 def _advice(source: Source, sign: "Sign") -> "Tuple[str, str]":
@@ -185,7 +191,7 @@ class PushReader:
         self._reader: Optional[AnyReader] = None
 
     @property
-    def reader(self) -> AnyReader:
+    def reader(self) -> "AnyReader":
         """The reader. Raises NeedMoreData until enough has been fed to recognise the format."""
         if self._reader is None:
             self._reader = self._open()

@@ -73,7 +73,8 @@ class Request(NamedTuple):
     def open(self, source: "StreamLike") -> ContextManager[AnyReader]:
         """A reader for ``source``, which is this request's or replaces it."""
         return reading(source, format=self.format, limits=self.limits, strict=self.strict, width=self.width,
-                       guest=self.guest, checkpointed=self.checkpointed or self.squash or self.last_checkpoint)
+                       guest=self.guest, checkpointed=self.checkpointed or self.squash or self.last_checkpoint,
+                       jobs=self.jobs)
 
 
 def convert(source: "StreamLike", sink: "SinkLike", *, to: Optional[str] = None, config: Optional[bytes] = None,
@@ -109,10 +110,12 @@ def convert(source: "StreamLike", sink: "SinkLike", *, to: Optional[str] = None,
       ``last_checkpoint`` or ``squash``, so that a copy of the memory is kept in a temporary file;
     - ``format``, ``width``, ``guest``, ``limits``, ``strict``: as :func:`xstream.open` has them;
     - ``progress``: called with the source's offset, once per batch;
-    - ``jobs``: threads that copy pages with ``squash``, and that compress. The output is the same with any number;
+    - ``jobs``: threads that copy pages with ``squash``, and that compress and decompress. The output is the same with
+      any number;
     - ``sparse``: a regular file gets holes instead of blocks of zeros; its bytes are the same;
     - ``compress``: "zstd" or "zstd:LEVEL": write a compressed image (:mod:`xstream.stream.zstd`), which ``zstd -d``
-      turns into the stream. None stands for "zstd" if ``sink`` is a path that ends in ".zst".
+      turns into the stream. None stands for "zstd" if ``sink`` is a path that ends in ".zst". Page data of a compressed
+      source is copied as it is, without being decompressed or checked, unless a level is named or ``strict`` is set.
 
     Page data moves from descriptor to descriptor inside the kernel where possible. Memory use is bounded whatever the
     size of the guest.

@@ -10,10 +10,10 @@ from xstream.guest.memory import GuestMemory, data_pfns, reserve
 from xstream.kernels import pfns as pfn_kernel
 from xstream.limits import Limits
 from xstream.stream.legacy_reader import LegacyReader
-from xstream.stream.source import PendingPages
 from xstream.stream.writer import BATCH_PFNS, batch_bounds
 from xstream.wire import legacy
 from xstream.wire.libxc import PAGE_SIZE, PageData, words_of
+from xstream.wire.pending import in_memory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class PfnSet:
         words, pages = _select(record.words, self._bitmap, False, False)
         if len(words) == len(record.words):
             return record
-        data = memoryview(record.data.read() if isinstance(record.data, PendingPages) else record.data)
+        data = memoryview(in_memory(record.data))
         kept = b"".join(data[page * PAGE_SIZE:(page + 1) * PAGE_SIZE] for page in pages)
         return PageData(words, kept)
 
@@ -214,8 +214,7 @@ class LegacyMemory:
         if self._sent is not None:
             self._sent.add(record.words)
         if self.copy is not None and not self._reader.verifying:
-            if isinstance(record.data, PendingPages):
-                record = record._replace(data=record.data.read())
+            record = record._replace(data=in_memory(record.data))
             self.copy.memory.apply(record)
         yield record
 

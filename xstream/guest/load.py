@@ -11,11 +11,12 @@ from xstream.guest.parallel import Workers, usable_cpus
 from xstream.guest.tables import checked_tables, from_legacy
 from xstream.kernels import pfns as pfn_kernel
 from xstream.limits import Limits
-from xstream.stream.seekable import SeekableSource, name_pages
+from xstream.stream.framed import FramedSource, name_pages
 from xstream.stream.source import ObjectSource, pieces
 from xstream.tuples import NamedTuple
 from xstream.wire.legacy import CompressedBatch, CompressedPages, UnmappedPfns
 from xstream.wire.libxc import PAGE_SIZE, PageData
+from xstream.wire.pending import in_memory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -116,11 +117,12 @@ class Loader:
 
     After VERIFY, pages are compared, not written. If the reader is strict a difference raises MemoryMismatch; otherwise
     ``Loaded.differing`` lists the first ones (Xen's restorer logs them and continues). In a checkpointed stream, what
-    follows a complete checkpoint takes effect with the next one. ``jobs``: threads that copy the pages of a batch where
-    they are in memory; what is loaded, and every error, is the same with any number.
+    follows a complete checkpoint takes effect with the next one. ``jobs``: threads that decompress pages, and copy
+    those of a batch where they are in memory; what is loaded, and every error, is the same with any number. After an
+    error, batches that follow the faulty one may have been applied.
     """
 
-    def __init__(self, reader: AnyReader, memory: GuestMemory, *,
+    def __init__(self, reader: "AnyReader", memory: GuestMemory, *,
                  on_record: "Callable[[Optional[AnyRecord]], object]" = lambda record: None, jobs: int = 1) -> None:
         self.reader = reader
         self.memory = memory
@@ -137,7 +139,11 @@ class Loader:
         StreamError or a subclass."""
         try:
             with self._workers:
-                self._load(progress)
+                try:
+                    self._load(progress)
+                except StreamError:
+                    self._workers.wait()  # what is wrong with pages that came before is the first error
+                    raise
             self._unmapped.apply(self.memory)
         finally:
             self._unmapped.close()
@@ -156,6 +162,7 @@ class Loader:
                 raise
         if not self.reader.checkpoints:
             self._unmapped.complete()
+        self._workers.wait()
         if isinstance(self.reader, NestedReader):
             self.reader.look_ahead()  # raises where there was no memory
         self.reader.check_whole()
@@ -184,6 +191,7 @@ class Loader:
         if isinstance(record, PageData):
             self._page_data(record)
             return
+        self._workers.wait()
         try:
             for batch in (self._deltas.pages(record.data) if isinstance(record, CompressedPages)
                           else self._deltas.batch(record.words)):
@@ -195,6 +203,7 @@ class Loader:
     def _page_data(self, record: PageData) -> None:
         gone = taken_back(self.reader, record)
         if gone is not None:
+            self._workers.wait()
             self.memory.forget(gone)
             return
         try:
@@ -218,6 +227,7 @@ class Loader:
         self._resent += applied.resent
 
     def _compare(self, record: PageData) -> None:
+        self._workers.wait()
         pages = len(record.data) // PAGE_SIZE
         differing = self.memory.compare(record)
         self.loaded = self.loaded._replace(compared=self.loaded.compared + pages)
@@ -248,9 +258,9 @@ class WholeRecordLoader(Loader):
     leaves the memory as the batch before left it, whatever the source. Of a compressed image with damaged page data the
     other batches are applied; ``damage`` is the first such error then."""
 
-    def __init__(self, reader: AnyReader, memory: GuestMemory, *, jobs: int = 1) -> None:
+    def __init__(self, reader: "AnyReader", memory: GuestMemory, *, jobs: int = 1) -> None:
         super().__init__(reader, memory, jobs=jobs)
-        self._image = reader.source if isinstance(reader.source, SeekableSource) else None
+        self._image = reader.source if isinstance(reader.source, FramedSource) else None
         if self._image is not None:
             self._image.forgiving = True
 
@@ -262,7 +272,7 @@ class WholeRecordLoader(Loader):
     def _page_data(self, record: PageData) -> None:
         damaged = 0 if self._image is None else self._image.damaged
         try:
-            whole = b"".join(bytes(piece) for piece in pieces(record.data))
+            whole = in_memory(record.data)
         except StreamError as error:
             self._locate(error)
             raise
@@ -272,7 +282,7 @@ class WholeRecordLoader(Loader):
             name_pages(self._image.damage, data_pfns(record.words))
 
 
-def taken_back(reader: AnyReader, record: PageData) -> "Optional[memoryview]":
+def taken_back(reader: "AnyReader", record: PageData) -> "Optional[memoryview]":
     """The PFNs (uint64) that a batch removes from the guest's memory, or None.
 
     Converted streams have batches of XTAB entries alone for the PFNs that a legacy stream's tail lists as unmapped. In
@@ -293,12 +303,12 @@ def load(source: "StreamLike", memory: GuestMemory, *, format: "Optional[str]" =
     end and stays open.
 
     - ``limits``: default: the usual ones, with as many PFNs as ``memory`` may have;
-    - ``jobs``: threads that copy pages; default: one for each CPU that this process may use. The result and every
-      error are the same with any number.
+    - ``jobs``: threads that decompress and copy pages; default: one for each CPU that this process may use. The result
+      and every error are the same with any number.
 
     Raises StreamError or a subclass, IncompleteStream for a stream without the records that a guest needs to run, and
     OSError for failures of the source.
     """
     with reading(source, format=format, limits=limits or Limits(guest_pfns=memory.limit), strict=strict,
-                 checkpointed=checkpointed, width=width, guest=guest) as reader:
+                 checkpointed=checkpointed, width=width, guest=guest, jobs=jobs) as reader:
         return Loader(reader, memory, jobs=usable_cpus() if jobs is None else jobs).run()

@@ -4,13 +4,14 @@ import mmap
 import os
 from functools import partial
 
-from xstream.errors import LimitExceeded
+from xstream.errors import LimitExceeded, StreamError
 from xstream.guest.parallel import ONE_THREAD, TASK_PAGES, Workers
 from xstream.kernels import batches as batch_kernel
 from xstream.kernels import buffers
 from xstream.kernels import pages as page_kernel
 from xstream.kernels import pfns as pfn_kernel
 from xstream.limits import Limits
+from xstream.stream.framed import name_pages
 from xstream.stream.reader import PageRun
 from xstream.stream.source import PendingPages, pieces
 from xstream.tuples import NamedTuple
@@ -18,12 +19,13 @@ from xstream.wire.libxc import PAGE_SIZE, PageData
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Iterator, Optional, Tuple, Union
+    from typing import Callable, Iterator, List, Optional, Tuple, Union
 
     import numpy
 
     from xstream.kernels.buffers import BufferLike
     from xstream.wire.frames import Buffer
+    from xstream.wire.pending import PagePart
 
 #: Address space reserved at first: a process has room for some dozens of these, not for many of ``Limits.guest_pfns``.
 _RESERVED_PAGES = 1 << 28
@@ -188,14 +190,24 @@ class GuestMemory:
     def apply(self, record: PageData, workers: Workers = ONE_THREAD) -> Applied:
         """Apply a batch: record its types and write its pages. The last entry of a PFN wins.
 
-        ``workers`` share the copying if the pages are in memory and no PFN occurs twice. Raises LimitExceeded, and
-        TruncatedStream if the source ends within PendingPages.
+        ``workers`` share the copying if the pages are in memory and no PFN occurs twice. With more than one worker,
+        pages of a compressed image may be written later: call ``workers.wait()``, which raises what is wrong with them,
+        before anything else uses the memory. Raises LimitExceeded, and TruncatedStream if the source ends within
+        PendingPages.
         """
+        self._wait_before_move(record.words, workers)
         applied = self.mark(record.words)
         self._sparse = not applied.resent
         pfns = data_pfns(record.words)
         self._expect(pfns)
         data = record.data
+        if isinstance(data, PendingPages) and workers.jobs > 1:
+            if self._write_later(pfns, data, applied, workers):
+                return applied
+            held = data.held()
+            data = data if held is None else held
+        if applied.resent:
+            workers.wait()
         if isinstance(data, PendingPages):
             self._store(pfns, data)
         else:
@@ -204,10 +216,45 @@ class GuestMemory:
                          for first, end in shares(len(pfns), jobs_for(pfns, applied, workers))])
         return applied
 
+    def _wait_before_move(self, words: "Buffer", workers: Workers) -> None:
+        if self._fd is None and (pfn_kernel.highest_pfn(words) + 1) * PAGE_SIZE > len(self._whole):
+            workers.wait()
+
+    def _write_later(self, pfns: memoryview, data: PendingPages, applied: Applied, workers: Workers) -> bool:
+        """Have the pages of a batch written by tasks, if its data has parts and no PFN occurs twice; whether that has
+        been done. A file with holes isn't written twice like that: whether a zero page must be written would change."""
+        adjacent = self._fd is None and pfn_kernel.runs(pfns, uint64(len(pfns)), uint64(len(pfns))) == 1
+        once = adjacent or not applied.resent or (self._fd is None and pfn_kernel.ascending(pfns))
+        parts = data.parts() if len(pfns) and once else None
+        if parts is None:
+            return False
+        tasks: List[Callable[[], object]] = []
+        first = 0
+        for part in parts:
+            tasks.append(partial(self._store_part, part, pfns, first, adjacent))
+            first += part.pages
+        workers.begin(tasks, (pfns[0], pfns[len(pfns) - 1]) if adjacent else (min(pfns), max(pfns)))
+        return True
+
+    def _store_part(self, part: "PagePart", batch: memoryview, first: int, adjacent: bool) -> None:
+        """Write a part whose PFNs are those of its batch from number ``first`` on; ``adjacent``: consecutive ones."""
+        pfns = batch[first:first + part.pages]
+        try:
+            if adjacent:
+                begin = pfns[0] * PAGE_SIZE
+                part.read_into(self._whole[begin:begin + len(pfns) * PAGE_SIZE])
+            else:
+                self._store(pfns, part.read())
+        except StreamError as error:
+            raise name_pages(error, batch)
+
     def apply_run(self, run: PageRun, workers: Workers = ONE_THREAD) -> Applied:
         """Apply many small batches at once, in order."""
+        self._wait_before_move(run.words, workers)
         applied = self.mark(run.words)
         self._sparse = not applied.resent
+        if applied.resent:
+            workers.wait()
         pfns = data_pfns(run.words)
         self._expect(pfns)
         workers.run([partial(self._store_extents, pfns[first:end], run.data, extents)

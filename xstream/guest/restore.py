@@ -204,7 +204,7 @@ class Restorer:
         self._completed = Completed()
 
     @property
-    def _reader(self) -> AnyReader:
+    def _reader(self) -> "AnyReader":
         assert self._opened is not None
         return self._opened
 
@@ -261,13 +261,13 @@ class Restorer:
         if self._opened is None:
             self._opened = self._given or open_stream(
                 self._source, format=self._format, limits=self._limits, strict=self._strict,
-                checkpointed=self._checkpointed, exact=self._exact)
+                checkpointed=self._checkpointed, exact=self._exact, jobs=self._workers.jobs)
         self._check(self._opened)
         self._begun = True
         if self._pv is None:
             self._hooks.start_restore(0)
 
-    def _check(self, reader: AnyReader) -> None:
+    def _check(self, reader: "AnyReader") -> None:
         memory = reader.memory
         if isinstance(memory, LegacyReader):
             raise UnsupportedStream("a legacy stream (Xen 4.5 or earlier) can't be restored directly: convert it first",
@@ -539,10 +539,8 @@ def restore(source: "StreamLike", guest: Guest, *, format: "Optional[str]" = Non
     - ``back_channel``: COLO: where to send the PFNs that the guest changed, as any sink. The guest is complete and runs
       while ``checkpoint`` is called, and is suspended afterwards;
     - ``progress``: called once per batch with the offset reached; ``cancelled``: called once per batch, True stops;
-    - ``jobs``: threads that copy the pages of a batch where they are in memory; default: one for each CPU that this
-      process may use. The guest, and every error, are the same with any number;
-    - ``memory_crc``: read the memory back before the guest's state is loaded, and report its CRC32C, as
-      :func:`xstream.save` does.
+    - ``jobs``: threads that decompress, and that copy the pages of a batch where they are in memory; default: one for
+      each CPU that this process may use. The guest, and every error, are the same with any number.
 
     The caller keeps what it opened: a descriptor, file object or reader passed in stays open.
 

@@ -87,8 +87,11 @@ class TargetMemory:
         with self._hooks.mapped(self.frames_of(pfns)) as pages:
             at = buffers.array("at", pages.at, "uint64")
             if isinstance(data, PendingPages):
-                data.read_into(pages.memory, at)
-                return
+                held = data.held()
+                if held is None:
+                    data.read_into(pages.memory, at)
+                    return
+                data = held
             view = memoryview(data).cast("B")
             self._workers.run([
                 partial(page_kernel.scatter, pages.memory, at[first:end], view[first * PAGE_SIZE:end * PAGE_SIZE])

@@ -10,7 +10,7 @@ from xstream.tuples import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, Dict, Protocol, Tuple, Type
+    from typing import Callable, Dict, Optional, Protocol, Tuple, Type
 
     from xstream.wire.frames import Buffer
 
@@ -65,7 +65,7 @@ class DecompressedSource(StreamSource):
         self._lower = source
         self._format = format
         self._codec = _CODECS[format]()
-        self._member = self._codec.new()
+        self._member: Optional[_Decompressor] = None  # not begun yet
         self._input = b""  # taken from the source and not decompressed yet
 
     def check_end(self) -> None:
@@ -75,16 +75,24 @@ class DecompressedSource(StreamSource):
     def close(self) -> None:
         self._lower.close()
 
-    def _receive(self, into: memoryview) -> int:
-        while not self._member.eof or self._next_member():
-            if self._member.needs_input and not self._take(1):
+    def receive(self, into: memoryview) -> int:
+        """Write at least one byte to ``into``; returns how many, 0 only at the end of the input."""
+        while True:
+            member = self._member
+            if member is None or member.eof:
+                if not self._next_member():
+                    return 0
+                continue
+            if member.needs_input and not self._take(1):
                 raise TruncatedStream("the input ends inside compressed data", missing=1, layer=self._format,
                                       offset=self._lower.offset)
-            data = self._decompress(self._input if self._member.needs_input else b"", len(into))
+            data = self._decompress(member, self._input if member.needs_input else b"", len(into))
             if data:
                 into[:len(data)] = data
                 return len(data)
-        return 0
+
+    def _receive(self, into: memoryview) -> int:
+        return self.receive(into)
 
     def _take(self, size: int) -> bytes:
         """The compressed bytes that are in memory; at least ``size``, unless the input ends."""
@@ -96,10 +104,10 @@ class DecompressedSource(StreamSource):
             self._input += piece
         return self._input
 
-    def _decompress(self, untrusted: bytes, most: int) -> bytes:
+    def _decompress(self, member: "_Decompressor", untrusted: bytes, most: int) -> bytes:
         try:
-            wanted = self._member.needs_input
-            data = self._member.decompress(untrusted, most)
+            wanted = member.needs_input
+            data = member.decompress(untrusted, most)
         except self._codec.errors as error:
             limit = next((limit for text, limit in _MEMORY.items() if text in str(error)), None)
             if limit is not None:
@@ -107,8 +115,8 @@ class DecompressedSource(StreamSource):
                                     expected="at most {} bytes".format(limit))
             raise CorruptStream("bad compressed data: {}".format(error), layer=self._format,
                                 offset=self._lower.offset)
-        if self._member.eof:
-            self._input = self._member.unused_data
+        if member.eof:
+            self._input = member.unused_data
         elif wanted:
             self._input = b""
         return data
@@ -121,7 +129,11 @@ class DecompressedSource(StreamSource):
         magic = _MAGICS[self._format]
         if not self._take(1):
             return False
-        if not self._take(len(magic)).startswith(magic):
+        start = self._take(len(magic))
+        if len(start) < len(magic) and magic.startswith(start):
+            raise TruncatedStream("the input ends inside compressed data", missing=len(magic) - len(start),
+                                  layer=self._format, offset=self._lower.offset)
+        if not start.startswith(magic):
             raise CorruptStream("bytes after the compressed data", layer=self._format, offset=self._lower.offset,
                                 expected="the end of the input", got=self._input[:16])
         self._member = self._codec.new()

@@ -3,56 +3,34 @@
 The table is never trusted: it counts only if each frame that it names says the same of itself, or can't be decompressed
 at all. Otherwise the file is read front to back, like one without a table.
 """
-import os
 from bisect import bisect_right
 from collections import OrderedDict
 
-from xstream.errors import CorruptStream, StreamError
-from xstream.kernels import pages as page_kernel
-from xstream.stream.source import Source, StreamSource
+from xstream.kernels import zframes
+from xstream.stream.framed import MOST_CONTENTS, Frame, FramedSource, decompress
+from xstream.stream.source import Source
 from xstream.stream.zstd import (
     ENTRY,
     FOOTER,
     FOOTER_MAGIC,
-    FORMAT,
-    PAGES_LEAST,
     SKIPPABLE,
     SKIPPABLE_MAGIC,
-    Library,
     TooManyBlocks,
     frame_end,
     skippable_size,
-    thread_pool,
 )
 from xstream.stream.zstd import library as zstd_library
-from xstream.tuples import NamedTuple
-from xstream.wire.libxc import PAGE_SIZE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from concurrent.futures import Future, ThreadPoolExecutor
-    from typing import Dict, List, Optional
+    from typing import List, Optional
 
     from xstream.wire.frames import Buffer
 
-#: Largest contents of a frame that is decompressed as a whole: what this package writes, and eight times that.
-_MOST_CONTENTS = 32 << 20
-#: Threads that decompress ahead of the reader at most.
-_MOST_THREADS = 8
 #: Bytes of contents that random access keeps.
 _KEPT = 64 << 20
 #: Frames that contradict the table and are decompressed, to find out which of the two is wrong, at most.
 _MOST_TRIED = 16
-
-
-class Frame(NamedTuple):
-    """A frame: where it begins and ends in the file, and the size of its contents. ``broken``: by the table alone,
-    because the frame itself is damaged."""
-
-    begin: int
-    end: int
-    size: int
-    broken: bool = False
 
 
 def frames(data: memoryview) -> "Optional[List[Frame]]":
@@ -66,41 +44,41 @@ def frames(data: memoryview) -> "Optional[List[Frame]]":
     if magic != FOOTER_MAGIC or descriptor or begin < 0 or SKIPPABLE.unpack_from(data, begin) != (
             SKIPPABLE_MAGIC, size):
         return None
-    found, at = [], 0
     table = data[begin + SKIPPABLE.size:len(data) - FOOTER.size]
+    found, at = [], 0
     for compressed, contents in ENTRY.iter_unpack(table):
-        if contents > _MOST_CONTENTS or compressed > begin - at:
+        if contents > MOST_CONTENTS or compressed > begin - at:
             return None
         found.append(Frame(at, at + compressed, contents))
         at += compressed
-    return _checked(data, found) if at == begin else None
+    return found if at == begin and _check(data, table, found) else None
 
 
-def _checked(data: memoryview, table: "List[Frame]") -> "Optional[List[Frame]]":
-    """A table's frames, with damaged ones marked as broken; None if the table isn't true.
+def _check(data: memoryview, table: memoryview, found: "List[Frame]") -> bool:
+    """Mark the damaged ones of a table's frames as broken; False if the table isn't true.
 
     A frame is broken if nothing can decompress it. An error is then certain where it is read, and the table only says
     where to go on after that.
     """
-    found, tried = [], 0
-    for frame in table:
+    tried = 0
+    number = zframes.agreeing(data, table, 0, 0)
+    while number < len(found):
+        frame = found[number]
         try:
             end, size = frame_end(data, frame.begin)
         except TooManyBlocks:
-            return None
+            return False
         except ValueError:
             if not frame.size or skippable_size(data, frame.begin) is not None \
                     or not any(data[frame.begin:frame.begin + 4]):  # padding
-                return None
-            found.append(frame._replace(broken=True))
-            continue
-        if (end, size) != (frame.end, frame.size):
+                return False
+        else:
             tried += 1
-            if size is None or size > _MOST_CONTENTS or tried > _MOST_TRIED or _is_intact(data[frame.begin:end], size):
-                return None
-            frame = frame._replace(broken=True)
-        found.append(frame)
-    return found
+            if size is None or size > MOST_CONTENTS or tried > _MOST_TRIED or _is_intact(data[frame.begin:end], size):
+                return False
+        found[number] = frame._replace(broken=True)
+        number = zframes.agreeing(data, table, number + 1, frame.end)
+    return True
 
 
 def _is_intact(frame: memoryview, size: int) -> bool:
@@ -136,7 +114,8 @@ class FrameStore:
             if found is not None:
                 self._kept.move_to_end(number)
                 return found
-        found = decompress(self._library, self._file, self._frames, number)
+        frame = self._frames[number]
+        found = decompress(self._library, self._file[frame.begin:frame.end], frame, number)
         with self._lock:
             if number not in self._kept:
                 self._kept[number] = found
@@ -157,153 +136,26 @@ class FrameStore:
         return pieces[0] if len(pieces) == 1 else memoryview(b"".join(pieces))
 
 
-class SeekableSource(StreamSource):
-    """The decompressed bytes of a file's frames. Frames whose contents are skipped aren't decompressed, except with
-    ``strict``; once page data is read, more of it is decompressed ahead, by one thread for each CPU.
+class SeekableSource(FramedSource):
+    """The decompressed bytes of a file's frames, which ``found`` lists; see FramedSource."""
 
-    ``offset`` counts decompressed bytes. Reading raises CorruptStream for a frame that can't be decompressed; its layer
-    is the compression, its offset that of the frame in the file. If ``forgiving`` is set, a bad frame of nothing but
-    page data reads as zeros instead: ``damage`` is the first such error, ``damaged`` counts them.
-    """
-
-    def __init__(self, source: Source, data: memoryview, found: "List[Frame]", *, strict: bool = False) -> None:
-        super().__init__()
-        self._lower = source
+    def __init__(self, source: Source, data: memoryview, found: "List[Frame]", *, strict: bool = False,
+                 jobs: int = 1) -> None:
+        super().__init__(source, strict=strict, jobs=jobs)
         self._file = data
         self._frames = found
-        self._strict = strict
-        self._library = zstd_library()
-        self._next = 0
-        self._contents = memoryview(b"")  # of the frame before the next one: what hasn't been taken yet
-        self._ahead: Dict[int, Future[bytes]] = {}
-        self._threads = min(len(os.sched_getaffinity(0)), _MOST_THREADS)
-        self._pool: Optional[ThreadPoolExecutor] = None
-        self.forgiving = False
-        self.damage: Optional[CorruptStream] = None
-        self.damaged = 0
 
     def close(self) -> None:
-        for ahead in self._ahead.values():
-            ahead.cancel()
-        self._ahead.clear()
-        if self._pool is not None:
-            self._pool.shutdown()
-        self._file = self._contents = memoryview(b"")
-        self._lower.close()
+        super().close()
+        self._file = memoryview(b"")
 
-    def _receive(self, into: memoryview) -> int:
-        if not self._fill():
-            return 0
-        got = min(len(into), len(self._contents))
-        into[:got] = self._contents[:got]
-        self._contents = self._contents[got:]
-        return got
+    def _frame(self, number: int) -> "Optional[Frame]":
+        return self._frames[number] if number < len(self._frames) else None
 
-    def read_pages(self, memory: "Buffer", pfns: memoryview) -> int:
-        try:
-            return self._read_pages(memory, pfns)
-        except CorruptStream as error:
-            raise name_pages(error, pfns)
-
-    def _read_pages(self, memory: "Buffer", pfns: memoryview) -> int:
-        done = 0
-        while done < len(pfns):
-            if self._end == self._start and self._fill() and len(self._contents) >= PAGE_SIZE:
-                count = min(len(self._contents) // PAGE_SIZE, len(pfns) - done)
-                page_kernel.scatter(memory, pfns[done:done + count], self._contents[:count * PAGE_SIZE])
-                self._contents = self._contents[count * PAGE_SIZE:]
-                self._base += count * PAGE_SIZE
-                done += count
-                continue
-            got = super().read_pages(memory, pfns[done:done + 1])
-            if got < PAGE_SIZE:
-                return done * PAGE_SIZE + got
-            done += 1
-        return done * PAGE_SIZE
-
-    def discard(self, size: int) -> int:
-        if self._strict:
-            return super().discard(size)
-        done = min(size, self._end - self._start)
-        self._start += done
-        while done < size and (len(self._contents) or self._next < len(self._frames)):
-            left = size - done
-            if not len(self._contents) and self._frames[self._next].size <= left:
-                step = self._frames[self._next].size
-                if self._frames[self._next].broken and not self.forgiving:
-                    raise _damaged("damaged frame", self._frames, self._next)
-                self._ahead.pop(self._next, None)
-                self._next += 1
-            else:
-                self._fill()
-                step = min(left, len(self._contents))
-                self._contents = self._contents[step:]
-            self._base += step
-            done += step
-        return done
-
-    def _fill(self) -> bool:
-        """Decompress the next frame if nothing is left of the last one; False at the end of the file."""
-        while not len(self._contents):
-            if self._next == len(self._frames):
-                return False
-            number, self._next = self._next, self._next + 1
-            ahead = self._ahead.pop(number, None)
-            if self._frames[number].size >= PAGES_LEAST:
-                self._decompress_ahead()
-            try:
-                self._contents = memoryview(self._decompress(number) if ahead is None else ahead.result())
-            except CorruptStream as error:
-                if not self.forgiving or not self._is_pages(self._frames[number].size):
-                    raise
-                self.damage = self.damage or error
-                self.damaged += 1
-                self._contents = memoryview(bytes(self._frames[number].size))
-        return True
-
-    def _is_pages(self, size: int) -> bool:
-        """Whether the next ``size`` bytes, of a new frame, are all page data that is being read."""
-        pending = self.pending
-        return pending is not None and self.offset - pending.left + size <= pending.offset + len(pending)
-
-    def _decompress_ahead(self) -> None:
-        """Have the next frames of page data decompressed while the reader is busy with this one."""
-        if self._threads < 2:
-            return
-        if self._pool is None:
-            self._pool = thread_pool(self._threads)
-        number = self._next
-        while number < len(self._frames) and len(self._ahead) < self._threads:
-            if number not in self._ahead and self._frames[number].size >= PAGES_LEAST:
-                self._ahead[number] = self._pool.submit(self._decompress, number)
-            number += 1
-
-    def _decompress(self, number: int) -> bytes:
-        return decompress(self._library, self._file, self._frames, number)
+    def _compressed(self, number: int) -> "Buffer":
+        frame = self._frames[number]
+        return self._file[frame.begin:frame.end]
 
     def store(self) -> FrameStore:
         """Random access to the same frames; it outlives this source."""
         return FrameStore(self._file, self._frames)
-
-
-def decompress(library: Library, data: memoryview, found: "List[Frame]", number: int) -> bytes:
-    """The contents of one of the frames of a file. Raises CorruptStream."""
-    frame = found[number]
-    try:
-        contents = library.decompress(data[frame.begin:frame.end], frame.size)
-    except library.error as error:
-        raise _damaged("bad compressed data: {}".format(error), found, number)
-    if len(contents) != frame.size:
-        raise _damaged("compressed contents of another size", found, number)
-    return contents
-
-
-def _damaged(message: str, found: "List[Frame]", number: int) -> CorruptStream:
-    return CorruptStream(message, layer=FORMAT, offset=found[number].begin, field="frame {}".format(number))
-
-
-def name_pages(error: StreamError, pfns: memoryview) -> StreamError:
-    """Add to the error of a damaged frame which pages (uint64 PFNs) of a batch could not be read."""
-    if error.layer == FORMAT and error.got is None and len(pfns):
-        error.got = "damaged pages of a batch of PFNs {:#x} to {:#x}".format(min(pfns), max(pfns))
-    return error

@@ -17,12 +17,12 @@ from xstream.wire.pending import PendingPages as PendingPages
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Iterable, Optional, Union
+    from typing import Iterable, List, Optional, Tuple, Union
 
     from xstream.kernels.buffers import BufferLike
     from xstream.stream.types import SourceLike, SupportsRead
     from xstream.wire.frames import Buffer
-    from xstream.wire.pending import Data
+    from xstream.wire.pending import Data, PagePart
 
 #: Bytes read at once for headers and small records: the capacity of a pipe. Page data beyond it is read straight into
 #: its destination.
@@ -251,6 +251,21 @@ class StreamSource(Source):
             self._base += got
         return done
 
+    def page_parts(self, size: int) -> "Optional[List[PagePart]]":
+        """For PendingPages: take ``size`` bytes of page data as parts; None, with nothing taken, if that can't be
+        done."""
+        return None
+
+    def compressed_frames(self, size: int) -> "Optional[List[Tuple[Buffer, int]]]":
+        """For PendingPages: take ``size`` bytes as frames of zstd, each with the size of its contents; None, with
+        nothing taken, if that can't be done."""
+        return None
+
+    def hold(self, size: int) -> "Optional[memoryview]":
+        """For PendingPages: take ``size`` bytes that are in memory in one piece and stay valid; None, with nothing
+        taken, if they aren't."""
+        return None
+
     def _settle(self) -> None:
         if self.pending is not None:
             pending, self.pending = self.pending, None
@@ -286,6 +301,14 @@ class DescriptorSource(StreamSource):
         mode = os.fstat(fd).st_mode
         self._splices = hasattr(os, "splice") and stat.S_ISFIFO(mode)
         self._seeks = stat.S_ISREG(mode)
+
+    def is_ready(self) -> bool:
+        """Whether something can be read without waiting, or the input ends."""
+        if self._end > self._start:
+            return True
+        poller = select.poll()
+        poller.register(self._fd, select.POLLIN)
+        return bool(poller.poll(0))
 
     def _receive(self, into: memoryview) -> int:
         while True:

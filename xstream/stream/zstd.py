@@ -18,14 +18,16 @@ from collections import deque
 
 from xstream.errors import UnsupportedStream
 from xstream.kernels import pages as page_kernel
+from xstream.kernels import zframes
 from xstream.stream.sink import Sink
+from xstream.stream.threads import thread_pool
 from xstream.tuples import NamedTuple
 from xstream.wire.pending import PendingPages
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
-    from typing import Any, Callable, Deque, Iterator, List, Optional, Sequence, Tuple, Type
+    from typing import Any, Callable, Deque, Iterator, List, Optional, Sequence, Tuple, Type, Union
 
     from xstream.wire.frames import Buffer
 
@@ -48,17 +50,28 @@ FOOTER_MAGIC = 0x8F92EAB1
 
 
 class Library(NamedTuple):
-    """What compresses one frame, and decompresses one. ``decompress`` takes the frame and the size of its contents;
-    it checks the content checksum and raises ``error``."""
+    """Compression and decompression of single frames.
+
+    - ``compress(data, level)``: a frame with a content checksum and the size of the contents;
+    - ``decompress(frame, size)``: the contents, ``size`` bytes at most;
+    - ``decompress_into(frame, into)``: write the contents to ``into``, which must have their size; returns how many
+      bytes were written, or another number than ``len(into)`` if the contents have another size.
+
+    Decompression checks the content checksum. Both functions raise ``error`` for bad frames.
+    """
 
     compress: "Callable[[Buffer, int], bytes]"
     decompress: "Callable[[Buffer, int], bytes]"
+    decompress_into: "Callable[[Buffer, memoryview], int]"
     error: "Type[BaseException]"
 
 
 def library(*, offset: int = 0) -> Library:
-    """The library that is installed. Raises UnsupportedStream if there is none."""
-    for name, wrap in (("compression.zstd", _standard), ("zstandard", _zstandard)):
+    """The library that is installed. Raises UnsupportedStream if there is none.
+
+    The package is preferred: Python's own module can't decompress into a given buffer.
+    """
+    for name, wrap in (("zstandard", zstandard_library), ("compression.zstd", standard_library)):
         try:
             return wrap(importlib.import_module(name))
         except ImportError:
@@ -66,16 +79,31 @@ def library(*, offset: int = 0) -> Library:
     raise UnsupportedStream("zstd needs Python 3.14 or the package zstandard", layer=FORMAT, offset=offset)
 
 
-def _standard(module: "Any") -> Library:
+def standard_library(module: "Any") -> Library:
+    """By ``compression.zstd``, or a module with the same interface."""
     parameter = module.CompressionParameter
 
     def compress(data: "Buffer", level: int) -> bytes:
         return bytes(module.compress(data, options={parameter.compression_level: level, parameter.checksum_flag: 1}))
 
-    return Library(compress, lambda frame, size: bytes(module.decompress(frame)), module.ZstdError)
+    def decompress(frame: "Buffer", size: int) -> bytes:
+        decompressor = module.ZstdDecompressor()
+        contents = bytes(decompressor.decompress(frame, size))
+        if not decompressor.eof:
+            # The checksum may be left, or more contents than expected.
+            contents += decompressor.decompress(b"", 1)
+        return contents
+
+    def decompress_into(frame: "Buffer", into: memoryview) -> int:
+        contents = decompress(frame, len(into))
+        into[:] = contents[:len(into)].ljust(len(into), b"\0")
+        return len(contents)
+
+    return Library(compress, decompress, decompress_into, module.ZstdError)
 
 
-def _zstandard(module: "Any") -> Library:
+def zstandard_library(module: "Any") -> Library:
+    """By the package ``zstandard``."""
     # Objects of the package are for one thread each; making one for each frame takes as long as a small frame.
     of_thread = threading.local()
 
@@ -85,18 +113,26 @@ def _zstandard(module: "Any") -> Library:
             of_thread.compressor = module.ZstdCompressor(level=level, write_checksum=True, write_content_size=True)
         return bytes(of_thread.compressor.compress(data))
 
-    def decompress(frame: "Buffer", size: int) -> bytes:
+    def decompressor() -> "Any":
         if not hasattr(of_thread, "decompressor"):
             of_thread.decompressor = module.ZstdDecompressor()
-        return bytes(of_thread.decompressor.decompress(frame, max_output_size=size))
+        return of_thread.decompressor
 
-    return Library(compress, decompress, module.ZstdError)
+    def decompress(frame: "Buffer", size: int) -> bytes:
+        return bytes(decompressor().decompress(frame, max_output_size=size))
 
+    def decompress_into(frame: "Buffer", into: memoryview) -> int:
+        done = 0
+        with decompressor().stream_reader(frame) as reader:
+            while done < len(into):
+                got = reader.readinto(into[done:])
+                if not got:
+                    return done
+                done += got
+            # The checksum may be left, or more contents than expected.
+            return done + len(reader.read(1))
 
-def thread_pool(threads: int) -> "ThreadPoolExecutor":
-    """Threads that compress or decompress."""
-    from concurrent.futures import ThreadPoolExecutor  # loaded when threads are needed
-    return ThreadPoolExecutor(threads)
+    return Library(compress, decompress, decompress_into, module.ZstdError)
 
 
 def level_of(compression: str) -> int:
@@ -117,12 +153,13 @@ def compression_of(sink: object, compress: "Optional[str]") -> "Optional[str]":
 
 @contextlib.contextmanager
 def compressed(sink: Sink, compress: "Optional[str]", threads: int = 1) -> "Iterator[Sink]":
-    """A sink that compresses into ``sink``, or without ``compress`` that sink itself. The image is ended when the block
-    succeeds. Raises what ZstdSink and level_of raise."""
+    """A sink that compresses into ``sink``, or without ``compress`` that sink itself. Page data that is compressed
+    already is copied, unless ``compress`` names a level. The image is ended when the block succeeds. Raises what
+    ZstdSink and level_of raise."""
     if compress is None:
         yield sink
         return
-    into = ZstdSink(sink, level_of(compress), threads)
+    into = ZstdSink(sink, level_of(compress), threads, copies=compress == FORMAT)
     try:
         yield into
         into.finish()
@@ -133,17 +170,19 @@ def compressed(sink: Sink, compress: "Optional[str]", threads: int = 1) -> "Iter
 class ZstdSink(Sink):
     """Compresses into another sink. ``offset`` counts the bytes before compression. :meth:`finish` ends the image.
 
-    ``threads`` compress at the same time; at most three frames for each are in memory. Raises UnsupportedStream if no
+    ``threads`` compress at the same time; at most three frames for each are in memory. ``copies``: frames of page data
+    from a compressed source are written as they are. Raises UnsupportedStream if no
     library is installed.
     """
 
-    def __init__(self, sink: Sink, level: int = DEFAULT_LEVEL, threads: int = 1) -> None:
+    def __init__(self, sink: Sink, level: int = DEFAULT_LEVEL, threads: int = 1, *, copies: bool = False) -> None:
         self._library = library()
         self._sink = sink
         self._level = level
+        self._copies = copies
         self._pool: Optional[ThreadPoolExecutor] = thread_pool(threads) if threads > 1 else None
         self._most = threads * _WAITING
-        self._waiting: Deque[Tuple[Future[bytes], int]] = deque()
+        self._waiting: Deque[Tuple[Union[bytes, Future[bytes]], int]] = deque()
         self._rest = bytearray()  # what isn't page data, or too little of it, since the last frame
         self._table: List[bytes] = []
         self.offset = 0
@@ -157,13 +196,25 @@ class ZstdSink(Sink):
             self._end_rest()
 
     def pass_on(self, data: PendingPages) -> None:
-        held = bytearray()
+        if len(data) >= PAGES_LEAST and self._copies:
+            frames = data.frames()
+            if frames is not None:
+                self._end_rest()
+                for frame, size in frames:
+                    self.offset += size
+                    self._put(bytes(frame), size)
+                return
+        held = data.held()
+        if held is not None:
+            self.write_data([], held)
+            return
+        collected = bytearray()
         for piece in data.pieces():
-            held += piece
-            if len(held) >= PAGES_SIZE:
-                self._pages(memoryview(held))
-                held = bytearray()
-        self._pages(memoryview(held))
+            collected += piece
+            if len(collected) >= PAGES_SIZE:
+                self._pages(memoryview(collected))
+                collected = bytearray()
+        self._pages(memoryview(collected))
 
     def write_pages(self, head: "Sequence[Buffer]", memory: "Buffer", pfns: "Buffer") -> None:
         pages = memoryview(bytearray(len(pfns) * page_kernel.PAGE_SIZE))
@@ -188,7 +239,8 @@ class ZstdSink(Sink):
     def close(self) -> None:
         """End the threads, without writing anything more."""
         for waiting, _ in self._waiting:
-            waiting.cancel()
+            if not isinstance(waiting, bytes):
+                waiting.cancel()
         self._waiting.clear()
         if self._pool is not None:
             self._pool.shutdown()
@@ -207,18 +259,22 @@ class ZstdSink(Sink):
             self._compress(rest)
 
     def _compress(self, data: "Buffer") -> None:
-        """Compress one frame and write it, both now or both later. The caller may change ``data`` afterwards."""
+        """Compress one frame, now or later, and write it later. The caller may change ``data`` afterwards."""
         size = len(data)
         if self._pool is None:
-            self._write_frame(self._library.compress(data, self._level), size)
+            self._put(self._library.compress(data, self._level), size)
             return
+        self._put(self._pool.submit(self._library.compress, bytes(data), self._level), size)
+
+    def _put(self, frame: "Union[bytes, Future[bytes]]", size: int) -> None:
+        """Write a frame after those that are being compressed."""
         while len(self._waiting) >= self._most:
             self._write_first()
-        self._waiting.append((self._pool.submit(self._library.compress, bytes(data), self._level), size))
+        self._waiting.append((frame, size))
 
     def _write_first(self) -> None:
         frame, size = self._waiting.popleft()
-        self._write_frame(frame.result(), size)
+        self._write_frame(frame if isinstance(frame, bytes) else frame.result(), size)
 
     def _write_frame(self, frame: bytes, size: int) -> None:
         self._sink.write([frame])
@@ -242,49 +298,12 @@ def frame_end(data: memoryview, begin: int) -> "Tuple[int, Optional[int]]":
     """Where the zstd frame that begins at ``begin`` ends, by its blocks' headers, and the size of its contents, None if
     it doesn't say. Nothing is decompressed. Raises ValueError if there is no frame, or if it doesn't end within
     ``data``; TooManyBlocks."""
-    at, size, checksum = _after_header(data, begin)
-    unpack = _BLOCK.unpack_from  # the loop runs tens of thousands of times for a large image
-    try:
-        for _ in range(_FEW_BLOCKS + (size or 0) // _SMALL_BLOCK):
-            low, high = unpack(data, at)
-            kind = low & _BLOCK_TYPE
-            if kind == _RESERVED_BLOCK:
-                raise ValueError("reserved block type")
-            at += 4 if kind == _RLE_BLOCK else 3 + (low >> 3 | high << 13)
-            if low & 1:
-                break
-        else:
-            raise TooManyBlocks("too many blocks")
-    except struct.error:
-        raise ValueError("cut frame") from None
-    end = at + (4 if checksum else 0)
-    if end > len(data):
-        raise ValueError("cut frame")
+    status, end, size = zframes.follow(data, begin)
+    if status == zframes.TOO_MANY:
+        raise TooManyBlocks("too many blocks")
+    if status != zframes.GOOD:
+        raise ValueError(_BAD[status])
     return end, size
 
 
-#: Blocks that a frame may have beside one for each small block of its contents.
-_FEW_BLOCKS, _SMALL_BLOCK = 64, 1024
-_BLOCK = struct.Struct("<HB")  # bit 0: the last one; bits 1 and 2: its type; the others: its size
-_MAGIC = b"\x28\xb5\x2f\xfd"
-_BLOCK_TYPE, _RLE_BLOCK, _RESERVED_BLOCK = 6, 2, 6  # within a block's header
-_DICTIONARY_SIZES = (0, 1, 2, 4)
-
-
-def _after_header(data: memoryview, begin: int) -> "Tuple[int, Optional[int], bool]":
-    """Where a frame's header ends, the size of its contents or None, and whether a checksum ends the frame."""
-    if _bytes(data, begin, 4) != _MAGIC:
-        raise ValueError("no zstd frame")
-    descriptor = _bytes(data, begin + 4, 1)[0]
-    single = bool(descriptor & 0x20)
-    at = begin + 5 + (0 if single else 1) + _DICTIONARY_SIZES[descriptor & 3]
-    length = (1 if single else 0, 2, 4, 8)[descriptor >> 6]
-    size = int.from_bytes(_bytes(data, at, length), "little") + (256 if length == 2 else 0) if length else None
-    return at + length, size, bool(descriptor & 4)
-
-
-def _bytes(data: memoryview, at: int, count: int) -> bytes:
-    found = bytes(data[at:at + count])
-    if len(found) < count:
-        raise ValueError("cut frame")
-    return found
+_BAD = {zframes.NO_FRAME: "no zstd frame", zframes.CUT: "cut frame", zframes.RESERVED: "reserved block type"}

@@ -48,12 +48,12 @@ def digest(source: "StreamLike", *, format: Optional[str] = None, limits: Limits
            progress: Callable[[int], object] = lambda offset: None, jobs: int = 1) -> DigestReport:
     """Load a stream's final memory and compute its checksums.
 
-    ``progress`` is called with the offset reached, once per batch; ``jobs`` is the number of threads that copy pages
-    and compute CRCs (each SHA-256 takes one). The other arguments are those of :func:`xstream.open`. Raises StreamError
-    or a subclass.
+    ``progress`` is called with the offset reached, once per batch; ``jobs`` is the number of threads that decompress
+    and copy pages and compute CRCs (each SHA-256 takes one). The other arguments are those of :func:`xstream.open`.
+    Raises StreamError or a subclass.
     """
     with reading(source, format=format, limits=limits, strict=strict, checkpointed=checkpointed, width=width,
-                 guest=guest) as reader:
+                 guest=guest, jobs=jobs) as reader:
         memory = _load(reader, limits, progress, jobs)
         unread = reader.unread
     return digest_memory(memory, jobs)._replace(unread=unread)
@@ -65,7 +65,7 @@ def page_digests(source: "StreamLike", *, format: Optional[str] = None, limits: 
     """(PFN, CRC32C of its page) of each populated PFN, ascending. The arguments are those of :func:`digest`. Raises
     StreamError or a subclass before the first pair."""
     with reading(source, format=format, limits=limits, strict=strict, checkpointed=checkpointed, width=width,
-                 guest=guest) as reader:
+                 guest=guest, jobs=jobs) as reader:
         memory = _load(reader, limits, progress, jobs)
     return (pair for first, sums in run_digests(memory, jobs) for pair in enumerate(sums, first))
 

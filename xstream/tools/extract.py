@@ -83,7 +83,7 @@ def extract(source: "StreamLike", sink: "SinkLike", *, salvage: bool = False, fo
     ``sparse`` holes where no PFN is populated and where pages are zeros; it appears when it is complete. To anything
     else the bytes are written in order once the whole stream has been read into memory. ``limits.guest_pfns`` bounds
     the size. ``progress`` is called with the offset reached, once per batch; ``jobs`` is the number of threads that
-    copy pages. The other arguments are those of :func:`xstream.open`.
+    decompress and copy pages. The other arguments are those of :func:`xstream.open`.
 
     With ``salvage``, an error in the stream ends the reading and is in the report: the pages of every record before it
     are written, of a stream with checkpoints those up to its last complete one. Damaged page data of a compressed image
@@ -94,7 +94,7 @@ def extract(source: "StreamLike", sink: "SinkLike", *, salvage: bool = False, fo
     """
     check_not_same_file(source, sink)
     with reading(source, format=format, limits=limits, strict=strict, checkpointed=checkpointed, width=width,
-                 guest=guest) as reader:
+                 guest=guest, jobs=jobs) as reader:
         path = os.fspath(sink) if isinstance(sink, (str, os.PathLike)) else None
         if path is not None and not written_in_place(path):
             with replacing(path) as fd:

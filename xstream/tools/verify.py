@@ -97,7 +97,7 @@ class Verifier:
             data.skip()
         except CorruptStream as error:  # of compressed data
             from xstream.guest.memory import data_pfns
-            from xstream.stream.seekable import name_pages
+            from xstream.stream.framed import name_pages
             raise name_pages(error, data_pfns(words))
 
     def finish(self) -> None:

@@ -1,10 +1,10 @@
 """Page data and other long bodies that a source hasn't read yet."""
-
 from xstream.errors import TruncatedStream
+from xstream.tuples import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Iterator, Optional, Protocol, Tuple, Union
+    from typing import Callable, Iterator, List, Optional, Protocol, Tuple, Union
 
     from xstream.wire.frames import Buffer
 
@@ -24,10 +24,25 @@ if TYPE_CHECKING:
 
         def discard(self, size: int) -> int: ...
 
+        def page_parts(self, size: int) -> "Optional[List[PagePart]]": ...
+
+        def compressed_frames(self, size: int) -> "Optional[List[Tuple[Buffer, int]]]": ...
+
+        def hold(self, size: int) -> Optional[memoryview]: ...
+
 #: Message of the error for data that the input doesn't hold to its end.
 CUT = "the input ends inside page data, {} bytes short"
 #: Largest piece of page data that is copied through a buffer: small enough for a CPU's cache.
 PIECE = 512 << 10
+
+
+class PagePart(NamedTuple):
+    """Part of some page data, which may be read at any time and by any thread: the number of its pages; a function that
+    returns them; and one that writes them to a buffer of exactly their size."""
+
+    pages: int
+    read: "Callable[[], Buffer]"
+    read_into: "Callable[[memoryview], None]"
 
 
 class PendingPages:
@@ -59,6 +74,33 @@ class PendingPages:
         self.left -= got
         self._check()
 
+    def parts(self) -> "Optional[List[PagePart]]":
+        """Take all pages as parts that can be read later and by several threads; None if the source has no such parts.
+        In that case nothing has been read."""
+        self._claim()
+        parts = self._source.page_parts(self._size)
+        if parts is not None:
+            self.left = 0
+        return parts
+
+    def held(self) -> "Optional[memoryview]":
+        """All bytes without a copy; None if the source doesn't have them in one piece. In that case nothing has been
+        read."""
+        self._claim()
+        held = self._source.hold(self._size)
+        if held is not None:
+            self.left = 0
+        return held
+
+    def frames(self) -> "Optional[List[Tuple[Buffer, int]]]":
+        """All bytes as frames of zstd, each with the size of its contents; None if the source isn't compressed in
+        frames that hold nothing else. In that case nothing has been read."""
+        self._claim()
+        frames = self._source.compressed_frames(self._size)
+        if frames is not None:
+            self.left = 0
+        return frames
+
     def pieces(self) -> "Iterator[memoryview]":
         """Yield the bytes in order, in pieces of whole pages, 512 KiB at most. A piece is valid until the next one."""
         self._claim()
@@ -73,7 +115,17 @@ class PendingPages:
 
     def read(self) -> bytes:
         """All bytes, in one copy."""
-        return b"".join(bytes(piece) for piece in self.pieces())
+        self._claim()
+        parts = []
+        while self.left:
+            # Piece by piece: a claimed size isn't trusted.
+            part = memoryview(bytearray(min(PIECE, self.left)))
+            got = self._source.read_into(part)
+            self.left -= got
+            if got < len(part):
+                self._check()
+            parts.append(part)
+        return b"".join(parts)
 
     def move_to(self, fd: int) -> int:
         """Write all bytes to a descriptor, inside the kernel if it can; returns their number."""
@@ -107,4 +159,7 @@ if TYPE_CHECKING:
 
 def in_memory(data: "Data") -> "Buffer":
     """The data itself, read now if it hasn't been yet. Raises what ``PendingPages.read`` raises."""
-    return data.read() if isinstance(data, PendingPages) else data
+    if not isinstance(data, PendingPages):
+        return data
+    held = data.held()
+    return data.read() if held is None else held

@@ -1,0 +1,151 @@
+# cython: boundscheck=False, wraparound=False, cdivision=True
+"""The headers of zstd frames and blocks. Nothing is decompressed."""
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+from xstream.kernels.words cimport load32
+
+cdef enum Status:
+    C_GOOD
+    C_NO_FRAME
+    C_CUT
+    C_RESERVED
+    C_TOO_MANY
+
+GOOD, NO_FRAME, CUT, RESERVED, TOO_MANY = C_GOOD, C_NO_FRAME, C_CUT, C_RESERVED, C_TOO_MANY
+
+cdef enum:
+    MAGIC = 0xFD2FB528
+    RLE_BLOCK = 1
+    RESERVED_BLOCK = 3
+    # Blocks that a frame may have beside one for each small block of its contents.
+    FEW_BLOCKS = 64
+    SMALL_BLOCK = 1024
+
+cdef struct Frame:
+    uint64_t end
+    uint64_t size
+    bint sized
+    bint checksum
+    bint dictionary
+
+
+cdef uint64_t number(const uint8_t *at, int length) noexcept nogil:
+    """A little-endian number of 0 to 8 bytes."""
+    cdef uint64_t value = 0
+    cdef int i
+    for i in range(length):
+        value |= <uint64_t>at[i] << 8 * i
+    return value
+
+
+cdef Status read_header(const uint8_t *data, uint64_t length, uint64_t begin, Frame *frame) noexcept nogil:
+    """Read a frame's header; `end` is then where that ends."""
+    cdef uint8_t descriptor
+    cdef int single, dictionary, size
+    if length - begin >= 4 and load32(data + begin, 0) != MAGIC:
+        return C_NO_FRAME
+    if length - begin < 5:
+        frame.end = begin + 5
+        return C_CUT
+    descriptor = data[begin + 4]
+    single = (descriptor >> 5) & 1
+    dictionary = (descriptor & 3) if (descriptor & 3) < 3 else 4
+    size = 1 << (descriptor >> 6)
+    if size == 1:
+        size = single
+    frame.end = begin + 5 + (1 - single) + dictionary + size
+    if frame.end > length:
+        return C_CUT
+    frame.sized = size > 0
+    frame.size = number(data + frame.end - size, size) + (256 if size == 2 else 0)
+    frame.checksum = (descriptor >> 2) & 1
+    frame.dictionary = dictionary > 0
+    return C_GOOD
+
+
+cdef Status read_frame(const uint8_t *data, uint64_t length, uint64_t begin, Frame *frame) noexcept nogil:
+    """Follow a frame's blocks to its end."""
+    cdef Status status = read_header(data, length, begin, frame)
+    cdef uint64_t blocks = FEW_BLOCKS
+    cdef uint32_t block = 0
+    if status != C_GOOD:
+        return status
+    if frame.sized:
+        blocks += frame.size // SMALL_BLOCK
+    while not block & 1:
+        if blocks == 0:
+            return C_TOO_MANY
+        blocks -= 1
+        if length - frame.end < 3:
+            frame.end += 3
+            return C_CUT
+        block = <uint32_t>number(data + frame.end, 3)
+        if (block >> 1) & 3 == RESERVED_BLOCK:
+            return C_RESERVED
+        frame.end += 4 if (block >> 1) & 3 == RLE_BLOCK else 3 + (block >> 3)
+        if frame.end > length:
+            return C_CUT
+    frame.end += 4 if frame.checksum else 0
+    return C_GOOD if frame.end <= length else C_CUT
+
+
+def header(data, Py_ssize_t begin):
+    cdef Py_buffer view
+    cdef Frame frame
+    cdef Status status
+    PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+    try:
+        if not 0 <= begin <= view.len:
+            raise ValueError("frame outside the data")
+        status = read_header(<const uint8_t *>view.buf, view.len, begin, &frame)
+    finally:
+        PyBuffer_Release(&view)
+    if status != C_GOOD:
+        return status, 0, None, False, False
+    return status, frame.end, frame.size if frame.sized else None, bool(frame.checksum), bool(frame.dictionary)
+
+
+def follow(data, Py_ssize_t begin):
+    cdef Py_buffer view
+    cdef Frame frame
+    cdef Status status
+    PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+    try:
+        if not 0 <= begin <= view.len:
+            raise ValueError("frame outside the data")
+        with nogil:
+            status = read_frame(<const uint8_t *>view.buf, view.len, begin, &frame)
+    finally:
+        PyBuffer_Release(&view)
+    if status != C_GOOD:
+        return status, frame.end if status == C_CUT else 0, None
+    return status, frame.end, frame.size if frame.sized else None
+
+
+def agreeing(data, table, Py_ssize_t first, Py_ssize_t begin):
+    cdef Py_buffer view, rows
+    cdef Frame frame
+    cdef Py_ssize_t count, row = first
+    cdef uint64_t at = begin
+    PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+    try:
+        PyObject_GetBuffer(table, &rows, PyBUF_SIMPLE)
+        try:
+            count = rows.len // 8
+            if first < 0 or begin < 0:
+                raise ValueError("negative position")
+            with nogil:
+                while row < count and at <= <uint64_t>view.len:
+                    if read_frame(<const uint8_t *>view.buf, view.len, at, &frame) != C_GOOD:
+                        break
+                    if (frame.end - at != load32(<const uint8_t *>rows.buf, 2 * row) or not frame.sized
+                            or frame.size != load32(<const uint8_t *>rows.buf, 2 * row + 1)):
+                        break
+                    at = frame.end
+                    row += 1
+        finally:
+            PyBuffer_Release(&rows)
+    finally:
+        PyBuffer_Release(&view)
+    return row
