@@ -4,10 +4,12 @@ import contextlib
 import io
 import os
 import random
+import socket
 import struct
 import tempfile
+import threading
 import warnings
-from typing import Any, Callable, Dict, Tuple
+from typing import Any, Callable, Dict, List, Tuple
 
 from common import (
     CONFIGS,
@@ -174,8 +176,48 @@ def save(data: bytes, rng: random.Random) -> bool:
         copy = xstream.SimulatedGuest.empty(guest.kind, limit=PFNS, seed=6)
         back = attempt(lambda: xstream.restore(written, copy, **reading))
         check(back[0] == "ok" and copy.digest() == guest.digest(), "saved and restored, a guest differs", options, back)
+    into_another(seed, options, rng)
     failing(random.Random(seed), seed, options, written)
     return True
+
+
+def into_another(seed: int, options: Dict[str, Any], rng: random.Random) -> None:
+    """Every kind of sink receives the same bytes."""
+    options = dict(options, config=CONFIGS.get(options.get("container", "")))
+    kept = {name: value for name, value in options.items()
+            if value is not None and name not in ("xenstore_data", "device_model")}
+    if kept.get("compress") and kept.get("container"):
+        del kept["compress"]
+    first = received_by("descriptor", lambda sink: xstream.save(made(random.Random(seed), {}), sink, **kept), rng)
+    kind = rng.choice(("pipe", "pipe", "socket", "object"))
+    guest = made(random.Random(seed), {})
+    guest.spliceable = not kept["live"]
+    second = received_by(kind, lambda sink: xstream.save(guest, sink, **kept), rng)
+    check(first == second, "saved into a {}, a stream differs".format(kind), kept)
+
+
+def received_by(kind: str, work: Callable[[Any], Any], rng: random.Random) -> bytes:
+    """What a sink of some kind has received."""
+    if kind == "object":
+        sink = Dribble(rng, 1 << 30)
+        work(sink)
+        return bytes(sink.taken)
+    if kind == "descriptor":
+        with tempfile.TemporaryFile() as file:
+            work(file.fileno())
+            file.seek(0)
+            return file.read()
+    reading, writing = (end.detach() for end in socket.socketpair()) if kind == "socket" else os.pipe()
+    found: List[bytes] = []
+    thread = threading.Thread(target=lambda: found.append(ways.rest_of(reading)))
+    thread.start()
+    try:
+        work(writing)
+    finally:
+        os.close(writing)
+        thread.join()
+        os.close(reading)
+    return found[0]
 
 
 def saving(data: bytes, rng: random.Random) -> Dict[str, Any]:
