@@ -21,6 +21,8 @@ CHUNK_SIZES = {-1: 0, -9: 0, -13: 0, -7: 20,
                **dict.fromkeys((-3, -4, -8, -10, -11, *range(-21, -18), *range(-17, -13)), 12)}
 #: Record types that may come again right after themselves: the last one counts.
 REPEATABLE = (0x04, 0x05, 0x06, 0x07, 0x08, 0x09, 0x0A, 0x0C)
+#: Record types that begin with a vcpu's number.
+VCPU = (0x04, 0x05, 0x06, 0x0C)
 BORDERS = [0, 1, 2, 7, 8, 9, 15, 16, 0x7F, 0x80, 0xFF, 0xFFF, 0x1000, 0x1001, 0x7FFF, 0xFFFF, 0x10000, 1 << 20,
            (1 << 20) + 1, (1 << 28) - 1, 1 << 28, 128 << 20, (128 << 20) + 1, 0x7FFFFFFF, 0x80000000,
            0xFFFFFFF8, 0xFFFFFFFF, 1 << 32, 1 << 40, (1 << 52) - 1, 1 << 52, (1 << 63) - 1, 1 << 63, (1 << 64) - 1]
@@ -384,6 +386,24 @@ class Mutator:
             at, text = self.rng.randrange(len(piece.body) + 1), self.rng.choice(TEXTS)
             piece.body = piece.body[:at] + text + piece.body[at + self.rng.choice((0, 0, len(text))):]
 
+    def renumber(self, pieces: List[Piece]) -> None:
+        """Give all PFNs other numbers, each PFN the same one everywhere."""
+        mask = self.rng.choice((1, 2, 7, 16, 64))
+        for piece in pieces:
+            if piece.kind == "batch":
+                piece.words = [word ^ mask for word in piece.words]
+
+    def add_vcpu(self, pieces: List[Piece]) -> None:
+        """One vcpu more, with the state of the last one."""
+        found = [at for at, piece in enumerate(pieces)
+                 if piece.kind == "record" and piece.number in VCPU and len(piece.body) >= 8]
+        if found:
+            last = max(pieces[at].body[0] for at in found)
+            copies = [pieces[at].copy() for at in found if pieces[at].body[0] == last]
+            for copy in copies:
+                copy.body = bytes([(last + 1) & 0xFF]) + copy.body[1:]
+            pieces[found[-1] + 1:found[-1] + 1] = copies
+
     def set_padding(self, pieces: List[Piece]) -> None:
         pieces[self._at(pieces, "record", "batch")].padding = self.rng.choice((0, 1, 0xFF))
 
@@ -512,7 +532,7 @@ class Mutator:
 GENTLE: Tuple[Change, ...] = (
     Mutator.reorder_pages, Mutator.retype_pages, Mutator.fill_page, Mutator.divide_batch, Mutator.repeat_batch,
     Mutator.repeat_record, Mutator.swap_neighbours, Mutator.add_optional, Mutator.add_verify, Mutator.change_value,
-    Mutator.change_text, Mutator.set_padding, Mutator.append_bytes, Mutator.enclose)
+    Mutator.change_text, Mutator.renumber, Mutator.add_vcpu, Mutator.set_padding, Mutator.append_bytes, Mutator.enclose)
 HOSTILE: Tuple[Change, ...] = (
     Mutator.drop, Mutator.double, Mutator.move, Mutator.borrow, Mutator.cross, Mutator.retype, Mutator.add_record,
     Mutator.lie, Mutator.resize, Mutator.change_number, Mutator.change_number, Mutator.change_words, Mutator.scramble,
