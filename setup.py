@@ -45,7 +45,8 @@ def kernels() -> List[Extension]:
             [str(path)],
             include_dirs=[str(KERNELS)],
             define_macros=[("Py_LIMITED_API", "0x030b0000")] if ABI3 else [],
-            extra_compile_args=["-Werror=implicit-function-declaration"] + ([] if debug else ["-O3", "-g0"]),
+            extra_compile_args=["-Werror=implicit-function-declaration"] + ([] if debug else ["-O3", "-g0"])
+            + (["-include", str(KERNELS / "limited_api.h")] if ABI3 else []),
             extra_link_args=[] if debug else ["-Wl,--strip-all"],
             depends=[str(path) for pattern in ("*.h", "*.pxd") for path in sorted(KERNELS.glob(pattern))],
             py_limited_api=ABI3,
