@@ -21,7 +21,7 @@ PACKAGE = Path(xstream.__file__).resolve().parent
 
 #: The layer of each module or subpackage directly under xstream; 0 is the lowest.
 LAYERS = {
-    "ending": 0, "errors": 0, "limits": 0, "tuples": 0, "version": 0,
+    "contexts": 0, "ending": 0, "errors": 0, "limits": 0, "tuples": 0, "version": 0,
     "kernels": 1,
     "wire": 2,
     "stream": 3,

@@ -71,7 +71,7 @@ def xen(monkeypatch):
     fake.add(3, {pfn: bytes([pfn % 251]) * PAGE for pfn in range(1500)}, params={1: 5, 17: 6},
              context=samples.hvm_context()[8:])
     # Signals belong to pytest here.
-    monkeypatch.setattr(save_helper.signal, "signal", lambda number, handler: None)
+    monkeypatch.setattr(signal, "signal", lambda number, handler: None)
     return fake
 
 

@@ -3,7 +3,6 @@
 :class:`xstream.containers.reader.NestedReader` combines them. The memory stream inside is read by Reader or
 LegacyReader from the same source.
 """
-from types import ModuleType
 
 from xstream.containers.nesting import (
     INNER_END,
@@ -16,18 +15,19 @@ from xstream.containers.nesting import (
 )
 from xstream.errors import LimitExceeded, StreamError, StrictViolation, TruncatedStream, UnsupportedStream
 from xstream.limits import Limits
-from xstream.stream.legacy_reader import LegacyReader
 from xstream.stream.reader import Identity, Reader
 from xstream.stream.signs import LEGACY_SIZE
 from xstream.stream.source import PendingPages, Source
 from xstream.tuples import NamedTuple
-from xstream.wire import colo, legacy, libvirt, libxc, libxl, xend, xenopsd, xl
+from xstream.wire import colo, libvirt, libxc, libxl, signatures, xend, xenopsd, xl
 from xstream.wire.frames import FRAME, padded
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from types import ModuleType
     from typing import Callable, Dict, Optional, TypeVar, Union
 
+    from xstream.stream.legacy_reader import LegacyReader
     from xstream.wire.formats import AnyRecord
 
     #: The reader of a memory stream; that of any layer.
@@ -60,7 +60,8 @@ def memory_reader(format: str, source: Source, settings: Settings, *, contained:
     - ``device_model``: for a legacy stream, whether its tail includes the device model's record.
     """
     limits, strict, checkpointed, width, guest = settings
-    if format == legacy.LAYER:
+    if format == signatures.LEGACY:
+        from xstream.stream.legacy_reader import LegacyReader  # not needed for other formats
         return LegacyReader(source, limits=limits, strict=strict, checkpointed=checkpointed, width=width, guest=guest,
                             contained=contained, device_model=device_model)
     return Reader(source, limits=limits, strict=strict, checkpointed=checkpointed, contained=contained)
@@ -76,6 +77,7 @@ def actual_format(source: Source, announced: str) -> str:
         return libxl.LAYER
     if start.startswith(libxc.MARKER):
         return libxc.LAYER
+    from xstream.wire import legacy  # not needed for other formats
     return legacy.LAYER if legacy.is_start(start) else announced
 
 
@@ -90,7 +92,7 @@ class LayerReader:
 
     layer = ""
     #: The layer's wire module.
-    wire: ModuleType
+    wire: "ModuleType"
     #: The identity of a format that never holds a memory stream, which otherwise supplies it.
     identity: "Optional[Identity]" = None
     unread: "Optional[str]" = None
@@ -255,7 +257,7 @@ class XlReader(_SaveFileReader):
 
     def _announced_format(self) -> str:
         assert self.header is not None
-        return libxl.LAYER if self.header.mandatory_flags & xl.LIBXL_STREAM else legacy.LAYER
+        return libxl.LAYER if self.header.mandatory_flags & xl.LIBXL_STREAM else signatures.LEGACY
 
 
 class LibvirtReader(_SaveFileReader):
@@ -283,7 +285,7 @@ class LibvirtReader(_SaveFileReader):
 
     def _announced_format(self) -> str:
         assert self.header is not None
-        return libxl.LAYER if self.header.version == libvirt.LIBXL_STREAM else legacy.LAYER
+        return libxl.LAYER if self.header.version == libvirt.LIBXL_STREAM else signatures.LEGACY
 
 
 class XendReader(_SaveFileReader):
@@ -305,7 +307,7 @@ class XendReader(_SaveFileReader):
         return xend.SaveHeader(config)
 
     def _announced_format(self) -> str:
-        return legacy.LAYER
+        return signatures.LEGACY
 
 
 class LibxlReader(LayerReader):
@@ -542,7 +544,7 @@ class XenopsdReader(LayerReader):
 
 
 #: Formats that the records of xenopsd's memory images announce.
-_IMAGE_FORMATS = {xenopsd.LIBXC: libxc.LAYER, xenopsd.LIBXL: libxl.LAYER, xenopsd.LIBXC_LEGACY: legacy.LAYER}
+_IMAGE_FORMATS = {xenopsd.LIBXC: libxc.LAYER, xenopsd.LIBXL: libxl.LAYER, xenopsd.LIBXC_LEGACY: signatures.LEGACY}
 
 
 #: The reader of each container format's outermost layer.

@@ -5,7 +5,6 @@ Source: what tools/libs/light/libxl_stream_read.c, libxl_colo_save.c and xen-api
 and the order in which their counterparts write. The enclosed libxc stream has its own tables:
 :mod:`xstream.stream.ordering`.
 """
-from types import ModuleType
 
 from xstream.errors import LimitExceeded, OrderError, StrictViolation, UnsupportedStream
 from xstream.limits import Limits
@@ -14,6 +13,7 @@ from xstream.wire.frames import FRAME
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from types import ModuleType
     from typing import Callable, Dict, Optional, Sequence, Set, Tuple, Union
 
     from xstream.wire.formats import AnyRecord
@@ -169,7 +169,7 @@ def check_back_channel(record: "colo.Record", limits: Limits) -> None:
                             expected="under {:#x}".format(limits.guest_pfns), got=hex(highest))
 
 
-def ignored(module: ModuleType, record: "AnyRecord", padding_at: int = 0) -> "Optional[Tuple[int, str, object]]":
+def ignored(module: "ModuleType", record: "AnyRecord", padding_at: int = 0) -> "Optional[Tuple[int, str, object]]":
     """(offset, field, value) of the first field of a record that a restore ignores and no Xen writes, nonzero padding
     included; None if there is none. ``padding_at`` is the body's length."""
     found: Optional[Tuple[int, str, object]] = module.ignored_content(record)

@@ -152,7 +152,6 @@ def _advice(source: Source, sign: "Sign") -> "Tuple[str, str]":
 def recognise(source: Source) -> "Optional[Sign]":
     """The sign of what a source holds, or None. Consumes nothing, and reads no more than needed."""
     from xstream.stream.signs import COMPRESSED, LEGACY, LEGACY_SIZE, OTHERS, OURS
-    from xstream.wire import legacy
     size = 1
     while True:
         start = bytes(source.peek(size)[:size])
@@ -160,7 +159,7 @@ def recognise(source: Source) -> "Optional[Sign]":
         for sign in possible:
             if len(start) >= sign.offset + len(sign.magic):
                 return sign
-        if legacy.is_start(start):
+        if len(start) >= LEGACY_SIZE and all(sign.offset for sign in possible) and _is_legacy(start):
             return LEGACY
         if len(start) < size:
             return None
@@ -168,6 +167,11 @@ def recognise(source: Source) -> "Optional[Sign]":
         size = min((other for other in sizes if other > size), default=0)
         if not size:
             return None
+
+
+def _is_legacy(start: bytes) -> bool:
+    from xstream.wire import legacy  # not needed for other formats
+    return legacy.is_start(start)
 
 
 def _fits(sign: "Sign", start: bytes) -> bool:

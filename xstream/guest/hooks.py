@@ -1,11 +1,11 @@
 """A guest's hooks as the engines call them: every exception becomes a HookError that names the hook."""
-import contextlib
-from types import TracebackType
 
+from xstream.contexts import contextmanager, suppress
 from xstream.guest.guest import Completed, Guest, GuestError, HookError, Pages
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from types import TracebackType
     from typing import Iterator, Optional, Sequence, Type
 
     from xstream.wire.frames import Buffer
@@ -33,7 +33,7 @@ class Hooks:
     def __init__(self, guest: Guest) -> None:
         self._guest = guest
 
-    @contextlib.contextmanager
+    @contextmanager
     def mapped(self, frames: memoryview, *, running: bool = False) -> "Iterator[Pages]":
         """Map pages for the duration of a ``with`` statement. They are unmapped after a failure too; an exception from
         unmapping doesn't hide the first one. Raises GuestError for missing pages, unless the guest is ``running``."""
@@ -46,7 +46,7 @@ class Hooks:
                 raise GuestError("map_pages() reports missing pages although the guest isn't running")
             yield pages
         except BaseException:
-            with contextlib.suppress(HookError):
+            with suppress(HookError):
                 self.unmap_pages(pages)
             raise
         self.unmap_pages(pages)

@@ -1,6 +1,5 @@
 """A stream's final guest memory: every batch applied in order, up to the end or the last complete checkpoint."""
 import struct
-import tempfile
 
 from xstream.containers.opening import AnyReader, reading
 from xstream.containers.reader import NestedReader
@@ -47,11 +46,17 @@ class Loaded(NamedTuple):
 SPOOLED = (PageData, CompressedBatch, CompressedPages)
 
 
+def _temporary_file() -> "IO[bytes]":
+    """An anonymous file, in memory while it is small."""
+    import tempfile  # few streams need one
+    return tempfile.SpooledTemporaryFile(max_size=_SPOOL_MEMORY)
+
+
 class Spool:
     """Records of a checkpoint that isn't complete yet, in bounded memory however many there are."""
 
     def __init__(self) -> None:
-        self._file: IO[bytes] = tempfile.SpooledTemporaryFile(max_size=_SPOOL_MEMORY)
+        self._file: IO[bytes] = _temporary_file()
 
     def close(self) -> None:
         self._file.close()
@@ -87,7 +92,7 @@ class _Unmapped:
 
     def add(self, record: UnmappedPfns) -> None:
         if self._coming is None:
-            self._coming = tempfile.SpooledTemporaryFile(max_size=_SPOOL_MEMORY)
+            self._coming = _temporary_file()
         self._coming.write(record.pfns)
 
     def complete(self) -> None:

@@ -1,11 +1,10 @@
 """Guest memory: pages by PFN, which of them are populated, and their types."""
-import contextlib
 import mmap
 import os
-from functools import partial
 
+from xstream.contexts import suppress
 from xstream.errors import LimitExceeded, StreamError
-from xstream.guest.parallel import ONE_THREAD, TASK_PAGES, Workers
+from xstream.guest.parallel import ONE_THREAD, TASK_PAGES, Workers, task
 from xstream.kernels import batches as batch_kernel
 from xstream.kernels import buffers
 from xstream.kernels import pages as page_kernel
@@ -212,7 +211,7 @@ class GuestMemory:
             self._store(pfns, data)
         else:
             view = memoryview(data).cast("B")
-            workers.run([partial(self._store, pfns[first:end], view[first * PAGE_SIZE:end * PAGE_SIZE])
+            workers.run([task(self._store, pfns[first:end], view[first * PAGE_SIZE:end * PAGE_SIZE])
                          for first, end in shares(len(pfns), jobs_for(pfns, applied, workers))])
         return applied
 
@@ -231,7 +230,7 @@ class GuestMemory:
         tasks: List[Callable[[], object]] = []
         first = 0
         for part in parts:
-            tasks.append(partial(self._store_part, part, pfns, first, adjacent))
+            tasks.append(task(self._store_part, part, pfns, first, adjacent))
             first += part.pages
         workers.begin(tasks, (pfns[0], pfns[len(pfns) - 1]) if adjacent else (min(pfns), max(pfns)))
         return True
@@ -257,7 +256,7 @@ class GuestMemory:
             workers.wait()
         pfns = data_pfns(run.words)
         self._expect(pfns)
-        workers.run([partial(self._store_extents, pfns[first:end], run.data, extents)
+        workers.run([task(self._store_extents, pfns[first:end], run.data, extents)
                      for first, end, extents in run_shares(run.extents, jobs_for(pfns, applied, workers))])
         return applied
 
@@ -281,7 +280,7 @@ class GuestMemory:
         count = len(pfns)
         if self._mapping is None or count < _HUGE_PAGES or pfns[count - 1] - pfns[0] != count - 1:
             return
-        with contextlib.suppress(OSError):  # this kernel has no huge pages
+        with suppress(OSError):  # this kernel has no huge pages
             self._mapping.madvise(_MADV_HUGEPAGE, pfns[0] * PAGE_SIZE, count * PAGE_SIZE)
 
     def compare(self, record: PageData) -> memoryview:

@@ -4,7 +4,6 @@ A save file holds the guest's pages in the order in which they were sent. :class
 remembers where the last copy of each page lies, and then reads any page straight from the mapped file, or out of the
 frame of a compressed image that holds it.
 """
-import contextlib
 import operator
 import tempfile
 from functools import partial
@@ -12,6 +11,7 @@ from functools import partial
 import numpy
 
 from xstream.containers.opening import open_stream
+from xstream.contexts import suppress
 from xstream.guest.load import Loader
 from xstream.guest.memory import GuestMemory, reserve
 from xstream.kernels import batches as batch_kernel
@@ -482,6 +482,6 @@ def _array(length: int, dtype: type) -> numpy.ndarray:
 def _address(buffer: "Buffer") -> int:
     """Where a buffer lies in this process's memory."""
     address = 0
-    with contextlib.suppress(TypeError, ValueError):
+    with suppress(TypeError, ValueError):
         address = numpy.frombuffer(buffer, numpy.uint8).__array_interface__["data"][0]
     return address

@@ -21,6 +21,11 @@ TASK_PAGES = 256
 _WAITING = 2
 
 
+def task(function: "Callable[..., object]", *values: object) -> "Callable[[], object]":
+    """A task for ``Workers.run``: a call of a function."""
+    return lambda: function(*values)
+
+
 class Workers:
     """A pool of ``jobs`` threads, for use in a with statement. With one job, tasks run in the calling thread.
 

@@ -2,7 +2,6 @@
 
 Source: tools/libs/guest/xg_sr_restore_x86_pv.c.
 """
-import re
 from array import array
 
 from xstream.errors import CorruptStream, StreamError
@@ -183,5 +182,6 @@ _PINNED_TYPES = bytes(byte & 0xF ^ 0xF if byte & 0xF ^ 0xF in _PINNED else 0 for
 
 def _pinned(state: "Buffer") -> "Iterator[Tuple[int, int]]":
     """(index, type) of each state byte of a pinned page table."""
+    import re  # not needed for other guests
     kinds = bytes(state).translate(_PINNED_TYPES)
     return ((match.start(), kinds[match.start()]) for match in re.finditer(b"[^\\0]", kinds))

@@ -2,11 +2,10 @@
 
 Source of the order and the rules: tools/libs/guest/xg_sr_restore.c, xg_sr_restore_x86_hvm.c.
 """
-import contextlib
 from array import array
-from types import ModuleType
 
 from xstream.containers.opening import AnyReader, open_stream
+from xstream.contexts import suppress
 from xstream.errors import (
     IncompleteStream,
     LimitExceeded,
@@ -17,7 +16,6 @@ from xstream.errors import (
 )
 from xstream.guest.guest import GUEST_TYPES, Cancelled, Completed, Guest, GuestError, HookError
 from xstream.guest.hooks import Hooks
-from xstream.guest.load import Spool
 from xstream.guest.memory import data_pfns, uint64
 from xstream.guest.memory_crc import memory_crc as crc_of_memory
 from xstream.guest.parallel import Workers, usable_cpus
@@ -25,7 +23,6 @@ from xstream.guest.pv_target import TargetPV
 from xstream.guest.target import TargetMemory
 from xstream.kernels import pfns as pfn_kernel
 from xstream.limits import Limits
-from xstream.stream.legacy_reader import LegacyReader
 from xstream.stream.reader import PageRun, Reader
 from xstream.stream.records import RecordReader
 from xstream.stream.sink import Sink, opened_sink
@@ -53,8 +50,11 @@ from xstream.wire.pending import in_memory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from contextlib import ExitStack
+    from types import ModuleType
     from typing import Callable, Dict, Iterator, List, Optional, Tuple, TypeVar, Union
 
+    from xstream.guest.load import Spool
     from xstream.stream.types import SinkLike, SourceLike, StreamLike
     from xstream.wire.formats import AnyRecord
     from xstream.wire.libxc import Record
@@ -186,9 +186,11 @@ class Restorer:
         self._go_on = checkpoint
         self._wants_crc = memory_crc
         self._memory_crc: Optional[int] = None
-        self._stack = contextlib.ExitStack()
+        self._stack: Optional[ExitStack] = None
         self._back_channel: Optional[Sink] = None
         if back_channel is not None:
+            import contextlib
+            self._stack = contextlib.ExitStack()
             self._back_channel = self._stack.enter_context(opened_sink(back_channel))
         self._progress = progress
         self._cancelled = cancelled
@@ -218,9 +220,9 @@ class Restorer:
             raise
         except BaseException:
             self.close()
-            with contextlib.suppress(HookError):
+            with suppress(HookError):
                 self._hooks.abandon()
-            with contextlib.suppress(HookError):
+            with suppress(HookError):
                 self._hooks.end()
             raise
         if not more:
@@ -234,7 +236,8 @@ class Restorer:
         if self._spool is not None:
             self._spool.close()
         self._workers.close()
-        self._stack.close()
+        if self._stack is not None:
+            self._stack.close()
 
     def _step(self) -> bool:
         if self._cancelled():
@@ -269,7 +272,7 @@ class Restorer:
 
     def _check(self, reader: "AnyReader") -> None:
         memory = reader.memory
-        if isinstance(memory, LegacyReader):
+        if not isinstance(memory, Reader):
             raise UnsupportedStream("a legacy stream (Xen 4.5 or earlier) can't be restored directly: convert it first",
                                     layer=memory.layer, offset=memory.start)
         if self._back_channel is not None and not isinstance(reader, Reader):
@@ -378,6 +381,7 @@ class Restorer:
             if isinstance(kept.record, P2MFrames):
                 self._add_p2m_frames(kept.record, kept.where)
         if self._spool is None:
+            from xstream.guest.load import Spool  # only streams with checkpoints need one
             self._spool = Spool()
         else:
             for record in self._spool.drain():

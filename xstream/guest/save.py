@@ -2,11 +2,11 @@
 
 Source of the order and the rules: tools/libs/guest/xg_sr_save.c; docs/features/migration.pandoc.
 """
-import contextlib
 import itertools
 import time
 from array import array
 
+from xstream.contexts import suppress
 from xstream.errors import CorruptStream, LimitExceeded, StreamError
 from xstream.guest.enclosure import Enclosure
 from xstream.guest.guest import GUEST_TYPES, Cancelled, Guest, GuestError, HookError, Pages
@@ -143,7 +143,7 @@ class Saver:
             try:
                 self._roll_back()
             finally:
-                with contextlib.suppress(HookError):
+                with suppress(HookError):
                     self._hooks.end()
             raise
         finally:
@@ -244,7 +244,7 @@ class Saver:
     def _roll_back(self) -> None:
         """Undo what has been done. Once a checkpoint has been sent, the destination may have continued from it, and the
         guest must not run twice."""
-        with contextlib.suppress(HookError):
+        with suppress(HookError):
             self._stop_tracking()
         if self._suspended and not self._checkpoints:
             self._suspended = False

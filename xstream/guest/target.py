@@ -1,10 +1,9 @@
 """The memory of a guest that is being restored: populated on demand, then written, or compared."""
 from array import array
-from functools import partial
 
 from xstream.guest.hooks import Hooks
 from xstream.guest.memory import Applied, data_pfns, jobs_for, reserve, run_shares, shares, uint64
-from xstream.guest.parallel import Workers
+from xstream.guest.parallel import Workers, task
 from xstream.kernels import batches as batch_kernel
 from xstream.kernels import buffers
 from xstream.kernels import p2m as p2m_kernel
@@ -94,7 +93,7 @@ class TargetMemory:
                 data = held
             view = memoryview(data).cast("B")
             self._workers.run([
-                partial(page_kernel.scatter, pages.memory, at[first:end], view[first * PAGE_SIZE:end * PAGE_SIZE])
+                task(page_kernel.scatter, pages.memory, at[first:end], view[first * PAGE_SIZE:end * PAGE_SIZE])
                 for first, end in shares(len(pfns), jobs_for(pfns, self._applied, self._workers))])
 
     def write_run(self, run: PageRun) -> None:
@@ -104,7 +103,7 @@ class TargetMemory:
             return
         with self._hooks.mapped(self.frames_of(pfns)) as pages:
             at = buffers.array("at", pages.at, "uint64")
-            self._workers.run([partial(batch_kernel.scatter, pages.memory, at[first:end], run.data, extents)
+            self._workers.run([task(batch_kernel.scatter, pages.memory, at[first:end], run.data, extents)
                                for first, end, extents in run_shares(
                                    run.extents, jobs_for(pfns, self._applied, self._workers))])
 

@@ -1,7 +1,6 @@
 """Decompression of input: gzip, xz and bzip2 by the standard library; zstd by that of Python 3.14, or by the package
 ``zstandard`` if it is installed."""
 import importlib
-from types import ModuleType
 
 from xstream.errors import CorruptStream, LimitExceeded, TruncatedStream, UnsupportedStream
 from xstream.stream.signs import COMPRESSED
@@ -10,6 +9,7 @@ from xstream.tuples import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from types import ModuleType
     from typing import Callable, Dict, Optional, Protocol, Tuple, Type
 
     from xstream.wire.frames import Buffer
@@ -191,7 +191,7 @@ class _Zstandard:
 
     _FED = 1 << 10
 
-    def __init__(self, module: ModuleType) -> None:
+    def __init__(self, module: "ModuleType") -> None:
         self._inner = module.ZstdDecompressor().decompressobj()
         self._waiting = memoryview(b"")
         self._data = memoryview(b"")

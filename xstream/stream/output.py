@@ -1,8 +1,9 @@
 """Output files that appear only once they are complete."""
-import contextlib
 import errno
 import os
 import stat
+
+from xstream.contexts import contextmanager, suppress
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ def written_in_place(path: str) -> bool:
         return False
 
 
-@contextlib.contextmanager
+@contextmanager
 def replacing(path: str) -> "Iterator[int]":
     """Create a file, yield its descriptor (reading and writing), and give it the name ``path`` when the block succeeds.
 
@@ -83,7 +84,7 @@ def _link(fd: int, folder: str, folder_fd: int, name: str) -> "Optional[str]":
         pass
     while True:
         temporary = ".{}.{}".format(name, os.urandom(6).hex())
-        with contextlib.suppress(FileExistsError):
+        with suppress(FileExistsError):
             _linkat(fd, folder_fd, temporary)
             return os.path.join(folder, temporary)
 
@@ -97,7 +98,7 @@ def _proc_path(fd: int) -> str:
     return "/proc/self/fd/{}".format(fd)
 
 
-@contextlib.contextmanager
+@contextmanager
 def _naming(path: str) -> "Iterator[None]":
     """Make an OSError name ``path`` instead of a directory or temporary file."""
     try:

@@ -1,6 +1,6 @@
 """The magic bytes of formats: those that xstream reads, and others that are found in their place."""
 from xstream.tuples import NamedTuple
-from xstream.wire import colo, legacy, libvirt, libxc, libxl, xend, xenopsd, xl
+from xstream.wire import signatures
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,18 +24,18 @@ class Sign(NamedTuple):
 
 
 OURS: "Tuple[Sign, ...]" = (
-    Sign(libxc.LAYER, libxc.MARKER),
-    Sign(libxl.LAYER, libxl.MAGIC),
-    Sign(xl.LAYER, xl.MAGIC),
-    Sign(libvirt.LAYER, libvirt.MAGIC),
-    Sign(xenopsd.LAYER, xenopsd.SIGNATURE),
-    Sign(xenopsd.LAYER, xenopsd.LEGACY_SIGNATURE),
-    Sign(xend.LAYER, xend.MAGIC),
-    Sign(colo.LAYER, colo.START),
+    Sign(signatures.LIBXC, signatures.LIBXC_MARKER),
+    Sign(signatures.LIBXL, signatures.LIBXL_MAGIC),
+    Sign(signatures.XL, signatures.XL_MAGIC),
+    Sign(signatures.LIBVIRT, signatures.LIBVIRT_MAGIC),
+    Sign(signatures.XENOPSD, signatures.XENOPSD_SIGNATURE),
+    Sign(signatures.XENOPSD, signatures.XENOPSD_LEGACY_SIGNATURE),
+    Sign(signatures.XEND, signatures.XEND_MAGIC),
+    Sign(signatures.COLO, signatures.COLO_START),
 )
 
 #: A legacy stream has no magic bytes; it is recognised by plausible numbers.
-LEGACY = Sign(legacy.LAYER, b"")
+LEGACY = Sign(signatures.LEGACY, b"")
 #: The number of bytes that these take.
 LEGACY_SIZE = 16
 

@@ -1,5 +1,4 @@
 """Where bytes go: a path, a descriptor, a socket, or an object with write()."""
-import contextlib
 import errno
 import fcntl
 import io
@@ -9,6 +8,7 @@ import stat
 import struct
 import termios
 
+from xstream.contexts import contextmanager, suppress
 from xstream.kernels import pages as page_kernel
 from xstream.kernels import transfer, vmsplice
 from xstream.stream.output import replacing, written_in_place
@@ -131,14 +131,14 @@ class DescriptorSink(Sink):
 
 
 def _is_pipe(fd: int) -> bool:
-    with contextlib.suppress(OSError):  # a bad descriptor is reported when it is written to
+    with suppress(OSError):  # a bad descriptor is reported when it is written to
         return stat.S_ISFIFO(os.fstat(fd).st_mode)
     return False
 
 
 def _is_file_at_end(fd: int) -> bool:
     """Whether a descriptor is a regular file's and the next byte is written to the file's end, but not by O_APPEND."""
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         status = os.fstat(fd)
         return (stat.S_ISREG(status.st_mode) and os.lseek(fd, 0, os.SEEK_CUR) >= status.st_size
                 and not fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_APPEND)
@@ -255,7 +255,7 @@ def open_sink(sink: "OpenSinkLike", *, splice: bool = False, sparse: bool = True
     raise TypeError("not a path, descriptor, socket or object with write(): {!r}".format(type(sink).__name__))
 
 
-@contextlib.contextmanager
+@contextmanager
 def opened_sink(sink: "SinkLike", *, splice: bool = False, sparse: bool = True) -> "Iterator[Sink]":
     """The Sink for whatever a caller has.
 

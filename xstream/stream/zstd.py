@@ -9,13 +9,11 @@ The compression is done by Python 3.14's ``compression.zstd``, or by the package
 Source: doc/zstd_compression_format.md and contrib/seekable_format/zstd_seekable_compression_format.md in zstd's
 repository.
 """
-import contextlib
-import importlib
 import os
 import struct
-import threading
-from collections import deque
+import sys
 
+from xstream.contexts import contextmanager
 from xstream.errors import UnsupportedStream
 from xstream.kernels import pages as page_kernel
 from xstream.kernels import zframes
@@ -73,7 +71,8 @@ def library(*, offset: int = 0) -> Library:
     """
     for name, wrap in (("zstandard", zstandard_library), ("compression.zstd", standard_library)):
         try:
-            return wrap(importlib.import_module(name))
+            __import__(name)
+            return wrap(sys.modules[name])
         except ImportError:
             pass
     raise UnsupportedStream("zstd needs Python 3.14 or the package zstandard", layer=FORMAT, offset=offset)
@@ -105,6 +104,7 @@ def standard_library(module: "Any") -> Library:
 def zstandard_library(module: "Any") -> Library:
     """By the package ``zstandard``."""
     # Objects of the package are for one thread each; making one for each frame takes as long as a small frame.
+    import threading  # loaded when frames are compressed or decompressed
     of_thread = threading.local()
 
     def compress(data: "Buffer", level: int) -> bytes:
@@ -151,7 +151,7 @@ def compression_of(sink: object, compress: "Optional[str]") -> "Optional[str]":
     return compress
 
 
-@contextlib.contextmanager
+@contextmanager
 def compressed(sink: Sink, compress: "Optional[str]", threads: int = 1) -> "Iterator[Sink]":
     """A sink that compresses into ``sink``, or without ``compress`` that sink itself. Page data that is compressed
     already is copied, unless ``compress`` names a level. The image is ended when the block succeeds. Raises what
@@ -182,6 +182,7 @@ class ZstdSink(Sink):
         self._copies = copies
         self._pool: Optional[ThreadPoolExecutor] = thread_pool(threads) if threads > 1 else None
         self._most = threads * _WAITING
+        from collections import deque
         self._waiting: Deque[Tuple[Union[bytes, Future[bytes]], int]] = deque()
         self._rest = bytearray()  # what isn't page data, or too little of it, since the last frame
         self._table: List[bytes] = []

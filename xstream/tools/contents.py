@@ -3,10 +3,10 @@
 What is shown of one record is bounded, whatever the record holds: text by _MOST_TEXT characters, lists by _MOST_ITEMS
 items, blobs of unknown layout by their first _SHOWN bytes. Each says how much was left out.
 """
-import contextlib
 from itertools import islice
 
 from xstream.containers.opening import reading
+from xstream.contexts import suppress
 from xstream.errors import StreamError
 from xstream.limits import Limits
 from xstream.stream.source import PendingPages
@@ -391,7 +391,7 @@ def _legacy_vcpu(record: legacy.VcpuContext) -> "Contents":
 def _legacy_toolstack(record: legacy.Toolstack) -> "Contents":
     """libxl's entries, if they are libxl's. A blob written by 32-bit libxl is too short to parse as a 64-bit one."""
     for width in (8, 4):
-        with contextlib.suppress(StreamError):
+        with suppress(StreamError):
             entries = legacy.parse_physmap(record.blob, width)
             return _listed("physmap", (dict(entry._asdict(), name=_text(entry.name)) for entry in entries),
                            len(entries))

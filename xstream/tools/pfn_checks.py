@@ -7,16 +7,16 @@ from array import array
 
 from xstream.containers.opening import AnyReader
 from xstream.errors import CorruptStream, LimitExceeded, StreamError
-from xstream.guest.deltas import DeltaDecoder
 from xstream.guest.memory import reserve
 from xstream.kernels import pfns as pfn_kernel
-from xstream.wire import legacy, libxc, vcpu
+from xstream.wire import libxc, signatures, vcpu
 from xstream.wire.libxc import PAGE_SIZE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Dict, Iterable, Optional, Tuple
 
+    from xstream.guest.deltas import DeltaDecoder
     from xstream.wire.formats import AnyRecord
     from xstream.wire.frames import Buffer
 
@@ -66,14 +66,12 @@ class PfnChecks:
             self._note_p2m_frames(record)
         elif isinstance(record, libxc.VcpuBasic):
             self._note_context(record.vcpu_id, record.blob)
-        elif isinstance(record, legacy.CompressedBatch):
-            self._decode(self._deltas.batch(record.words))
-        elif isinstance(record, legacy.CompressedPages):
-            self._decode(self._deltas.pages(record.data))
         elif isinstance(record, libxc.Checkpoint):
             if self._decoder is not None:
                 self._decoder.end()
             self._verdict = self._judge()
+        elif self._reader.layer == signatures.LEGACY:
+            self._note_legacy(record)
 
     def finish(self) -> None:
         """The stream has ended. Raises what a restore of it, or of its last checkpoint, would find wrong."""
@@ -85,9 +83,17 @@ class PfnChecks:
     def _width(self) -> int:
         return libxc.GUEST_WIDTHS[self._reader.pt_levels]
 
+    def _note_legacy(self, record: "AnyRecord") -> None:
+        from xstream.wire import legacy  # not needed for other formats
+        if isinstance(record, legacy.CompressedBatch):
+            self._decode(self._deltas.batch(record.words))
+        elif isinstance(record, legacy.CompressedPages):
+            self._decode(self._deltas.pages(record.data))
+
     @property
-    def _deltas(self) -> DeltaDecoder:
+    def _deltas(self) -> "DeltaDecoder":
         if self._decoder is None:
+            from xstream.guest.deltas import DeltaDecoder
             self._decoder = DeltaDecoder(_Shapes(self._state), self._reader.limits)
         return self._decoder
 

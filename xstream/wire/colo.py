@@ -6,27 +6,25 @@ frames that both formats share.
 Source: tools/libs/light/libxl_colo_{restore,save}.c, handle_checkpoint() in tools/libs/guest/xg_sr_restore.c,
 colo_merge_secondary_dirty_bitmap() in xg_sr_save.c.
 """
-import struct
-from types import ModuleType
 
 from xstream.errors import UnsupportedStream
-from xstream.wire import libxc, libxl
+from xstream.wire import libxc, libxl, signatures
 from xstream.wire.frames import FRAME
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from types import ModuleType
     from typing import List, Optional, Tuple, Union
 
     from xstream.wire.frames import Buffer
 
-LAYER = "colo"
+LAYER = signatures.COLO
 DIRTY_PFN_LIST = 0x0F
 
 if TYPE_CHECKING:
     Record = Union[libxl.CheckpointState, libxc.CheckpointDirtyPfnList]
 
-#: How it begins: with the state "secondary ready".
-START = FRAME.pack(libxl.CHECKPOINT_STATE, 8) + struct.pack("<I", libxl.SECONDARY_READY)
+START = signatures.COLO_START
 
 
 def type_name(record_type: int) -> str:

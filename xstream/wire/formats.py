@@ -1,10 +1,10 @@
 """The wire modules by the name of their layer."""
-from types import ModuleType
 
 from xstream.wire import colo, legacy, libvirt, libxc, libxl, xend, xenopsd, xl
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from types import ModuleType
     from typing import Dict, Union
 
     #: A record of any layer.

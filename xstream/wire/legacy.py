@@ -11,7 +11,7 @@ import struct
 
 from xstream.errors import CorruptStream, LimitExceeded, UnsupportedStream
 from xstream.tuples import NamedTuple
-from xstream.wire import libxc
+from xstream.wire import libxc, signatures
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from xstream.wire.frames import Buffer
     from xstream.wire.pending import Data
 
-LAYER = "legacy"
+LAYER = signatures.LEGACY
 WIDTHS = (4, 8)
 PV, HVM = "pv", "hvm"
 #: The most PFNs in a batch (MAX_BATCH_SIZE).

@@ -3,11 +3,11 @@
 Source: struct _libxlSavefileHeader in libvirt's src/libxl/libxl_conf.h; libxlDoDomainSave() in libxl_driver.c,
 libxlDomainSaveImageOpen() in libxl_domain.c. Fields are in the saving host's byte order.
 """
-import re
 import struct
 
 from xstream.errors import CorruptStream, UnsupportedStream
 from xstream.tuples import NamedTuple
+from xstream.wire import signatures
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
     from xstream.wire.frames import Buffer
 
-LAYER = "libvirt"
-MAGIC = b"libvirt-xml\n \0 \r"
+LAYER = signatures.LIBVIRT
+MAGIC = signatures.LIBVIRT_MAGIC
 LEGACY_STREAM, LIBXL_STREAM = 1, 2
 
 #: The element <os>, and the contents of <type> in it, by libvirt's names of guest types.
-_OS = re.compile(br"<os[ >]")
-_TYPE = re.compile(br"<type[^<>]{0,256}>\s{0,64}(\w{1,16})")
+_OS = br"<os[ >]"
+_TYPE = br"<type[^<>]{0,256}>\s{0,64}(\w{1,16})"
 _GUEST_TYPES = {b"hvm": "hvm", b"xenpvh": "pvh", b"xen": "pv", b"linux": "pv"}
 
 _HEADER = struct.Struct("<16sII40s")
@@ -48,10 +48,11 @@ class SaveHeader(NamedTuple):
     @property
     def guest_type(self) -> "Optional[str]":
         """"hvm", "pvh" or "pv" as the element <type> in <os> says; None if it doesn't say. The XML isn't parsed."""
+        import re  # not needed for other formats
         xml = bytes(self.xml)
-        os_element = _OS.search(xml)
+        os_element = re.search(_OS, xml)
         start = xml.find(b"<type", os_element.end()) if os_element else -1
-        found = _TYPE.match(xml, start) if start >= 0 else None
+        found = re.match(_TYPE, xml[start:start + 512]) if start >= 0 else None
         return _GUEST_TYPES.get(found.group(1)) if found else None
 
 

@@ -12,6 +12,7 @@ from xstream.errors import CorruptStream, UnsupportedStream
 from xstream.kernels import buffers
 from xstream.kernels import pfns as pfn_kernel
 from xstream.tuples import NamedTuple
+from xstream.wire import signatures
 from xstream.wire.frames import OPTIONAL
 from xstream.wire.pending import in_memory
 
@@ -25,9 +26,9 @@ if TYPE_CHECKING:
     from xstream.wire.frames import Buffer
     from xstream.wire.pending import Data
 
-LAYER = "libxc"
+LAYER = signatures.LIBXC
 PAGE_SIZE = 4096
-MARKER = b"\xff" * 8
+MARKER = signatures.LIBXC_MARKER
 IDENT = 0x58454E46  # "XENF"
 BIG_ENDIAN = 0x0001
 VERSIONS = (2, 3)

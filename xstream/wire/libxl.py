@@ -5,11 +5,11 @@ Source: docs/specs/libxl-migration-stream.pandoc and tools/libs/light/libxl_sr_s
 Records are immutable tuples of named fields, as in :mod:`xstream.wire.libxc`; ``padding`` holds the bytes after the
 body if they weren't zeros. The libxc stream that follows LIBXC_CONTEXT is no part of that record.
 """
-import re
 import struct
 
 from xstream.errors import CorruptStream, UnsupportedStream
 from xstream.tuples import NamedTuple
+from xstream.wire import signatures
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from xstream.wire.frames import Buffer
 
-LAYER = "libxl"
-MAGIC = b"LibxlFmt"
+LAYER = signatures.LIBXL
+MAGIC = signatures.LIBXL_MAGIC
 VERSION = 2
 #: Bits of ``Header.options``: a big-endian body; made by the converter of legacy streams.
 BIG_ENDIAN, FROM_LEGACY = 1, 2
@@ -34,7 +34,7 @@ CHECKPOINT_STATES = {CHECKPOINT_NEW: "new", SECONDARY_SUSPENDED: "secondary susp
 _HEADER = struct.Struct(">8sII")
 HEADER_SIZE = _HEADER.size
 _TWO_U32 = struct.Struct("<II")
-_KEY = re.compile(br"[A-Za-z0-9\-/_@]+\Z")
+_KEY_CHARACTERS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-/_@"
 #: The most strings in one EMULATOR_XENSTORE_DATA. libxl sends six for each region of the device model's memory.
 MAX_STRINGS = 65536
 
@@ -225,7 +225,7 @@ def _check_strings(untrusted: bytes) -> None:
     offset = 8
     strings = untrusted.split(b"\0")
     for key, value in zip(strings[::2], strings[1::2]):
-        if not _KEY.match(key) or key.startswith(b"/"):
+        if not key or key.strip(_KEY_CHARACTERS) or key.startswith(b"/"):
             raise CorruptStream("bad xenstore key", offset=offset, field="key",
                                 expected="a relative path of A-Z, a-z, 0-9, -, /, _ and @", got=key)
         offset += len(key) + len(value) + 2

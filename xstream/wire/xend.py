@@ -6,6 +6,7 @@ import struct
 
 from xstream.errors import CorruptStream
 from xstream.tuples import NamedTuple
+from xstream.wire import signatures
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -13,8 +14,8 @@ if TYPE_CHECKING:
 
     from xstream.wire.frames import Buffer
 
-LAYER = "xend"
-MAGIC = b"LinuxGuestRecord"
+LAYER = signatures.XEND
+MAGIC = signatures.XEND_MAGIC
 
 _HEADER = struct.Struct(">16si")
 HEADER_SIZE = _HEADER.size

@@ -12,19 +12,20 @@ import struct
 
 from xstream.errors import CorruptStream, UnsupportedStream
 from xstream.tuples import NamedTuple
-from xstream.wire import sexp
+from xstream.wire import signatures
 from xstream.wire.pending import in_memory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Dict, List, Optional, Tuple, Union
 
+    from xstream.wire import sexp
     from xstream.wire.frames import Buffer
     from xstream.wire.pending import Data
 
-LAYER = "xenopsd"
-SIGNATURE = b"XenSavedDomv2-\n"
-LEGACY_SIGNATURE = b"XenSavedDomain\n"
+LAYER = signatures.XENOPSD
+SIGNATURE = signatures.XENOPSD_SIGNATURE
+LEGACY_SIGNATURE = signatures.XENOPSD_LEGACY_SIGNATURE
 QEMU_SIGNATURE = b"QemuDeviceModelRecord\n"
 SIGNATURE_SIZE = len(SIGNATURE)
 
@@ -174,6 +175,7 @@ def parse(record_type: int, body: "Data", length: int = 0) -> "Record":
 
 def parse_xenops(untrusted: "Buffer") -> "Dict[str, sexp.Sexp]":
     """The fields of a Xenops record; see :attr:`Xenops.fields`. Offsets in errors are relative to the body."""
+    from xstream.wire import sexp  # not needed for other records
     whole = sexp.parse(untrusted)
     fields: Dict[str, sexp.Sexp] = {}
     for field in whole if isinstance(whole, tuple) else ():

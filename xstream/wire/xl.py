@@ -3,12 +3,11 @@
 Source: struct save_file_header in tools/xl/xl.h; save_domain_core_writeconfig() in tools/xl/xl_saverestore.c,
 create_domain() in tools/xl/xl_vmcontrol.c. Up to Xen 4.5: tools/libxl/xl_cmdimpl.c.
 """
-import json
-import re
 import struct
 
 from xstream.errors import CorruptStream, LimitExceeded, UnsupportedStream
 from xstream.tuples import NamedTuple
+from xstream.wire import signatures
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,8 +16,8 @@ if TYPE_CHECKING:
     from xstream.errors import JsonValue
     from xstream.wire.frames import Buffer
 
-LAYER = "xl"
-MAGIC = b"Xen saved domain, xl format\n \0 \r"
+LAYER = signatures.XL
+MAGIC = signatures.XL_MAGIC
 #: Bits of ``mandatory_flags``: the config is JSON; a libxl stream follows, and not a legacy one.
 JSON_CONFIG, LIBXL_STREAM = 1, 2
 _BYTE_ORDER, _OTHER_BYTE_ORDER = 0x01020304, 0x04030201
@@ -27,7 +26,7 @@ _BYTE_ORDER, _OTHER_BYTE_ORDER = 0x01020304, 0x04030201
 MAX_JSON, MAX_DEPTH, _MAX_DIGITS = 1 << 20, 100, 100
 
 _GUEST_TYPES = ("hvm", "pvh", "pv")
-_SETTING = re.compile(br"""^[ \t]*(type|builder)[ \t]*=[ \t]*["'](\w{1,16})["']""", re.MULTILINE)
+_SETTING = br"""(?m)^[ \t]*(type|builder)[ \t]*=[ \t]*["'](\w{1,16})["']"""
 
 _HEADER = struct.Struct("<32sIIII")
 HEADER_SIZE = _HEADER.size
@@ -68,6 +67,7 @@ class SaveHeader(NamedTuple):
             return None
         if len(self.config) > MAX_JSON:
             raise _too_large("{} bytes".format(MAX_JSON))
+        import json  # not needed for other formats
         try:
             parsed: JsonValue = json.loads(self.config_text, parse_int=_integer, parse_float=_finite,
                                            parse_constant=_finite)
@@ -102,7 +102,8 @@ def _json_type(config: "JsonValue") -> "Optional[str]":
 
 def _text_type(config: bytes) -> "Optional[str]":
     """The type by ``type``, or else by ``builder``, as the text of a config file has them."""
-    found: Dict[bytes, bytes] = dict(_SETTING.findall(config))
+    import re  # not needed for other configurations
+    found: Dict[bytes, bytes] = dict(re.findall(_SETTING, config))
     guest_type = found.get(b"type", b"").decode("ascii", "replace")
     if guest_type in _GUEST_TYPES:
         return guest_type

@@ -3,10 +3,10 @@
 Source: tools/libs/guest/xg_sr_{save,restore}*.c, xg_dom_boot.c (grant table), xg_domain.c (PV: machine-to-physical
 table).
 """
-import contextlib
 import struct
 from array import array
 
+from xstream.contexts import suppress
 from xstream.guest.guest import Completed, Guest, GuestError, Pages
 from xstream.wire.libxc import CpuidPolicy, MsrPolicy, SharedInfo
 from xstream.xen import interface, state
@@ -92,7 +92,7 @@ class XenGuest(Guest):
         for kept in (self._shared_info, self._m2p):
             if kept is not None:
                 # The engine may still hold a view; then it is unmapped with the engine's last reference.
-                with contextlib.suppress(BufferError):
+                with suppress(BufferError):
                     kept.close()
         self._shared_info = self._m2p = self._bitmap = None
         if self._own_xen:

@@ -3,7 +3,6 @@
 Source: include/uapi/xen/privcmd.h of Linux (a stable user interface) for the device's ioctls; for the hypercalls see
 :mod:`xstream.xen.interface`.
 """
-import contextlib
 import errno
 import fcntl
 import mmap
@@ -11,6 +10,7 @@ import os
 import struct
 from array import array
 
+from xstream.contexts import suppress
 from xstream.kernels import mapping
 from xstream.tuples import NamedTuple
 from xstream.xen.errors import XenError
@@ -143,7 +143,7 @@ class Privcmd:
     def __init__(self) -> None:
         self.fd = _open_device()
         self._buffer_fd: Optional[int] = None
-        with contextlib.suppress(OSError):  # Linux before 4.18 has none
+        with suppress(OSError):  # Linux before 4.18 has none
             self._buffer_fd = os.open(_BUFFER_DEVICE, os.O_RDWR | os.O_CLOEXEC)
         self._argument = HypercallBuffer(self._buffer_fd, PAGE_SIZE)
         self._version: Optional[int] = None

@@ -9,22 +9,21 @@ Source: tools/libs/light/libxl_save_callout.c and libxl_save_helper.c of Xen 4.1
 """
 import errno
 import os
-import signal
 import struct
 import sys
 
-from xstream.guest.policies import Round
 from xstream.tuples import NamedTuple
 from xstream.version import __version__
 from xstream.xen import libxl
 from xstream.xen.domain import Toolstack, XenGuest
 from xstream.xen.libxl import Libxl
-from xstream.xen.settings import Settings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import FrameType
     from typing import Callable, List, Optional, Union
+
+    from xstream.guest.policies import Round
 
 _USAGE = "xstream-save-helper: libxl starts this program; set LIBXL_SAVE_HELPER to its path (see its man page)"
 # Stream types: xc_stream_type_t of xenguest.h.
@@ -136,6 +135,7 @@ class _LibxlToolstack(Toolstack):
 
 def _save(parent: Libxl, request: SaveRequest) -> None:
     from xstream.guest.save import save
+    from xstream.xen.settings import Settings
     settings = Settings.from_environment(os.environ)
     terminated = _fail_writes_on_sigterm(request.io_fd)
     guest = XenGuest(request.domid, _LibxlToolstack(parent, request.domid, request.stream_type))
@@ -158,6 +158,7 @@ def _save(parent: Libxl, request: SaveRequest) -> None:
 
 def _restore(parent: Libxl, request: RestoreRequest) -> None:
     from xstream.guest.restore import restore
+    from xstream.xen.settings import Settings
     settings = Settings.from_environment(os.environ)
     guest = XenGuest(request.domid, _LibxlToolstack(parent, request.domid, request.stream_type),
                      store_evtchn=request.store_evtchn, store_domid=request.store_domid,
@@ -183,7 +184,7 @@ def _log_memory_crc(parent: Libxl, crc: "Optional[int]") -> None:
         parent.log(libxl.INFO, "memory CRC32C {:08x}".format(crc))
 
 
-def round_line(last: Round) -> str:
+def round_line(last: "Round") -> str:
     """One round of a save as a log line: pages, rate, dirty PFNs, and the downtime that these would take."""
     line = "round {} ({}): {} pages, {:.1f} MiB in {:.2f} s, {:.1f} MiB/s".format(
         last.number, last.phase, last.pages, last.bytes / 2 ** 20, last.seconds, last.rate / 2 ** 20)
@@ -211,6 +212,7 @@ def _reported(parent: Libxl) -> "Callable[[int, int], None]":
 def _fail_writes_on_sigterm(io_fd: int) -> "Callable[[], bool]":
     """From SIGTERM on, writes to the stream fail, so that the save rolls back between two of libxl's callbacks, never
     within one. Returns a function that says whether SIGTERM has come."""
+    import signal  # takes time to load, and a restore doesn't need it
     unwritable = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
     came: List[int] = []
 

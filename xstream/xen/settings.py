@@ -1,12 +1,11 @@
 """Settings of the helpers, from environment variables: libxl passes its own environment on to them."""
-from xstream.guest.policies import Decision, Round, downtime_policy, xen_policy
 from xstream.tuples import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Mapping, Optional
 
-    from xstream.guest.policies import Policy
+    from xstream.guest.policies import Decision, Policy, Round
 
 _DOWNTIME, _ROUNDS, _GIVE_UP = "XSTREAM_DOWNTIME", "XSTREAM_ROUNDS", "XSTREAM_GIVE_UP"
 _MEMORY_CRC = "XSTREAM_MEMORY_CRC"
@@ -44,11 +43,12 @@ class Settings(NamedTuple):
 
     def policy(self) -> "Policy":
         """The policy to pass to :func:`xstream.save`."""
+        from xstream.guest.policies import Decision, downtime_policy, xen_policy  # not needed for restores
         if self.downtime is None:
             return xen_policy() if self.rounds is None else xen_policy(self.rounds)
         target, stop = self.downtime, downtime_policy(self.downtime, self.rounds or _MOST_ROUNDS)
 
-        def policy(last: Round) -> Decision:
+        def policy(last: "Round") -> "Decision":
             decision = stop(last)
             missed = last.downtime is not None and last.downtime * 1000 > target
             return Decision.ABORT if self.give_up and decision is Decision.STOP and missed else decision
