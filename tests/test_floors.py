@@ -250,6 +250,8 @@ class _Names(dict):
             return found or (importlib.import_module(original) if importlib.util.find_spec(original) else object)
         if home.startswith("xstream."):
             importlib.import_module(home)
+            if (PACKAGE.parent / home.replace(".", "/")).is_dir():
+                return _Attributes(importlib.import_module(home + "." + original))
             return names_of(home)[original]
         return getattr(importlib.import_module(home), original, object) if importlib.util.find_spec(home) else object
 
