@@ -62,8 +62,8 @@ def restore(data: bytes, rng: random.Random) -> bool:
     if first[0] == "error" and first[1][:2] == ("UnsupportedStream", "legacy"):
         return False  # they are converted first
     if first[0] == "ok" and verdict[0] == "error" and verdict[1][0] == "IncompleteStream" \
-            and verdict[1][6] in ("HVM_PARAMS", "CHECKPOINT"):
-        return False  # libxenguest doesn't insist on them, nor does restore
+            and "HVM_CONTEXT" not in verdict[1][6]:
+        return False  # libxenguest insists on nothing else, nor does restore
     refused = first[0] == "ok" and first[1][0] == "refused"
     if first[0] == "ok" and not refused and first[1][4] != "None":
         return False  # an error after a complete checkpoint is a failover to it, not a failure

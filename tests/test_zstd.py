@@ -333,6 +333,18 @@ def test_a_table_is_not_trusted(seed, tmp_path):
         assert struct.unpack_from("<I", image, entries(image)[0] - 4)[0] != len(image) - entries(image)[0]
 
 
+def test_a_damaged_header_allocates_nothing(tmp_path):
+    """Although it says that the contents are huge; the table says otherwise."""
+    contents = bytes(range(256)) * 63
+    frame = bytearray(zstandard.ZstdCompressor(level=1, write_checksum=True).compress(contents))
+    frame[4] |= 0x80  # the size in the header has 8 bytes, most of which are something else
+    table = struct.pack("<II", len(frame), len(contents))
+    image = bytes(frame) + struct.pack("<II", 0x184D2A5E, len(table) + 9) + table + struct.pack(
+        "<IBI", 1, 0, 0x8F92EAB1)
+    with pytest.raises(xstream.CorruptStream, match="bad compressed data"):
+        xstream.verify(image)
+
+
 @pytest.mark.parametrize("size", [0, 1, 4096])
 def test_padding_isnt_a_frame(size, tmp_path):
     """Zeros between frames are padding, also for a table that has an entry for them."""

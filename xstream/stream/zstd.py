@@ -119,6 +119,9 @@ def zstandard_library(module: "Any") -> Library:
         return of_thread.decompressor
 
     def decompress(frame: "Buffer", size: int) -> bytes:
+        # The package would allocate whatever a damaged header says.
+        if module.frame_content_size(frame) > size:
+            raise module.ZstdError("contents larger than expected")
         return bytes(decompressor().decompress(frame, max_output_size=size))
 
     def decompress_into(frame: "Buffer", into: memoryview) -> int:
