@@ -1,13 +1,15 @@
 """Targets for the kernels, on bytes of the input: one kernel after the other, and calls as fast as they go."""
 import contextlib
+import os
 import random
 import struct
+import tempfile
 from typing import Any, Dict, List
 
 import numpy
 from common import PAGE, Target, check
 
-from xstream.kernels import batches, checksum, contents, deltas, hashes, p2m, pages, pagetables, pfns
+from xstream.kernels import batches, checksum, contents, deltas, hashes, p2m, pages, pagetables, pfns, transfer
 
 
 def kernels(data: bytes, rng: random.Random) -> None:
@@ -388,5 +390,87 @@ def call_batches(words: numpy.ndarray, size: int, rng: random.Random) -> int:
     return 2 * len(inputs)
 
 
-CALLS = (call_words, call_states, call_bitmaps, call_legacy, call_tables, call_pages, call_batches)
+def call_cache(words: numpy.ndarray, size: int, rng: random.Random) -> int:
+    """A sender's cache of pages, and the receiver that has its deltas only."""
+    cache, received = deltas.Cache(16, rng.choice((1, 3, 20))), bytearray(16 * PAGE)
+    room, data = bytearray(deltas.bound(2)), view(words)
+    for _ in range(20):
+        numbers = numpy.array(rng.sample(range(16), 2), numpy.uint64)
+        kinds = bytes(rng.choice((0, 0, 0, 1)) for _ in numbers)
+        new = b"".join(bytes(received[number * PAGE:number * PAGE + PAGE]) for number in numbers.tolist())
+        changed = bytearray(rng.choice((new, bytes(2 * PAGE))))
+        for _ in range(rng.randrange(4)):
+            at = rng.randrange(0, len(changed) - 64, 4)
+            changed[at:at + 8 * size] = data[at:at + 8 * size]
+        changed = changed[:2 * PAGE].ljust(2 * PAGE, b"\0")
+        used = cache.encode(view(numbers).cast("Q"), kinds, changed, room)
+        done, taken, _, _ = deltas.decode(memoryview(room)[:used], received, view(numbers).cast("Q"))
+        check((done, taken) == (2, used), "a sender's deltas decoded", done, taken, used)
+        for place, number in enumerate(numbers.tolist()):
+            same_page = received[number * PAGE:number * PAGE + PAGE] == changed[place * PAGE:place * PAGE + PAGE]
+            check(same_page, "a page by its deltas")
+    return 40
+
+
+def call_files(words: numpy.ndarray, size: int, rng: random.Random) -> int:
+    """Pages into a file and a pipe and back."""
+    memory = bytearray((view(words).tobytes() * 9)[:16 * PAGE])
+    memory[:PAGE * rng.randrange(3)] = b""
+    memory = memory.ljust(16 * PAGE, b"\0")
+    numbers = numpy.array([rng.randrange(16) for _ in range(rng.randrange(1, 9))], numpy.uint64)
+    at, head, sparse = view(numbers).cast("Q"), view(words)[:rng.randrange(64)], rng.random() < 0.5
+    expected = bytearray(len(numbers) * PAGE)
+    pages.gather(memory, at, expected)
+    with tempfile.TemporaryFile() as file:
+        fd = file.fileno()
+        written = pages.write_pages(fd, head, memory, at, rng.random() < 0.5, sparse)
+        check(written == len(head) + len(expected) == os.fstat(fd).st_size, "bytes of pages written")
+        check(os.pread(fd, written, 0) == bytes(head) + expected, "pages written")
+        os.lseek(fd, len(head), os.SEEK_SET)
+        back, rest = bytearray(16 * PAGE), bytearray(rng.choice((0, 100)))
+        check(pages.read_pages(fd, back, at, 0, rest or None) == len(expected), "bytes of pages read")
+        again = bytearray(len(expected))
+        pages.gather(back, at, again)
+        last = {number: place for place, number in enumerate(numbers.tolist())}
+        for place in last.values():
+            check(again[place * PAGE:][:PAGE] == expected[place * PAGE:][:PAGE], "pages read")
+        os.ftruncate(fd, 0)
+        pages.pwrite_pages(fd, at, expected, sparse)
+        pages.pread_pages(fd, at, again)
+        check(all(again[place * PAGE:][:PAGE] == expected[place * PAGE:][:PAGE] for place in last.values()),
+              "pages of a memory image")
+        os.ftruncate(fd, 0)
+        os.lseek(fd, 0, os.SEEK_SET)
+        ends = numpy.array(sorted({rng.randrange(1, len(numbers) + 1), len(numbers)}), numpy.uint64)
+        pages.write_batches(fd, 1, view(numbers), view(ends).cast("Q"), memory, rng.random() < 0.5, sparse)
+        batches_written = os.pread(fd, 1 << 20, 0)
+        check(batches_written == _batches_of(numbers.tolist(), ends.tolist(), bytes(expected)), "batches written")
+        os.lseek(fd, 0, os.SEEK_SET)
+        reading, writing = os.pipe()
+        moved = transfer.transfer(fd, writing, rng.choice((0, 1, 5000, 60000)))
+        os.close(writing)
+        piped = bytearray(moved)
+        check(pages.readv(reading, [memoryview(piped)[:moved // 2], memoryview(piped)[moved // 2:]]) == moved
+              and piped == batches_written[:moved], "bytes moved to a pipe", moved)
+        os.close(reading)
+        os.ftruncate(fd, 0)
+        os.lseek(fd, 0, os.SEEK_SET)
+        cut = [memory[start:start + 999 * size] for start in range(0, len(memory), 999 * size)]
+        pages.writev(fd, cut, sparse)
+        check(os.pread(fd, 1 << 20, 0) == memory, "buffers written")
+    return 9
+
+
+def _batches_of(numbers: List[int], ends: List[int], data: bytes) -> bytes:
+    made, begin = b"", 0
+    for end in ends:
+        count = end - begin
+        made += struct.pack("<IIII", 1, 8 + count * (8 + PAGE), count, 0) + struct.pack(
+            "<{}Q".format(count), *numbers[begin:end]) + data[begin * PAGE:end * PAGE]
+        begin = end
+    return made
+
+
+CALLS = (call_words, call_states, call_bitmaps, call_legacy, call_tables, call_pages, call_batches, call_cache,
+         call_files)
 TARGETS: Dict[str, Target] = {"kernels": kernels}
