@@ -9,7 +9,7 @@ from typing import Any, Dict, List
 import numpy
 from common import PAGE, Target, check
 
-from xstream.kernels import batches, checksum, contents, deltas, hashes, p2m, pages, pagetables, pfns, transfer
+from xstream.kernels import batches, checksum, contents, deltas, hashes, p2m, pages, pagetables, pfns, transfer, zframes
 
 
 def kernels(data: bytes, rng: random.Random) -> None:
@@ -390,6 +390,21 @@ def call_batches(words: numpy.ndarray, size: int, rng: random.Random) -> int:
     return 2 * len(inputs)
 
 
+def call_frames(words: numpy.ndarray, size: int, rng: random.Random) -> int:
+    """Headers of zstd frames with anything after their magic number, and small blocks."""
+    magic, data = b"\x28\xb5\x2f\xfd", view(words & numpy.uint64(rng.choice((0x3F, 0xFF00FF, (1 << 64) - 1))), 1)
+    for piece in pieces(data, 8 * size):
+        frame = magic + bytes(piece)
+        status, end, _, _, _ = zframes.header(frame, 0)
+        check(status != zframes.GOOD or 4 < end <= len(frame), "the header of a frame", frame)
+        status, end, _ = zframes.follow(frame * 3, 0)
+        check(status != zframes.GOOD or end <= 3 * len(frame), "the end of a frame", frame)
+        zframes.header(data, rng.randrange(len(data)))
+        found = zframes.agreeing(frame * 3, bytes(piece), 0, 0)
+        check(0 <= found <= size, "frames that agree with a table", frame)
+    return 4 * (WORDS // size)
+
+
 def call_cache(words: numpy.ndarray, size: int, rng: random.Random) -> int:
     """A sender's cache of pages, and the receiver that has its deltas only."""
     cache, received = deltas.Cache(16, rng.choice((1, 3, 20))), bytearray(16 * PAGE)
@@ -471,6 +486,6 @@ def _batches_of(numbers: List[int], ends: List[int], data: bytes) -> bytes:
     return made
 
 
-CALLS = (call_words, call_states, call_bitmaps, call_legacy, call_tables, call_pages, call_batches, call_cache,
-         call_files)
+CALLS = (call_words, call_states, call_bitmaps, call_legacy, call_tables, call_pages, call_batches, call_frames,
+         call_cache, call_files)
 TARGETS: Dict[str, Target] = {"kernels": kernels}
