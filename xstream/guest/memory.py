@@ -10,7 +10,6 @@ from xstream.kernels import buffers
 from xstream.kernels import pages as page_kernel
 from xstream.kernels import pfns as pfn_kernel
 from xstream.limits import Limits
-from xstream.stream.framed import name_pages
 from xstream.stream.reader import PageRun
 from xstream.stream.source import PendingPages, pieces
 from xstream.tuples import NamedTuple
@@ -245,6 +244,7 @@ class GuestMemory:
             else:
                 self._store(pfns, part.read())
         except StreamError as error:
+            from xstream.stream.framed import name_pages  # loads what only compressed images need
             raise name_pages(error, batch)
 
     def apply_run(self, run: PageRun, workers: Workers = ONE_THREAD) -> Applied:
