@@ -87,10 +87,18 @@ class FakeXen:
             return max(self.domains[domid]["pages"])
         assert command == interface.POPULATE_PHYSMAP
         pointer, count, order, flags, domid = struct.unpack("<2Q2IH", memory_at(argument, 26))
-        assert (order, flags) == (0, 0)
-        room = self.domains[domid].get("room", 1 << 30)
-        for pfn in memory_at(pointer, 8 * count).cast("Q")[:room]:
-            self.domains[domid]["pages"][pfn] = bytes(PAGE)
+        assert order in (0, 9) and flags == 0
+        domain = self.domains[domid]
+        room = domain.get("superpages" if order else "room", 1 << 30)
+        extents = memory_at(pointer, 8 * count).cast("Q")
+        self.calls.append(("populate", order, min(count, room)))
+        for index, pfn in enumerate(extents[:room]):
+            base = pfn
+            if not domain["flags"] & interface.DOMAIN_HVM:
+                base = extents[index] = domain["next_frame"] = domain.get("next_frame", 0x8000) + 1024
+            for frame in range(base, base + (1 << order)):
+                assert frame not in domain["pages"]
+                domain["pages"][frame] = bytes(PAGE)
         return min(count, room)
 
     def op_hvm_op(self, command, argument, *rest):

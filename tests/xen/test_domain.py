@@ -2,6 +2,7 @@
 import errno
 import io
 import os
+from array import array
 
 import pytest
 from fake_xen import PAGE, FakeXen
@@ -147,3 +148,37 @@ def test_no_xen(monkeypatch):
         pytest.skip("this is a dom0")
     with pytest.raises(XenError, match="must run as root in a dom0"):
         Privcmd()
+
+
+def populated(xen, domid, pfns):
+    """The frames that a guest's populate() returns, and the (order, extents) of its hypercalls."""
+    guest, frames = XenGuest(domid, FakeToolstack(xen, domid)), array("Q", bytes(8 * len(pfns)))
+    xen.calls.clear()
+    guest.populate(memoryview(array("Q", pfns)), memoryview(frames))
+    return frames.tolist(), [call[1:] for call in xen.calls if call[0] == "populate"]
+
+
+@pytest.mark.parametrize("pfns, calls", [
+    (range(1024), [(9, 2)]), (range(100, 2000), [(0, 412), (9, 2), (0, 464)]), (range(511), [(0, 511)]),
+    (list(range(512, 1000)) + list(range(1001, 1025)), [(0, 512)]),
+    ([511, *range(1, 511), 0, *range(512, 1024)], [(0, 512), (9, 1)]),
+    (range(1, 4000, 2), [(0, 1024), (0, 976)]), ([], [])])
+def test_whole_superpages_are_populated_as_such(xen, pfns, calls):
+    xen.add(9, {})
+    assert populated(xen, 9, pfns) == (list(pfns), calls)
+    assert sorted(xen.domains[9]["pages"]) == sorted(pfns)
+
+
+def test_without_contiguous_memory_pages_are_populated(xen):
+    xen.add(9, {})
+    xen.domains[9]["superpages"] = 1
+    frames, calls = populated(xen, 9, range(2048))
+    assert frames == list(range(2048)) and calls == [(9, 1), (0, 1024), (0, 512)]
+
+
+def test_a_pv_guest_gets_the_frames_that_xen_chose(xen, monkeypatch):
+    monkeypatch.setattr(Privcmd, "guest_width", lambda self, domid: 8)
+    xen.add(9, {}, hvm=False)
+    frames, calls = populated(xen, 9, [5, *range(512, 1024), 7])
+    assert calls == [(0, 1), (9, 1), (0, 1)]
+    assert frames == [0x8400, *range(0x8800, 0x8A00), 0x8C00] and sorted(xen.domains[9]["pages"]) == frames

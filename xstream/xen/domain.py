@@ -3,6 +3,7 @@
 Source: tools/libs/guest/xg_sr_{save,restore}*.c, xg_dom_boot.c (grant table), xg_domain.c (PV: machine-to-physical
 table).
 """
+import bisect
 import struct
 from array import array
 
@@ -15,12 +16,14 @@ from xstream.xen.privcmd import ForeignMapping, HypercallBuffer, Privcmd
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import List, Optional, Sequence
+    from typing import Iterator, List, Optional, Sequence, Tuple
 
     from xstream.wire.frames import Buffer
     from xstream.wire.libxc import Record
 
 _BATCH = 1024
+#: A superpage, 2 MiB: its order as Xen counts it, and its pages.
+_SUPERPAGE_ORDER, _SUPERPAGE_PFNS = 9, 512
 #: From the high byte of a frame's type word, as getpageframeinfo3 returns it, to the type.
 _TYPE_OF_BYTE = bytes(byte >> 4 for byte in range(256))
 #: Where the wallclock lies in the shared info page, by guest width; it is the new host's, and stays.
@@ -76,6 +79,7 @@ class XenGuest(Guest):
         self.store_evtchn, self.console_evtchn = store_evtchn, console_evtchn
         self._domids = {interface.GRANT_CONSOLE: console_domid, interface.GRANT_XENSTORE: store_domid}
         self._restoring = False
+        self._superpages = True  # until Xen has no contiguous memory left
         self._pfn_end = 0
         self._list = self.xen.buffer(8 * _BATCH)
         self._bitmap: Optional[HypercallBuffer] = None
@@ -236,18 +240,38 @@ class XenGuest(Guest):
         self._toolstack.static_data_done((0 if msrs else MISSING_MSR_POLICY) | (0 if leaves else MISSING_CPUID_POLICY))
 
     def populate(self, pfns: memoryview, frames: memoryview) -> None:
-        """populate_physmap, one page an extent."""
-        source, found = pfns.cast("B"), frames.cast("B")
-        for first in range(0, len(source), 8 * _BATCH):
-            part = source[first:first + 8 * _BATCH]
-            count = len(part) // 8
-            self._list.view[:len(part)] = part
-            argument = interface.RESERVATION.pack(self._list.address, count, 0, 0, self.domid)
-            done, _ = self.xen.memory_op(interface.POPULATE_PHYSMAP, argument, "populate_physmap", self.domid)
-            if done != count:
+        """populate_physmap: an extent of 2 MiB for each aligned range of as many PFNs, as long as Xen has such extents,
+        and one of a page for every other PFN."""
+        for start, end, whole in _ranges(pfns):
+            if whole and self._superpages:
+                start += self._populate_superpages(pfns[start:end], frames[start:end])
+            self._populate_pages(pfns[start:end], frames[start:end])
+
+    def _populate_superpages(self, pfns: memoryview, frames: memoryview) -> int:
+        """Populate as many whole superpages as Xen has memory for; returns how many PFNs those are."""
+        bases = self._populate_physmap(pfns[::_SUPERPAGE_PFNS], _SUPERPAGE_ORDER)
+        self._superpages = _SUPERPAGE_PFNS * len(bases) == len(pfns)
+        for number, base in enumerate(bases):
+            first = _SUPERPAGE_PFNS * number
+            frames[first:first + _SUPERPAGE_PFNS] = array("Q", range(base, base + _SUPERPAGE_PFNS))
+        return _SUPERPAGE_PFNS * len(bases)
+
+    def _populate_pages(self, pfns: memoryview, frames: memoryview) -> None:
+        for first in range(0, len(pfns), _BATCH):
+            part = pfns[first:first + _BATCH]
+            found = self._populate_physmap(part, 0)
+            if len(found) < len(part):
                 raise GuestError("Xen had memory for {} of {} PFNs: the domain's limit is reached, or the host is "
-                                 "full".format(done, count))
-            found[first:first + len(part)] = self._list.view[:len(part)] if self.kind == "pv" else part
+                                 "full".format(len(found), len(part)))
+            frames[first:first + _BATCH] = found
+
+    def _populate_physmap(self, pfns: memoryview, order: int) -> "array[int]":
+        """Populate extents of 2 ** ``order`` pages at ``pfns``; returns the first frame of each that Xen made."""
+        wanted = array("Q", pfns)
+        self._list.view[:8 * len(wanted)] = wanted.tobytes()
+        argument = interface.RESERVATION.pack(self._list.address, len(wanted), order, 0, self.domid)
+        done, _ = self.xen.memory_op(interface.POPULATE_PHYSMAP, argument, "populate_physmap", self.domid)
+        return array("Q", bytes(self._list.view[:8 * done])) if self.kind == "pv" else wanted[:done]
 
     def load_state(self, records: "Sequence[Record]") -> None:
         """Load the records in their order."""
@@ -280,6 +304,22 @@ class XenGuest(Guest):
                 interface.GRANT_ENTRY.pack_into(table.memory, interface.GRANT_ENTRY.size * entry,
                                                 interface.GRANT_PERMIT_ACCESS, self._domids[entry], frame)
         table.close()
+
+
+def _ranges(pfns: memoryview) -> "Iterator[Tuple[int, int, bool]]":
+    """Split an array of PFNs: (start index, end index, whether it is whole superpages, aligned and in order)."""
+    start = at = 0
+    last = False
+    while at < len(pfns):
+        boundary = pfns[at] - pfns[at] % _SUPERPAGE_PFNS + _SUPERPAGE_PFNS
+        end = bisect.bisect_left(pfns, boundary, at + 1, min(at + _SUPERPAGE_PFNS, len(pfns)))
+        whole = end - at == _SUPERPAGE_PFNS and pfns[at:end] == array("Q", range(pfns[at], pfns[at] + _SUPERPAGE_PFNS))
+        if at > start and whole != last:
+            yield start, at, last
+            start = at
+        at, last = end, whole
+    if at > start:
+        yield start, at, last
 
 
 def _indices(count: int) -> memoryview:

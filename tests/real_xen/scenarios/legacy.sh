@@ -38,14 +38,14 @@ for kind in pv hvm; do
     xl save $n $n.xl >/tmp/l 2>&1 || fail "save $n"
     rm -f $LOGS/guest-$n*.log
     for bits in 32 64; do
-        $PY /in/to_legacy.py $n.xl $n-$bits.leg $bits || fail "to_legacy $n $bits"
+        $PY /in/legacy_from_current.py $n.xl $n-$bits.leg $bits || fail "legacy_from_current $n $bits"
         through $n $n-$bits.leg stock
         through $n $n-$bits.leg ours
         beforehand $n $n-$bits.leg
     done
     received $n $n-64.leg
     beforehand $n $n-64.leg --squash
-    $PY /in/to_legacy.py $n.xl $n-remus.leg 64 --remus || fail "to_legacy $n --remus"
+    $PY /in/legacy_from_current.py $n.xl $n-remus.leg 64 --remus || fail "legacy_from_current $n --remus"
     through $n $n-remus.leg ours
     rm -f $n*
 done

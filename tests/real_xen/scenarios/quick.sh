@@ -8,7 +8,7 @@ create q-pv && {
     cross q-pv ours stock
     cross q-pv stock ours
     say "a legacy stream"
-    xl save q-pv q-pv.xl >/tmp/l 2>&1 && /opt/xstream/bin/python /in/to_legacy.py q-pv.xl q-pv.leg 64 || fail "to_legacy"
+    xl save q-pv q-pv.xl >/tmp/l 2>&1 && /opt/xstream/bin/python /in/legacy_from_current.py q-pv.xl q-pv.leg 64 || fail "legacy_from_current"
     LIBXL_CONVERT_HELPER=/opt/xstream/bin/xstream-convert-helper LIBXL_SAVE_HELPER=$OURS xl -vvv restore q-pv.leg >/tmp/l 2>&1 &&
         ok "restored, converted while it flows" || { fail "restore of a legacy stream"; tail -n 20 /tmp/l; }
     runs_on q-pv
