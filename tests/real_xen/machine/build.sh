@@ -13,6 +13,7 @@ HERE=$(cd "$(dirname "$0")" && pwd)
 # What was built from other scripts is built again.
 made_from=$(cat "$HERE"/build.sh "$HERE"/dom0-init "$HERE"/domu-init | sha256sum)
 [ "$(cat "$RX/made-from" 2>/dev/null)" != "$made_from" ] || exit 0
+[ ! -e "$RX/made-from" ] || rm -f "$RX/root/.rx-packages"
 # The mirrors that this machine itself uses; other suites are fetched from there, too.
 site() { apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' | grep "$1" | head -n 1; }
 MIRROR=${MIRROR:-$(site 'debian/*$')}
@@ -89,7 +90,7 @@ if [ ! -e "$R/.rx-packages" ]; then
     log "apt-get install xen-utils-$XENVER and friends in the chroot"
     chroot "$R" sh -c "apt-get update -qq && apt-get -y -qq dist-upgrade &&
         q=qemu-system-xen; apt-cache show \$q >/dev/null 2>&1 || q=qemu-system-x86
-        apt-get install -y -qq --no-install-recommends xen-utils-$XENVER xenstore-utils \
+        apt-get install -y -qq --no-install-recommends xen-utils-$XENVER xenstore-utils python3-zstandard \
         \$q seabios ipxe-qemu iproute2 && apt-get clean" >"$RX/chroot.log" 2>&1
     chroot "$R" dpkg-query -W >"$R/.rx-packages"
 fi

@@ -10,12 +10,12 @@ for kind in pv pvh hvm; do
         say "xstream save $n $options"
         xstream save $n /tmp/snap $options >/tmp/l 2>&1 && ok "saved $n $options" || { fail "save $n $options"; cat /tmp/l; }
         xstream verify /tmp/snap || fail "verify the snapshot of $n $options"
-        ticks_on $n 60
+        ticks_on $n 300
         [ $kind = pv ] || dirty_off $n
     done
     say "a snapshot that fails"
     xstream save $n /dev/full >/tmp/l 2>&1 && fail "saving into /dev/full succeeded" || ok "failed: $(tail -n 1 /tmp/l)"
-    ticks_on $n 60
+    ticks_on $n 300
     LIBXL_SAVE_HELPER=$STOCK xl save $n /tmp/after.xl >/tmp/l 2>&1 && ok "xl saves it afterwards" || fail "xl save $n"
     rm -f /tmp/after.xl
     gone $n
