@@ -4,7 +4,7 @@
 install_xstream
 for cpus in 1 2; do
     n=pvh$cpus
-    MAXMEM=128 mkcfg $n pvh $([ $cpus = 1 ] && echo 96 || echo 128) $cpus
+    mkcfg $n pvh $([ $cpus = 1 ] && echo 96 || echo 128) $cpus
     create $n && {
         [ $cpus = 1 ] || { xl mem-set $n 112; sleep 5; }
         cross $n ours stock
@@ -32,7 +32,7 @@ create remus && {
         "LIBXL_SAVE_HELPER=$OURS xl -vvv migrate-receive -r 2>$OUT/remus.receive.log" >$OUT/remus.send.log 2>&1 &
     sender=$!
     i=0
-    while [ "$(grep -c 'round .*(checkpoint)' $OUT/remus.send.log)" -lt 3 ] && [ $i -lt 120 ]; do sleep 1; i=$((i+1)); done
+    while [ "$(grep -c 'round .*(checkpoint)' $OUT/remus.send.log)" -lt 3 ] && [ $i -lt 600 ]; do sleep 1; i=$((i+1)); done
     sent=$(grep -c 'round .*(checkpoint)' $OUT/remus.send.log)
     kill -9 $sender; pkill -9 -f xstream-save-helper.*--save
     gone remus
