@@ -12,7 +12,7 @@ from xstream.xen.privcmd import Privcmd
 names = {number: name for name, number in NUMBERS.items()}
 xen, domid = Privcmd(), int(sys.argv[1])
 wanted = legacy_params(params_of(sys.argv[2]))
-# What a restore of a current stream sets, the old parameter for the VM86 TSS excepted, which Xen turns into the new one.
+# Without the old parameter for the VM86 TSS, which Xen turns into the new one.
 found = {index: xen.hvm_param(domid, index) for index in wanted if names[index] != "VM86_TSS"}
 differing = {names[index]: (wanted[index], value) for index, value in found.items() if value != wanted[index]}
 print("{} parameters compared: {}; differing (sent, set): {}".format(

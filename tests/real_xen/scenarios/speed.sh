@@ -1,4 +1,5 @@
-# Speed against the stock helper, alternately in this same dom0, and the start of the helper against the start of Python.
+# Speed against the stock helper, alternately in this same dom0: whole commands, CPU, the downtime of live migrations; and
+# the start of the helper against the start of Python.
 . /rx-lib.sh
 install_xstream
 for kind in pvh pv; do
@@ -8,5 +9,10 @@ for kind in pvh pv; do
     }
     gone $kind-small; gone $kind-big
 done
+EXTRA=rx_dirty mkcfg moving pvh 128 1
+create moving && {
+    /opt/xstream/bin/python /in/downtime.py moving ${ROUNDS:-3} $STOCK $OURS && ok "downtime" || fail "downtime"
+}
+gone moving
 python3 /in/start.py /opt/xstream/bin/python $OURS && ok "start of the helper" || fail "start of the helper"
 done_
