@@ -10,7 +10,7 @@
 #
 # environment: RX           the folder of build.sh
 #              RX_TAG       name of the result's folder        (the scenario's base name)
-#              RX_TIMEOUT   seconds for the whole run          (1800)
+#              RX_TIMEOUT   seconds for the whole run          (2700)
 #              RX_MEM       memory of the QEMU machine, MiB    (3072)
 #              RX_DOM0_MEM  dom0's memory, MiB                 (1024)
 #              RX_SMP       CPUs                               (2)
@@ -40,7 +40,7 @@ for f in "$@"; do
         *) cp -rL "$f" "$W/in/";;
     esac
 done
-TO=${RX_TIMEOUT:-1800}
+TO=${RX_TIMEOUT:-2700}
 echo $((TO > 400 ? TO - 200 : TO / 2)) >"$W/in/.timeout"
 tar -C "$W/in" -cf "$W/in.tar" .
 rm -rf "$W/in"
