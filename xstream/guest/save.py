@@ -321,7 +321,7 @@ class Saver:
         words = words_of(pfns, types)
         carrying = data_pfns(words)
         if not len(carrying):
-            self._writer.write(PageData(words, b""))
+            self._writer.write_batch(words, b"", carrying)
             return 0
         with self._hooks.mapped(self._frames_of(carrying), running=not self._suspended) as pages:
             if any(pages.missing):

@@ -37,7 +37,7 @@ from xstream.xen.interface import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, List, Optional, Sequence, Tuple
+    from typing import Any, Dict, List, Optional, Sequence, Tuple
 
     from xstream.kernels.buffers import Numbers
 
@@ -147,6 +147,7 @@ class Privcmd:
             self._buffer_fd = os.open(_BUFFER_DEVICE, os.O_RDWR | os.O_CLOEXEC)
         self._argument = HypercallBuffer(self._buffer_fd, PAGE_SIZE)
         self._version: Optional[int] = None
+        self._fields: Dict[int, int] = {}  # of each operation of domctl: how many fields it has
 
     def close(self) -> None:
         """Close the device. Mappings and buffers live on until they are closed."""
@@ -185,7 +186,9 @@ class Privcmd:
         DOMCTL_HEAD.pack_into(view, 0, operation.number, version, domid)
         view[DOMCTL_HEAD.size:DOMCTL_HEAD.size + DOMCTL_UNION] = bytes(DOMCTL_UNION)
         if values:
-            missing = len(layout.unpack(bytes(layout.size))) - len(values)
+            if operation.number not in self._fields:
+                self._fields[operation.number] = len(layout.unpack(bytes(layout.size)))
+            missing = self._fields[operation.number] - len(values)
             layout.pack_into(view, DOMCTL_HEAD.size, *values, *(0,) * missing)
         self.call(DOMCTL, self._argument.address, what="domctl " + operation.name, domid=domid)
         return layout.unpack_from(view, DOMCTL_HEAD.size)
