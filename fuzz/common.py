@@ -189,3 +189,8 @@ def about_pages(outcome: Outcome) -> bool:
 def structural(data: bytes, options: Dict[str, Any]) -> bool:
     """Whether iterating over the records raises an error."""
     return read(data, options)[-1][0] == "error"
+
+
+def around_memory(verdict: Outcome, data: bytes, options: Dict[str, Any]) -> bool:
+    """Whether verify objects to the body of a container's record, such as a configuration, which restore hands on."""
+    return verdict[0] == "error" and verdict[1][1] not in ("libxc", "legacy") and not structural(data, options)

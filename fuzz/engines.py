@@ -19,6 +19,7 @@ from common import (
     Outcome,
     Target,
     about_pages,
+    around_memory,
     at_limit,
     attempt,
     check,
@@ -26,7 +27,6 @@ from common import (
     is_compressed,
     options_of,
     read,
-    structural,
     to_file,
     verified,
     ways,
@@ -73,11 +73,6 @@ def restore(data: bytes, rng: random.Random) -> bool:
             and not around_memory(verdict, data, options):
         check(first[0] == verdict[0], "verify and restore disagree", options, verdict, first)
     return first[0] == "ok" and not refused
-
-
-def around_memory(verdict: Outcome, data: bytes, options: Dict[str, Any]) -> bool:
-    """Whether verify objects to the body of a container's record, such as a configuration, which restore hands on."""
-    return verdict[0] == "error" and verdict[1][1] != "libxc" and not structural(data, options)
 
 
 def replaced_later(verdict: Outcome, data: bytes, options: Dict[str, Any]) -> bool:

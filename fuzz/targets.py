@@ -14,7 +14,7 @@ import os
 import random
 import tempfile
 from functools import partial
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 from common import (
     CONFIGS,
@@ -23,8 +23,10 @@ from common import (
     PAGE,
     SOURCES,
     Finding,
+    Outcome,
     Target,
     about_pages,
+    around_memory,
     at_limit,
     attempt,
     check,
@@ -238,10 +240,27 @@ def convert(data: bytes, rng: random.Random) -> bool:
         options["no_device_model"] = target in CONTAINERS and options["device_model"] is None and rng.random() < 0.5
     done, written = to_file(lambda out: from_source(data, rng, lambda source: xstream.convert(
         source, out, to=target, **options)))
-    if done[0] == "error" or done[1].target in ("config", "device-model"):
+    if done[0] == "error":
+        check_refused(data, done, options, target)
+        return False
+    if done[1].target in ("config", "device-model"):
         return False
     check_converted(data, written, done[1], options, plain=squash or last)
     return True
+
+
+#: Why convert refuses a good stream: what it is asked to write can't hold it.
+REFUSALS = ("this format can't hold checkpoints", "a device model's record for a guest that isn't HVM",
+            "a record whose length isn't known", "a compressed Remus stream that can't be read twice")
+
+
+def check_refused(data: bytes, done: Outcome, options: Dict[str, Any], target: Optional[str]) -> None:
+    """Only for a reason of its own does convert refuse what verify accepts."""
+    reading = without(options, "squash", "last_checkpoint", "config", "device_model", "no_device_model")
+    reading["checkpointed"] |= options["squash"] or options["last_checkpoint"]
+    if target in CONTAINERS + (None,) and done[1][0] != "MissingPart" and not at_limit(done) and not about_pages(done) \
+            and not any(reason in done[1][-1] for reason in REFUSALS):
+        check(verified(data, reading)[0] == "error", "verify accepts what convert refuses", options, target, done)
 
 
 def check_converted(data: bytes, written: bytes, done: Any, options: Dict[str, Any], *, plain: bool) -> None:
@@ -249,18 +268,19 @@ def check_converted(data: bytes, written: bytes, done: Any, options: Dict[str, A
     reading = {name: value for name, value in options.items() if name in kept}
     reading["checkpointed"] |= plain
     judged = verified(data, reading)
-    supplied = options.get("device_model") or options.get("no_device_model")
-    if judged[0] == "error" and not (supplied and judged[1][0] == "IncompleteStream"):
-        return  # convert passes on bodies that it doesn't read; verify judges them
     keeps = not plain and done.checkpoints > 0
     verdict = verified(written, {"limits": LIMITS, "checkpointed": keeps})
-    bare_hvm = (done.target == "libxc" or options.get("no_device_model")) and verdict[0] == "error" \
-        and verdict[1][0] == "IncompleteStream"
-    # verify judges neither the bodies of legacy records nor the frames in a legacy PV guest's registers.
-    bodies_of_legacy = ("X86_PV_VCPU_BASIC", "HVM_CONTEXT")
-    registers = "legacy" in done.source and verdict[0] == "error" and verdict[1][4] in bodies_of_legacy
-    good = verdict[0] == "ok" or at_limit(verdict) or bare_hvm or registers
+    # Bodies of a container's own records, such as a configuration, are copied as they are.
+    copied = judged[0] == "error" and around_memory(judged, data, reading)
+    # A guest that is said to have no device model needs a configuration that says so, too.
+    lacks = options.get("no_device_model") and verdict[0] == "error" and verdict[1][0] == "IncompleteStream"
+    good = verdict[0] == "ok" or at_limit(verdict) or copied or lacks
     check(good, "converted, a stream is bad", options, done, verdict)
+    supplied = options.get("device_model") or options.get("no_device_model")
+    completed = judged[0] == "error" and supplied and judged[1][0] == "IncompleteStream"
+    # A plain stream doesn't have the state that a later checkpoint replaces.
+    good = judged[0] == "ok" or at_limit(judged) or copied or completed or plain
+    check(good, "converted, a bad stream", options, judged)
     before = attempt(lambda: memory_of(loaded(data, reading)))
     after = attempt(lambda: memory_of(loaded(written, {"limits": LIMITS, "checkpointed": keeps})))
     if before[0] == "ok" and after[0] == "ok":

@@ -236,14 +236,17 @@ def test_any_good_stream_gives_the_same_bytes(data, width, batches, to, vcpus):
         chunks += [param(*one) for one in data.draw(st.lists(PARAM, max_size=5))]
         chunks += [toolstack(samples.physmap(width, data.draw(PHYSMAP)))]
         head = samples.ulongs(width, 16)
-        tail = samples.hvm_tail(blob=data.draw(st.binary(max_size=40)))
+        tail = samples.hvm_tail(blob=b"Q" + data.draw(st.binary(max_size=40)))
     else:
         guest_width, extended = data.draw(st.sampled_from([4, 8])), data.draw(st.booleans())
         xsave = data.draw(st.one_of(st.none(), st.integers(16, 600)))
-        sent = {pfn for pfns, _ in batches for pfn in pfns}
+        sent = {pfn for pfns, _ in batches for pfn in pfns} | {3, 4}
+        chunks.append(batch(width, [word(3, samples.TOP_TABLE[guest_width]), word(4)], [bytes(4096), page(4)]))
         head = samples.pv_head(width, guest_width, xsave=None if xsave is None else xsave + 16, extended=extended)
         tail = samples.pv_tail(width, guest_width, sorted(set(range(16)) - sent), [
             vcpu(guest_width, xsave, extended, mark) for mark in range(len(vcpus))])
-    stream = head + b"".join(data.draw(st.permutations(chunks))) + chunk(-9) + chunk(0) + tail
+    mixed = len(chunks) - (guest == "pv")
+    body = data.draw(st.permutations(chunks[:mixed])) + chunks[mixed:]
+    stream = head + b"".join(body) + chunk(-9) + chunk(0) + tail
     theirs, said = tools.convert_legacy_stream(stream, guest, 8 * width, to)
     assert converted(stream, to=to)[0] == theirs, said

@@ -318,14 +318,14 @@ def test_deltas_against_the_first_checkpoint():
 
 def test_remus_pv_unmaps_at_each_checkpoint():
     head = samples.pv_head(8, 8)
-    first = batch(8, [word(4), word(5)], [page(4), page(5)]) + samples.vcpu_info(0) + chunk(0) + \
-        samples.pv_tail(8, 8, [5])
-    second = batch(8, [word(5), word(6)], [page(55), page(6)]) + chunk(0) + samples.pv_tail(8, 8, [4])
+    first = batch(8, [word(3, samples.L4TAB), word(4), word(5), word(7)], [bytes(4096), page(4), page(5), page(7)]) + \
+        samples.vcpu_info(0) + chunk(0) + samples.pv_tail(8, 8, [5])
+    second = batch(8, [word(5), word(6)], [page(55), page(6)]) + chunk(0) + samples.pv_tail(8, 8, [7])
     for way in ("descriptor", "pipe"):
         for options in ({}, {"last_checkpoint": True}, {"squash": True}):
             memory, _ = loaded(converted(head + first + second, way, **options), checkpointed=True)
-            assert [pfn for pfn in range(len(memory)) if memory.populated[pfn]] == [5, 6]
-            assert memory.pages.tobytes() == memory_of({5: page(55), 6: page(6)}, len(memory))
+            assert [pfn for pfn in range(len(memory)) if memory.populated[pfn]] == [3, 4, 5, 6]
+            assert memory.pages.tobytes() == memory_of({4: page(4), 5: page(55), 6: page(6)}, len(memory))
 
 
 def test_squash():
@@ -486,8 +486,10 @@ def test_memory_is_bounded(way, tmp_path):
 def test_memory_is_bounded_for_a_guest_of_many_pfns(way, squash, tmp_path):
     """A PV guest with the highest possible number of PFNs, and pages at both ends."""
     p2m_size = (1 << 28) - 1
-    body = batch(8, [word(4), word(p2m_size - 1), word(9)], [page(4), page(5), page(9)]) + chunk(-9) + chunk(0)
-    stream = samples.ulongs(8, p2m_size) + samples.extended_info(8, 8) + bytes(8 * -(-p2m_size // 512)) + body \
+    words = [word(3, samples.L4TAB), word(4), word(p2m_size - 1), word(9)]
+    body = batch(8, words, [bytes(4096), page(4), page(5), page(9)]) + chunk(-9) + chunk(0)
+    frames = samples.ulongs(8, 4) * -(-p2m_size // 512)
+    stream = samples.ulongs(8, p2m_size) + samples.extended_info(8, 8) + frames + body \
         + samples.pv_tail(8, 8, [9])
     (tmp_path / "in").write_bytes(stream)
     script = textwrap.dedent("""
@@ -504,7 +506,7 @@ def test_memory_is_bounded_for_a_guest_of_many_pfns(way, squash, tmp_path):
     process.communicate(stream if way == "pipe" else b"")
     assert process.returncode == 0
     memory, _ = loaded(str(tmp_path / "out"))
-    assert memory.populated_count == 2 and memory.read(memory.populated_pfns(0, 9)) == page(4) + page(5)
+    assert memory.populated_count == 3 and memory.read(memory.populated_pfns(0, 9)) == bytes(4096) + page(4) + page(5)
 
 
 @pytest.mark.parametrize("form", ["path", "other path", "symlink", "hard link", "descriptors", "descriptor in",

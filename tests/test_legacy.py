@@ -407,7 +407,8 @@ def test_the_cache_makes_deltas():
 def test_tables_that_changed_under_the_senders_hands():
     """Tables with arbitrary bits, superpage bits included, that are sent again are accepted, and converted."""
     torn = struct.pack("<Q", 0xE3) * 512
-    body = batch(8, [word(3, L2TAB)], [torn]) + batch(8, [word(3, L2TAB)], [bytes(4096)])
+    body = batch(8, [word(6, L2TAB)], [torn]) + \
+        batch(8, [word(3, samples.L4TAB), word(4), word(6, L2TAB)], [bytes(4096), page(4), bytes(4096)])
     stream = samples.pv(8, 8, memory=body)
     for way in ("buffer", "pipe"):
         with WAYS[way](stream) as source:
@@ -463,10 +464,13 @@ def test_any_pv_guest_converted_is_that_guest(width, guest_width, rounds, unmapp
     """Memory, tables, what the tail takes back, and each vcpu's state."""
     expected = GuestMemory(limit=64)
     vcpus = {0: 400, **others}
+    # The frames that the vcpus' registers and the p2m are in.
+    rounds[-1].update({3: (samples.TOP_TABLE[guest_width], []), 4: (0, 4)})
+    unmapped -= {3, 4}
     out = io.BytesIO()
     writer = LegacyWriter(out, 64, width=width, guest="pv", gathered=gathered)
     writer.write(legacy.ExtendedInfo(guest_width, bytes(samples.BASIC[guest_width]), extended, 416 if xsave else None))
-    writer.write(legacy.P2MFrames(struct.pack("<Q", 5)))
+    writer.write(legacy.P2MFrames(struct.pack("<Q", 4)))
     for number, guest in enumerate(rounds + rounds[-1:] * verify):
         pfns = numpy.array(sorted(guest), numpy.uint64)
         types = bytes(guest[pfn][0] for pfn in sorted(guest))

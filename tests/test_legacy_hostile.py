@@ -74,6 +74,8 @@ def test_every_byte_changed_for_the_tools(name):
                          lambda data: xstream.info(data, format="legacy")):
                 try:
                     work(changed)
+                except xstream.MissingPart:  # the device model's record has become empty
+                    pass
                 except StreamError as error:
                     assert error.layer in ("legacy", "libxc") and error.offset is not None
 
@@ -177,11 +179,11 @@ def test_pv_tails():
     for size in (1, 15, 2 ** 63, 2 ** 64 - 1):
         tail = struct.pack("<I", 0) + bytes(0x1430 + 128) + struct.pack("<QQ", 1, size)
         assert isinstance(error_of(body + tail), (CorruptStream, LimitExceeded))
-    # Version 3 needs vcpu 0.
-    stream = samples.pv_head(8, 8) + samples.vcpu_info(1) + chunk(-9) + chunk(0) + samples.pv_tail(8, 8)
-    assert xstream.verify(stream).format == "legacy"
-    with pytest.raises(OrderError):
-        xstream.convert(stream, io.BytesIO())
+    # Version 3 needs vcpu 0, and the old restore takes the start info from its registers.
+    stream = samples.pv().replace(samples.vcpu_info(0, 2), samples.vcpu_info(1, 2))
+    for work in (xstream.verify, lambda source: xstream.convert(source, io.BytesIO())):
+        with pytest.raises(xstream.IncompleteStream, match="vcpu 0"):
+            work(stream)
     assert isinstance(error_of(samples.pv_head(8, 8) + samples.param(-3, 1)), CorruptStream)
 
 

@@ -37,10 +37,8 @@ _LOOK_AHEAD_BYTES = 64 << 10
 def _is_whole(device_model: "Union[Buffer, PendingPages]") -> bool:
     """Whether a device model's record has contents, and isn't visibly cut. One that is too large to be held isn't read.
     """
-    if not len(device_model):
-        return False
     from xstream.wire import vmstate  # loaded for guests that have one
-    return isinstance(device_model, PendingPages) or not vmstate.is_cut(device_model)
+    return len(device_model) > 0 if isinstance(device_model, PendingPages) else vmstate.is_whole(device_model)
 
 
 class _Given(NamedTuple):

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 _EMULATORS = {xenopsd.QEMU_TRAD: 0, xenopsd.QEMU_XEN: libxl.QEMU_UPSTREAM, xenopsd.QEMU_RECORD: 0}
 #: libxl's physmap data of a legacy stream without any entry: a version and a count.
 _EMPTY_PHYSMAP_SIZE = 8
-#: Bytes of a toolstack chunk before its data: an id and a length.
-_TOOLSTACK_HEAD = 8
 #: Records that only mark a position in their own container.
 _MARKS = (libxl.LibxcContext, libxl.End, libxl.CheckpointEnd, xenopsd.MemoryImage, xenopsd.EndOfImage)
 
@@ -208,7 +206,7 @@ class LibxlTarget(Target):
         elif libxl.LAYER not in self.origin.formats and blob is not None:
             if self.parts.device_model is None:
                 blob = in_memory(blob, self.limits.body_length)
-                self._device_model = libxl.EmulatorContext(_emulator_id(record), 0, blob)
+                self._device_model = libxl.EmulatorContext(_emulator_id(record), 0, blob) if len(blob) else None
         else:
             self.drop(layer, record)
 
@@ -403,7 +401,7 @@ def _physmap(record: legacy.Toolstack, origin: Origin) -> Optional[libxl.Emulato
     try:
         entries = legacy.parse_physmap(record.blob, legacy_reader(origin.reader).head.width)
     except StreamError as error:
-        error.offset = _TOOLSTACK_HEAD + (error.offset or 0)
+        error.offset = legacy.TOOLSTACK_HEAD_SIZE + (error.offset or 0)
         raise
     pairs: List[Tuple[bytes, bytes]] = []
     for entry in entries:

@@ -15,14 +15,17 @@ from xstream.kernels import transfer
 from xstream.limits import Limits
 from xstream.stream.legacy_reader import LegacyReader
 from xstream.stream.output import written_in_place
+from xstream.stream.reader import PageRun
 from xstream.stream.sink import Sink, check_not_same_file, opened_sink
 from xstream.stream.source import DescriptorSource
 from xstream.stream.zstd import compressed, compression_of
+from xstream.tools.record_checks import RecordChecks
 from xstream.wire import legacy, libxc, libxl, xenopsd
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from xstream.stream.types import SinkLike, StreamLike
+    from xstream.wire.formats import AnyRecord
 
 Progress = Callable[[int], object]
 
@@ -192,15 +195,19 @@ WRITERS: Dict[str, Callable[[Request], Converted]] = {
 def _transfer(items: Items, target: Target, progress: Progress) -> None:
     """Give a target all items."""
     reader = target.origin.reader
+    checks = RecordChecks(reader)
     # What the caller says of the device model's record replaces what the source has or lacks.
     supplied = target.parts.device_model is not None or target.parts.no_device_model
     whole = reader.memory if supplied else reader
     try:
         with contextlib.closing(items):
             for layer, record in items:
+                if layer == libxc.LAYER:
+                    _check(checks, record)
                 if isinstance(record, _ENDS):
-                    # A copy of an incomplete stream must not look complete, so this comes before its END.
+                    # A copy of an incomplete or bad stream must not look complete, so this comes before its END.
                     (reader.memory if layer == libxc.LAYER else whole).check_whole()
+                    checks.finish()
                 target.take(layer, record)
                 progress(reader.source.offset)
     except TruncatedStream:
@@ -212,6 +219,15 @@ def _transfer(items: Items, target: Target, progress: Progress) -> None:
             error.located(layer=reader.layer, record=reader.index, base=reader.offset)
         raise
     whole.check_whole()
+    checks.finish()
+
+
+def _check(checks: RecordChecks, record: "AnyRecord") -> None:
+    """Check a record of the libxc stream to write, as verify would."""
+    if isinstance(record, (libxc.PageData, PageRun)):
+        checks.batches(record.words)
+    else:
+        checks.record(record)
 
 
 def _copied(reader: AnyReader, *, runs: bool) -> Items:

@@ -7,10 +7,11 @@ from xstream.errors import MemoryMismatch, StreamError, TruncatedStream
 from xstream.guest.deltas import DeltaDecoder
 from xstream.guest.memory import Applied, GuestMemory, data_pfns, uint64
 from xstream.guest.parallel import Workers, usable_cpus
-from xstream.guest.tables import checked_tables, from_legacy
+from xstream.guest.tables import checked_tables
 from xstream.kernels import pfns as pfn_kernel
 from xstream.limits import Limits
 from xstream.stream.framed import FramedSource, name_pages
+from xstream.stream.reader import from_legacy
 from xstream.stream.source import ObjectSource, pieces
 from xstream.tuples import NamedTuple
 from xstream.wire.legacy import CompressedBatch, CompressedPages, UnmappedPfns

@@ -2,6 +2,7 @@
 
 from xstream.errors import CorruptStream
 from xstream.kernels import pagetables
+from xstream.stream.reader import from_legacy
 from xstream.wire.libxc import PAGE_SIZE, PageData
 from xstream.wire.pending import in_memory
 
@@ -31,13 +32,6 @@ def data_types(words: "Buffer") -> bytes:
 def any_tables(types: bytes) -> bool:
     """Whether any of these page types is a page table's."""
     return bool(types.translate(None, b"\0"))
-
-
-def from_legacy(reader: "AnyReader") -> bool:
-    """Whether this is a legacy stream or was converted from one. In those, some page-table entries and XTAB words have
-    another meaning."""
-    domain = getattr(reader.memory, "domain", None)
-    return domain is None or not domain.xen_major
 
 
 def checked_tables(reader: "AnyReader", record: PageData) -> PageData:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from typing import Callable, Dict, Iterator, List, Optional, Tuple, Type, TypeVar
 
     from xstream.stream.types import SourceLike
+    from xstream.wire.frames import Buffer
     from xstream.wire.legacy import Record
 
 _GUESTS = {legacy.PV: libxc.GUEST_NAMES[libxc.GUEST_PV], legacy.HVM: libxc.GUEST_NAMES[libxc.GUEST_HVM]}
@@ -442,6 +443,8 @@ class LegacyReader(RecordReader):
         self.source.advance(legacy.SHARED_INFO_SIZE)
         # It says where the guest's p2m is, so all zeros were never written.
         self._missing = () if any(page) else ("SHARED_INFO",)
+        if 0 not in self._vcpus:
+            self._missing += ("VCPU_CONTEXT of vcpu 0",)
         self._end_tail()
         return legacy.SharedInfo(page)
 
@@ -449,7 +452,7 @@ class LegacyReader(RecordReader):
         self._where = "HVM_TAIL"
         pfns = legacy.parse_magic_pfns(self.source.need(legacy.MAGIC_PFNS_SIZE))
         context = self._read_blob(legacy.MAGIC_PFNS_SIZE, "length of the HVM context")
-        self._missing = () if any(context) else ("HVM_CONTEXT",)
+        self._missing = () if libxc.is_whole_context(context, converted=True) else ("HVM_CONTEXT",)
         if self._device_model:
             self._step = LegacyReader._read_device_model
         else:
@@ -464,8 +467,7 @@ class LegacyReader(RecordReader):
             self._left, self._step = 0, LegacyReader._read_xend_device_model
             return self._read_xend_device_model()
         record = legacy.DeviceModel(signature, self._read_blob(legacy.SIGNATURE_SIZE, "length"))
-        if vmstate.is_cut(record.blob):
-            self._missing += ("DEVICE_MODEL",)
+        self._note_device_model(record.blob)
         self._end_tail()
         return record
 
@@ -473,9 +475,15 @@ class LegacyReader(RecordReader):
         """The rest of xend's record, which ends with the input."""
         self._where = "DEVICE_MODEL"
         rest = self._read_rest()
+        self._note_device_model(rest)
         self._last = True
         self._end_tail()
         return legacy.DeviceModel(legacy.XEND_DEVICE_MODEL, rest)
+
+    def _note_device_model(self, blob: "Buffer") -> None:
+        # An empty one is as it was sent: a container that needs one misses it, see check_device_model().
+        if len(blob) and not vmstate.is_whole(blob):
+            self._missing += ("DEVICE_MODEL",)
 
     def _end_tail(self) -> None:
         self.ended = self._last

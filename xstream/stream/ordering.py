@@ -108,6 +108,7 @@ class Ordering:
         self._kind = (version, guest_type)
         self._table = TABLES[self._kind]
         self._usual = [usual for usual in USUAL[self._kind] if not converted or usual not in (CPUID_POLICY, MSR_POLICY)]
+        self._converted = converted
         self._checkpointed = checkpointed
         self._strict = strict
         self._limits = limits
@@ -240,7 +241,7 @@ class Ordering:
     def _note_needed(self, record_type: int, record: "libxc.Record") -> None:
         """Record that a record of NEEDED has come. One with bad contents replaces an earlier good one."""
         if isinstance(record, libxc.HvmContext):
-            good = libxc.hvm_context_ends(record.blob)
+            good = libxc.is_whole_context(record.blob, converted=self._converted)
             (self._have.add if good else self._have.discard)(record_type)
         elif isinstance(record, libxc.VcpuBasic):
             if record.vcpu_id == 0 and len(record.blob):

@@ -175,6 +175,13 @@ def without_cut_record(reader: AnyReader) -> "Tuple[Layer, ...]":
                  for layer in reader.layers)
 
 
+def from_legacy(reader: AnyReader) -> bool:
+    """Whether this is a legacy stream or was converted from one. In those, some page-table entries and XTAB words have
+    another meaning, and state that isn't in Xen's form is passed on as it is."""
+    domain = getattr(reader.memory, "domain", None)
+    return domain is None or not domain.xen_major
+
+
 def only_layer(reader: "Union[Reader, LegacyReader]") -> "Tuple[Layer, ...]":
     """The layers of a bare memory stream: itself."""
     return (Layer(reader.layer, 0, reader.start, reader.index + 1, reader.describe()),)

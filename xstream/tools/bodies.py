@@ -7,8 +7,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, Dict
 
-    from xstream.wire import libxc, xenopsd, xl
+    from xstream.wire import legacy, libxc, xenopsd, xl
     from xstream.wire.formats import AnyRecord
+    from xstream.wire.frames import Buffer
 
 _VCPU_HEAD = 8
 #: Offset of ``vmce`` in struct xen_domctl_ext_vcpucontext: where Xen lets it end.
@@ -17,10 +18,11 @@ _VCPU_EXTENDED_LEAST = 32
 _VCPU_EXTENDED_HEAD = 8
 
 
-def check_body(record: "AnyRecord", guest_width: int) -> None:
+def check_body(record: "AnyRecord", guest_width: int, legacy_width: int = 0, *, converted: bool = False) -> None:
     """Raise a StreamError for a body that can't be what its type says. Its offset is relative to the body.
 
-    ``guest_width``: of a PV guest, in bytes; 0 if unknown.
+    ``guest_width``: of a PV guest, in bytes; 0 if unknown. ``legacy_width``: of the toolstack that wrote a legacy
+    stream. ``converted``: from a legacy stream, in which nothing is said of an HVM context that doesn't begin as Xen's.
     """
     kind = type(record)
     name = "{}.{}".format(kind.__module__.rpartition(".")[2], kind.__name__)
@@ -28,7 +30,12 @@ def check_body(record: "AnyRecord", guest_width: int) -> None:
         if guest_width:
             from xstream.wire import shared_info
             shared_info.parse(record.page, guest_width)  # type: ignore[union-attr]  # a class of _SHARED_INFO
-        return
+    elif name == "legacy.Toolstack" and legacy_width:
+        _check_toolstack(record, legacy_width)  # type: ignore[arg-type]  # as its name says
+    elif name == "libxc.HvmContext" and converted:
+        from xstream.wire import libxc
+        if not libxc.hvm_context_begins(record.blob):  # type: ignore[union-attr]  # as its name says
+            return
     check = _CHECKS.get(name)
     if check is not None:
         check(record)
@@ -45,22 +52,50 @@ def _check_hvm_context(record: "libxc.HvmContext") -> None:
 def _check_vcpu_extended(record: "libxc.VcpuExtended") -> None:
     """Xen refuses a structure that says it has less than 32 bytes; it accepts more bytes than there are, as zeros.
     libxenguest passes the record on without looking at it, and so does this check if the size is 0."""
-    length = len(record.blob)
+    _check_extended(record.blob, _VCPU_HEAD)
+
+
+def _check_extended(blob: "Buffer", at: int) -> None:
+    length = len(blob)
     if not length:
         return  # Xen 4.6 to 4.8 wrote empty ones
-    size = int.from_bytes(record.blob[4:8], "little")
+    size = int.from_bytes(blob[4:8], "little")
     if length < _VCPU_EXTENDED_HEAD or 0 < size < _VCPU_EXTENDED_LEAST:
-        raise CorruptStream("extended vcpu context of a wrong size", offset=_VCPU_HEAD + 4, field="size",
+        raise CorruptStream("extended vcpu context of a wrong size", offset=at + 4, field="size",
                             expected="at least {}".format(_VCPU_EXTENDED_LEAST), got=size)
+
+
+def _check_legacy_vcpu(record: "legacy.VcpuContext") -> None:
+    _check_extended(record.extended, len(record.basic))
+
+
+def _check_hvm_tail(record: "legacy.HvmTail") -> None:
+    from xstream.wire import hvm_context, legacy, libxc
+    # check_whole() reports an empty one.
+    if libxc.hvm_context_begins(record.context):
+        _shifted(legacy.MAGIC_PFNS_SIZE + 4, hvm_context.parse, record.context)
+
+
+def _check_toolstack(record: "legacy.Toolstack", width: int) -> None:
+    """The chunk of libxl. The old restore doesn't look at an empty one."""
+    from xstream.wire import legacy
+    if len(record.blob):
+        _shifted(legacy.TOOLSTACK_HEAD_SIZE, legacy.parse_physmap, record.blob, width)
+
+
+def _shifted(at: int, parse: "Callable[..., object]", *untrusted: object) -> None:
+    """Call a parser for bytes that lie ``at`` bytes from the beginning of the body. Its errors' offsets become relative
+    to the body."""
+    try:
+        parse(*untrusted)
+    except StreamError as error:
+        error.offset = at + (error.offset or 0)
+        raise
 
 
 def _check_vcpu_msrs(record: "libxc.VcpuMsrs") -> None:
     from xstream.wire import msrs
-    try:
-        msrs.parse(record.blob)
-    except StreamError as error:
-        error.offset = _VCPU_HEAD + (error.offset or 0)
-        raise
+    _shifted(_VCPU_HEAD, msrs.parse, record.blob)
 
 
 def _check_xl_header(record: "xl.SaveHeader") -> None:
@@ -92,6 +127,8 @@ _CHECKS: "Dict[str, Callable[[Any], None]]" = {
     "libxc.VcpuMsrs": _check_vcpu_msrs,
     "libxc.CpuidPolicy": _check_cpuid_policy,
     "libxc.MsrPolicy": _check_msr_policy,
+    "legacy.VcpuContext": _check_legacy_vcpu,
+    "legacy.HvmTail": _check_hvm_tail,
     "xl.SaveHeader": _check_xl_header,
     "xenopsd.Xenops": _check_xenops,
 }

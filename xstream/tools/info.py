@@ -7,11 +7,10 @@ from xstream.containers.opening import AnyReader, reading
 from xstream.errors import StreamError, TruncatedStream
 from xstream.guest.load import taken_back
 from xstream.guest.memory import GuestMemory
-from xstream.guest.tables import from_legacy
 from xstream.kernels import pages as page_kernel
 from xstream.kernels import pfns as pfn_kernel
 from xstream.limits import Limits
-from xstream.stream.reader import Layer, PageRun, without_cut_record
+from xstream.stream.reader import Layer, PageRun, from_legacy, without_cut_record
 from xstream.stream.seekable import SeekableSource
 from xstream.stream.source import pieces
 from xstream.tuples import NamedTuple

@@ -9,6 +9,8 @@ from xstream.containers.opening import AnyReader
 from xstream.errors import CorruptStream, LimitExceeded, StreamError
 from xstream.guest.memory import reserve
 from xstream.kernels import pfns as pfn_kernel
+from xstream.stream.ordering import P2M_FRAMES, VCPU_BASIC
+from xstream.tuples import NamedTuple
 from xstream.wire import libxc, signatures, vcpu
 from xstream.wire.libxc import PAGE_SIZE
 
@@ -38,22 +40,39 @@ class _Shapes:
         return bytearray(len(pfns) * PAGE_SIZE)
 
 
+class _Context(NamedTuple):
+    """A vcpu's context, and where it came."""
+
+    blob: bytes
+    record: int
+    offset: int
+    name: str
+
+
 class PfnChecks:
-    """Follows one reader: types of PFNs, where a PV guest's p2m is, and its vcpus.
+    """Follows one reader, or what a conversion makes of its records: types of PFNs, where a PV guest's p2m is, and its
+    vcpus.
+
+    ``converted``: the stream is a legacy one, or was converted from one. In these, nothing is said of registers that
+    can't be Xen's, whose GDT has too many entries, and of a p2m whose frames are all PFN 0: they are passed on as they
+    are.
 
     Memory: a byte for each PFN that came, 8 bytes for each p2m frame, and the last context of each vcpu, bounded by
     ``Limits.body_length``.
     """
 
-    def __init__(self, reader: AnyReader) -> None:
+    def __init__(self, reader: AnyReader, *, converted: bool) -> None:
         self._reader = reader
+        self._converted = converted
         limit = reader.limits.guest_pfns
         self._state = memoryview(reserve(limit))[:limit]
         self._leaves = array("Q")
-        self._contexts: Dict[int, Tuple[bytes, int, int]] = {}  # by vcpu id: context, record and offset
+        self._leaves_from = ""  # the name of their record
+        self._contexts: Dict[int, _Context] = {}  # by vcpu id
         self._contexts_size = 0
         self._decoder: Optional[DeltaDecoder] = None
         self._verdict: Optional[StreamError] = None
+        self._checkpoints = 0
 
     def note_batch(self, words: "Buffer") -> None:
         """Take note of the PFN words of a batch."""
@@ -63,19 +82,20 @@ class PfnChecks:
         """Take note of a record other than a batch. Raises CorruptStream, with an offset relative to the record, for
         compressed pages that don't fit; LimitExceeded."""
         if isinstance(record, libxc.P2MFrames):
-            self._note_p2m_frames(record)
+            self._note_p2m_frames(record.start_pfn, record.frames, libxc.type_name(P2M_FRAMES))
         elif isinstance(record, libxc.VcpuBasic):
-            self._note_context(record.vcpu_id, record.blob)
+            self._note_context(record.vcpu_id, record.blob, libxc.type_name(VCPU_BASIC))
         elif isinstance(record, libxc.Checkpoint):
             if self._decoder is not None:
                 self._decoder.end()
+            self._checkpoints += 1
             self._verdict = self._judge()
         elif self._reader.layer == signatures.LEGACY:
             self._note_legacy(record)
 
     def finish(self) -> None:
         """The stream has ended. Raises what a restore of it, or of its last checkpoint, would find wrong."""
-        verdict = self._verdict if self._reader.checkpoints else self._judge()
+        verdict = self._verdict if self._checkpoints else self._judge()
         if verdict is not None:
             raise verdict
 
@@ -89,6 +109,13 @@ class PfnChecks:
             self._decode(self._deltas.batch(record.words))
         elif isinstance(record, legacy.CompressedPages):
             self._decode(self._deltas.pages(record.data))
+        elif isinstance(record, legacy.P2MFrames):
+            self._note_p2m_frames(0, record.frames, legacy.type_name(record))
+        elif isinstance(record, legacy.VcpuContext):
+            self._note_context(record.vcpu_id, record.basic, legacy.type_name(record))
+        elif isinstance(record, legacy.UnmappedPfns):
+            pfns = memoryview(record.pfns).cast("B").cast("Q")
+            pfn_kernel.forget(pfns, self._state, memoryview(bytearray(len(record.pfns))).cast("Q"))
 
     @property
     def _deltas(self) -> "DeltaDecoder":
@@ -101,15 +128,16 @@ class PfnChecks:
         for batch in batches:
             self.note_batch(batch.words)
 
-    def _note_p2m_frames(self, record: libxc.P2MFrames) -> None:
-        first = record.start_pfn // (PAGE_SIZE // self._width)
-        frames = array("Q", bytes(record.frames))
+    def _note_p2m_frames(self, start_pfn: int, untrusted: "Buffer", name: str) -> None:
+        first = start_pfn // (PAGE_SIZE // self._width)
+        frames = array("Q", bytes(untrusted))
+        self._leaves_from = name
         if first > len(self._leaves):
             self._leaves.extend(array("Q", bytes(8 * (first - len(self._leaves)))))
         self._leaves[first:first + len(frames)] = frames
 
-    def _note_context(self, vcpu_id: int, blob: "Buffer") -> None:
-        if not len(blob):
+    def _note_context(self, vcpu_id: int, blob: "Buffer", name: str) -> None:
+        if not len(blob) or self._converted and not vcpu.has_possible_gdt(blob, self._width):
             return
         if vcpu_id not in self._contexts:
             self._contexts_size += len(blob)
@@ -117,24 +145,24 @@ class PfnChecks:
             if self._contexts_size > limit:
                 raise LimitExceeded("contexts of more vcpus than the limit allows", offset=0, field="vcpu_id",
                                     expected="at most {} bytes of contexts".format(limit), got=self._contexts_size)
-        self._contexts[vcpu_id] = bytes(blob), self._reader.index, self._reader.offset
+        self._contexts[vcpu_id] = _Context(bytes(blob), self._reader.index, self._reader.offset, name)
 
     def _judge(self) -> "Optional[StreamError]":
         """What is wrong with the guest as it is now, or None."""
         if not self._reader.pt_levels:
             return None
-        for vcpu_id, (blob, number, offset) in sorted(self._contexts.items()):
+        for vcpu_id, context in sorted(self._contexts.items()):
             try:
-                self._check_context(blob, vcpu_id)
+                self._check_context(context.blob, vcpu_id)
             except StreamError as error:
-                return error.located(layer=self._reader.memory.layer, base=offset, record=number,
-                                     record_type="X86_PV_VCPU_BASIC")
-        for leaf in self._leaves:
+                return error.located(layer=self._reader.memory.layer, base=context.offset, record=context.record,
+                                     record_type=context.name)
+        for leaf in () if self._converted and not any(self._leaves) else self._leaves:
             try:
                 self._check(leaf, "p2m frame", (_NOTAB,))
             except StreamError as error:
                 return error.located(layer=self._reader.memory.layer, base=self._reader.offset,
-                                     record=self._reader.index, record_type="X86_PV_P2M_FRAMES")
+                                     record=self._reader.index, record_type=self._leaves_from)
         return None
 
     def _check_context(self, blob: bytes, vcpu_id: int) -> None:

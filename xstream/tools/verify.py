@@ -4,16 +4,15 @@ from xstream.errors import CorruptStream, StreamError, TruncatedStream
 from xstream.limits import Limits
 from xstream.stream.reader import Layer, PageRun, without_cut_record
 from xstream.stream.source import PendingPages
+from xstream.tools.record_checks import RecordChecks
 from xstream.tuples import NamedTuple
-from xstream.wire.libxc import GUEST_WIDTHS, PAGE_SIZE, PageData
+from xstream.wire.libxc import PAGE_SIZE, PageData
 
-# What type checkers need; the module itself is only loaded for streams that need it.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Callable, Dict, Optional, Tuple, Union
 
     from xstream.stream.types import StreamLike
-    from xstream.tools.pfn_checks import PfnChecks
     from xstream.wire.formats import AnyRecord
     from xstream.wire.frames import Buffer
 
@@ -50,7 +49,7 @@ class Verifier:
         self._reader = reader
         self._observe = observe
         self._next_run = next_run or reader.next_run
-        self._pfn_checks: Optional[PfnChecks] = None
+        self._checks = RecordChecks(reader)
         self.batches = self.pfns = self.pages = 0
         self.end = reader.source.offset  # of the last complete record
         self._cut = False
@@ -103,38 +102,24 @@ class Verifier:
     def finish(self) -> None:
         """Check what only the end can tell. Raises IncompleteStream, CorruptStream."""
         self._reader.check_whole()
-        if self._pfn_checks is not None:
-            self._pfn_checks.finish()
+        self._checks.finish()
 
     def _batches(self, batches: int, words: "Buffer", pages: int) -> None:
         self.batches += batches
         self.pfns += len(words) // 8
         self.pages += pages
-        checks = self._need_pfn_checks()
-        if checks is not None:
-            checks.note_batch(words)
+        self._checks.batches(words)
 
     def _check(self, record: "AnyRecord") -> None:
-        from xstream.tools.bodies import check_body  # loads what only some records need
         reader = self._reader
         try:
-            check_body(record, GUEST_WIDTHS.get(reader.pt_levels, 0))
-            checks = self._need_pfn_checks()
-            if checks is not None:
-                checks.note(record)
+            self._checks.record(record)
         except StreamError as error:
             if error.layer is None:
                 from xstream.wire.formats import record_name
                 error.located(layer=reader.layer, base=reader.offset + _BODY_OFFSET.get(reader.layer, 0),
                               record=reader.index, record_type=record_name(reader.layer, record))
             raise
-
-    def _need_pfn_checks(self) -> "Optional[PfnChecks]":
-        """Those of a PV guest, or of a legacy stream, whose pages may be compressed; None for others."""
-        if self._pfn_checks is None and (self._reader.pt_levels or self._reader.layer == "legacy"):
-            from xstream.tools.pfn_checks import PfnChecks
-            self._pfn_checks = PfnChecks(self._reader)
-        return self._pfn_checks
 
 
 def verify(source: "StreamLike", *, format: "Optional[str]" = None, limits: Limits = Limits(), strict: bool = False,
@@ -143,8 +128,9 @@ def verify(source: "StreamLike", *, format: "Optional[str]" = None, limits: Limi
     """Check a whole stream: structure, order, PFN words, record bodies, and that it has all a guest needs to run.
 
     Page data isn't read, so page tables and the start info page are not checked: a restore may still refuse a page
-    table entry, or the frames that the start info page names. The same holds for the frames in the registers of a
-    legacy stream's PV guest. Zeros that an interrupted save left only within the
+    table entry, or the frames that the start info page names. Of a legacy stream, and of one converted from it, nothing
+    is said of an HVM context that doesn't begin as Xen's do, of registers whose GDT has more entries than Xen allows,
+    and of a p2m that lies in PFN 0 alone. Zeros that an interrupted save left only within the
     last state without a structure can't be recognised either: QEMU's last devices, a PV guest's last XSAVE or MSRs, the
     last bytes of the last HVM parameter.
 

@@ -71,6 +71,8 @@ _ALL_ONES_OID = b"\xff" * 24
 TSC_INFO_SIZE, PARAM_SIZE, TMEM_SIZE, TMEM_POOL_SIZE = _TSC.size, _PARAM.size, _TMEM.size, _TMEM_POOL.size
 TMEM_OID_SIZE, TMEM_PAGE_HEAD_SIZE, TMEM_INVALID_SIZE = 24, _TMEM_PAGE.size, _TMEM_INVALID.size
 XSAVE_HEAD_SIZE, MAGIC_PFNS_SIZE = _XSAVE.size, _MAGIC_PFNS.size
+#: Bytes of a Toolstack chunk before its data: an id and a length.
+TOOLSTACK_HEAD_SIZE = CHUNK.size + U32.size
 
 
 class Start(NamedTuple):

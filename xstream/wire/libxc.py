@@ -52,7 +52,7 @@ HVM_PARAM = struct.Struct("<QQ")
 HVM_PARAM_SIZE = HVM_PARAM.size
 #: An entry of an HVM context: typecode, instance, length; typecode 0 ends it. A guest has about ten entries per vcpu.
 _CONTEXT_ENTRY = struct.Struct("<HHI")
-_CONTEXT_END = 0
+_CONTEXT_END, _CONTEXT_HEADER = 0, 1
 _MOST_CONTEXT_ENTRIES = 65536
 
 #: Sizes of vcpu_guest_context by guest width (xen/include/public/arch-x86/xen.h).
@@ -223,6 +223,11 @@ class HvmContext(NamedTuple):
     padding: "Buffer" = b""
 
 
+def hvm_context_begins(untrusted: "Buffer") -> bool:
+    """Whether an HVM_CONTEXT blob begins as all that Xen writes: with a HEADER entry."""
+    return len(untrusted) >= _CONTEXT_ENTRY.size and _CONTEXT_ENTRY.unpack_from(untrusted)[0] == _CONTEXT_HEADER
+
+
 def hvm_context_ends(untrusted: "Buffer") -> bool:
     """Whether the entries of an HVM_CONTEXT blob lead to an END entry: without one, Xen refuses the context. Only the
     chain is followed; :mod:`xstream.wire.hvm_context` reads the entries."""
@@ -235,6 +240,14 @@ def hvm_context_ends(untrusted: "Buffer") -> bool:
             return offset > 0
         offset += _CONTEXT_ENTRY.size + length
     return False
+
+
+def is_whole_context(untrusted: "Buffer", *, converted: bool) -> bool:
+    """Whether an HVM_CONTEXT blob is complete. Of a legacy stream, or one ``converted`` from it, also one that doesn't
+    begin as Xen's does, unless it is all zeros: it is passed on as it is."""
+    if converted and not hvm_context_begins(untrusted):
+        return any(untrusted)
+    return hvm_context_ends(untrusted)
 
 
 class HvmParams(NamedTuple):

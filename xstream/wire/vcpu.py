@@ -144,6 +144,12 @@ def top_table(untrusted: "Buffer", guest_width: int) -> int:
     return cr3_frame(_word(untrusted, places, places.ctrlreg + 3 * guest_width), guest_width)
 
 
+def has_possible_gdt(untrusted: "Buffer", guest_width: int) -> bool:
+    """Whether the GDT of a VCPU_BASIC blob of the width's size has no more entries than Xen allows."""
+    places = _PLACES[guest_width]
+    return _word(untrusted, places, places.gdt_ents) <= _GDT_ENTRIES
+
+
 def frames(untrusted: "Buffer", guest_width: int, *, in_stream: bool) -> Frames:
     """The frame numbers of a VCPU_BASIC blob of the width's size; ``in_stream`` or as the guest has them.
 
@@ -151,7 +157,7 @@ def frames(untrusted: "Buffer", guest_width: int, *, in_stream: bool) -> Frames:
     """
     places = _PLACES[guest_width]
     entries = _word(untrusted, places, places.gdt_ents)
-    if entries > _GDT_ENTRIES:
+    if not has_possible_gdt(untrusted, guest_width):
         raise CorruptStream("GDT of too many entries", offset=places.gdt_ents, field="gdt_ents",
                             expected="at most {}".format(_GDT_ENTRIES), got=entries)
     gdt = struct.unpack_from("<{}{}".format(-(-entries // 512), places.word), untrusted, places.gdt_frames)

@@ -53,10 +53,14 @@ def sections(untrusted: "Buffer") -> "List[Section]":
     return [section._replace(size=end - section.offset) for section, end in zip(found, ends)]
 
 
-def is_cut(untrusted: "Buffer") -> bool:
-    """Whether a record lacks sections that all PC machines have: an interrupted save leaves zeros in their place.
-    A record that begins in another way, which only another program can read, is never called cut."""
+def is_whole(untrusted: "Buffer") -> bool:
+    """Whether a record has contents, and all the sections that PC machines have: an interrupted save leaves zeros in
+    their place. Of a record that begins in another way, only another program can tell."""
     data = bytes(untrusted)
+    return any(data) and not _is_cut(data)
+
+
+def _is_cut(data: bytes) -> bool:
     return data.startswith(MAGIC) and data.startswith(_FIRST_SECTION, _HEADER_SIZE + _HEAD_SIZE - 1) and \
         not all(needed in data for needed in _NEEDED_SECTIONS)
 
