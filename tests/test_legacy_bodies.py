@@ -111,3 +111,14 @@ def test_an_empty_record_of_the_device_model_is_none():
     assert xstream.convert(stream, io.BytesIO(), to="libxc").target == "libxc"
     with pytest.raises(xstream.MissingPart):
         xstream.convert(stream, io.BytesIO(), to="libxl")
+
+
+@pytest.mark.parametrize("guest_width, last", [(8, 3088), (4, 2316)])
+def test_zeros_in_place_of_the_end_of_the_shared_info(guest_width, last):
+    """Up to the field that says where the p2m ends; what follows it may be zero."""
+    stream = samples.pv(8, guest_width)
+    page = len(stream) - 4096
+    for cut in (1, 727, last):
+        with pytest.raises(IncompleteStream, match="SHARED_INFO"):
+            xstream.verify(stream[:page + cut] + bytes(4096 - cut))
+    assert xstream.verify(stream[:page + last + 1] + bytes(4095 - last)).format == "legacy"

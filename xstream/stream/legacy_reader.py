@@ -6,7 +6,7 @@ from xstream.limits import Limits
 from xstream.stream.reader import Identity, Layer, PageRun, check_end, only_layer
 from xstream.stream.records import RecordReader
 from xstream.stream.source import PendingPages, Source, open_source
-from xstream.wire import legacy, libxc, vcpu, vmstate
+from xstream.wire import legacy, libxc, shared_info, vcpu, vmstate
 from xstream.wire.legacy import CHUNK, U32
 from xstream.wire.libxc import PAGE_SIZE, PageData
 
@@ -441,8 +441,8 @@ class LegacyReader(RecordReader):
         self._where = "SHARED_INFO"
         page = self.source.keep(self.source.need(legacy.SHARED_INFO_SIZE))
         self.source.advance(legacy.SHARED_INFO_SIZE)
-        # It says where the guest's p2m is, so all zeros were never written.
-        self._missing = () if any(page) else ("SHARED_INFO",)
+        assert self._info is not None
+        self._missing = () if shared_info.is_whole(page, self._info.guest_width) else ("SHARED_INFO",)
         if 0 not in self._vcpus:
             self._missing += ("VCPU_CONTEXT of vcpu 0",)
         self._end_tail()

@@ -89,6 +89,13 @@ def parse(untrusted: "Buffer", guest_width: int) -> SharedPage:
     return SharedPage(pending=fields.pop("pending"), masked=fields.pop("masked"), fields=fields, vcpu_info=vcpu_info)
 
 
+def is_whole(page: "Buffer", guest_width: int) -> bool:
+    """Whether the page names the end of the guest's p2m, as that of every guest that can be saved does: Xen takes the
+    size of a PV guest's memory from it (arch_get_max_pfn() in xen/common/domain.c)."""
+    offset = VCPUS * _VCPU_INFO_SIZE + (2 * 512 + 16 if guest_width == 8 else 2 * 128 + 12)
+    return any(page[offset:offset + guest_width])
+
+
 def restored(page: "Buffer", guest_width: int) -> bytearray:
     """A copy of the page with only what a restore keeps: vcpu_info and ``arch``.
 
