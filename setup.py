@@ -72,8 +72,10 @@ PARQUET = ["pyarrow>=7; python_version >= '3.7'"]
 PICTURE = ["pillow>=5.1,<9; python_version < '3.7'", "pillow>=5.1; python_version >= '3.7'"]
 # Older versions lack what tells where a frame ends.
 ZSTD = ["zstandard>=0.19,<0.20; python_version < '3.7'",
-        "zstandard>=0.19; python_version >= '3.7' and python_version < '3.14'"]
-TEST = ["pytest>=6.2", "pytest-benchmark>=3.4", "hypothesis>=6.31"]
+        "zstandard>=0.19; python_version >= '3.7'"]
+TEST = ["pytest>=6.2", "pytest-benchmark>=3.4", "hypothesis>=6.31",
+        # Python 3.14's own zstd module, for older Pythons.
+        "backports.zstd>=1; python_version >= '3.9' and python_version < '3.14'"]
 
 setup(
     name="xen-xstream",

@@ -1,8 +1,10 @@
 """Compressed images: zstd frames along the stream's structure, with a table at the end."""
 import array
+import importlib
 import os
 import random
 import struct
+import sys
 
 import containers
 import genuine_streams
@@ -656,3 +658,48 @@ def test_hostile_frames(way):
                     marker + struct.pack("<II", 0x184D2A53, 2 ** 32 - 1)):
         with WAYS[way](hostile) as source, pytest.raises(xstream.StreamError):
             xstream.load(source, GuestMemory(), jobs=2)
+
+
+# The libraries
+
+def library_of(name):
+    if name == "zstandard":
+        return zstd.zstandard_library(zstandard)
+    if sys.version_info < (3, 9):
+        pytest.skip("not applicable: Python 3.14's module has no backport for this Python")
+    return zstd.standard_library(importlib.import_module(
+        "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"))
+
+
+@pytest.mark.parametrize("name", ["zstandard", "compression.zstd"])
+def test_libraries(name):
+    """Both make the same of good frames, of damaged ones, and of contents of another size."""
+    library = library_of(name)
+    data = STREAM[:300000]
+    frame = library.compress(data, 3)
+    assert decompressed(frame) == data and zstd.frame_end(memoryview(frame), 0) == (len(frame), len(data))
+    for of in (frame, library_of("zstandard").compress(data, 1)):
+        into = memoryview(bytearray(len(data)))
+        assert library.decompress(memoryview(of), len(data)) == data
+        assert library.decompress_into(memoryview(of), into) == len(data) and into == data
+    damaged = frame[:-1] + bytes([frame[-1] ^ 1])
+    with pytest.raises(library.error):
+        library.decompress(damaged, len(data))
+    with pytest.raises(library.error):
+        library.decompress_into(damaged, memoryview(bytearray(len(data))))
+    for size in (0, 10, len(data) - 1, len(data) + 1):
+        assert len(library.decompress(frame, size)) != size
+        assert library.decompress_into(frame, memoryview(bytearray(size))) != size
+
+
+@pytest.mark.parametrize("name", ["zstandard", "compression.zstd"])
+def test_images_by_each_library(name, tmp_path, monkeypatch):
+    library = library_of(name)
+    for module in (zstd, framed, seekable):
+        monkeypatch.setattr(module, "library" if module is zstd else "zstd_library", lambda: library)
+    image = compressed(STREAM, tmp_path, jobs=2)
+    assert decompressed(image) == STREAM
+    for jobs in (1, 2):
+        memory = GuestMemory()
+        xstream.load(bytes(image), memory, jobs=jobs)
+        assert bytes(memory.buffer) == b"".join(STREAM_PAGES)
