@@ -24,7 +24,7 @@ fi
 
 "$python" -m venv --without-pip "$home"
 PIP_CONFIG_FILE=/dev/null "$home/bin/python" "$(echo "$here"/wheels/pip-*.whl)/pip" --quiet --isolated \
-    --disable-pip-version-check install --no-index --find-links "$here/wheels" --upgrade 'xen-xstream[arrays,progress]'
+    --disable-pip-version-check install --no-index --find-links "$here/wheels" --upgrade 'xen-xstream[arrays,progress,zstd]'
 for file in bin/xstream bin/xstream-save-helper bin/xstream-convert-helper share/man/man1/xstream.1 \
     share/bash-completion/completions/xstream; do
     mkdir -p "$prefix/${file%/*}"

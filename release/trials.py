@@ -212,10 +212,11 @@ def try_bundle(python: Python, other: Python, bundle: Path, scratch: Path) -> Li
         if damage:
             shutil.move(scratch / "LICENSE", unpacked)
     said = run([prefix / "bin" / "xstream", "--version"], scratch, without_network()).strip()
-    arrays = "import numpy, tqdm, xstream; xstream.GuestMemory().pages; print(numpy.__version__, tqdm.__version__)"
+    arrays = "import numpy, tqdm, xstream, zstandard; xstream.GuestMemory().pages; " \
+        "print(numpy.__version__, tqdm.__version__, zstandard.__version__)"
     versions = run([prefix / "lib" / "xstream" / "bin" / "python", "-c", arrays], scratch, without_network()).split()
-    return ["install.sh: {}, with numpy {} and tqdm {}; refused another Python and a damaged bundle".format(
-        said, *versions)]
+    return ["install.sh: {}, with numpy {}, tqdm {} and zstandard {}; refused another Python and a damaged "
+            "bundle".format(said, *versions)]
 
 
 def without_network() -> Dict[str, str]:
