@@ -703,3 +703,22 @@ def test_images_by_each_library(name, tmp_path, monkeypatch):
         memory = GuestMemory()
         xstream.load(bytes(image), memory, jobs=jobs)
         assert bytes(memory.buffer) == b"".join(STREAM_PAGES)
+
+
+def test_a_table_of_many_frames(monkeypatch):
+    """The frames are compared with their table by two threads; the first that the table is wrong about counts."""
+    monkeypatch.setattr(seekable, "usable_cpus", lambda: 2)
+    pieces = [b"%d" % number for number in range(1100)]
+    image = bytearray(by_hand(pieces))
+    found = frames(memoryview(image))
+    assert [frame.size for frame in found] == [len(piece) for piece in pieces]
+    assert not any(frame.broken for frame in found)
+    for broken in ([3, 700], [900], [549, 550], [0, 1099]):
+        damaged = bytearray(image)
+        for number in broken:
+            damaged[found[number].begin] ^= 1
+        assert [number for number, frame in enumerate(frames(memoryview(damaged))) if frame.broken] == broken
+    at, count = entries(image)
+    for number in (3, 700):
+        struct.pack_into("<I", image, at + 8 * number + 4, 9)
+        assert frames(memoryview(image)) is None

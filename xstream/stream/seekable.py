@@ -3,12 +3,14 @@
 The table is never trusted: it counts only if each frame that it names says the same of itself, or can't be decompressed
 at all. Otherwise the file is read front to back, like one without a table.
 """
+import threading
 from bisect import bisect_right
 from collections import OrderedDict
 
 from xstream.kernels import zframes
 from xstream.stream.framed import MOST_CONTENTS, Frame, FramedSource, decompress
 from xstream.stream.source import Source
+from xstream.stream.threads import usable_cpus
 from xstream.stream.zstd import (
     ENTRY,
     FOOTER,
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 _KEPT = 64 << 20
 #: Frames that contradict the table and are decompressed, to find out which of the two is wrong, at most.
 _MOST_TRIED = 16
+#: Frames that are worth a thread of their own when they are compared with the table.
+_MANY_FRAMES = 256
 
 
 def frames(data: memoryview) -> "Optional[List[Frame]]":
@@ -49,7 +53,7 @@ def frames(data: memoryview) -> "Optional[List[Frame]]":
     for compressed, contents in ENTRY.iter_unpack(table):
         if contents > MOST_CONTENTS or compressed > begin - at:
             return None
-        found.append(Frame(at, at + compressed, contents))
+        found.append(Frame(at, at + compressed, contents, False))
         at += compressed
     return found if at == begin and _check(data, table, found) else None
 
@@ -61,7 +65,7 @@ def _check(data: memoryview, table: memoryview, found: "List[Frame]") -> bool:
     where to go on after that.
     """
     tried = 0
-    number = zframes.agreeing(data, table, 0, 0)
+    number = _agreeing(data, table, found)
     while number < len(found):
         frame = found[number]
         try:
@@ -79,6 +83,21 @@ def _check(data: memoryview, table: memoryview, found: "List[Frame]") -> bool:
         found[number] = frame._replace(broken=True)
         number = zframes.agreeing(data, table, number + 1, frame.end)
     return True
+
+
+def _agreeing(data: memoryview, table: memoryview, found: "List[Frame]") -> int:
+    """The number of the first frame that the table is wrong about, or else of frames; by two threads if there are many.
+    """
+    middle = len(found) // 2
+    if middle < _MANY_FRAMES or usable_cpus() < 2:
+        return zframes.agreeing(data, table, 0, 0)
+    second: List[int] = []
+    thread = threading.Thread(target=lambda: second.append(
+        zframes.agreeing(data, table, middle, found[middle].begin)))
+    thread.start()
+    first = zframes.agreeing(data, table[:middle * ENTRY.size], 0, 0)
+    thread.join()
+    return first if first < middle else second[0]
 
 
 def _is_intact(frame: memoryview, size: int) -> bool:
