@@ -85,3 +85,10 @@ def test_copies():
 def test_subclasses_have_the_same_fields():
     assert Derived(5).total() == 5 and Derived(5).both() == (5, "two")
     assert Derived._fields == Ours._fields and repr(Derived(5)) == "Derived(first=5, second='two', third=None)"
+
+
+def test_a_class_without_fields():
+    class Empty(NamedTuple):
+        """No fields."""
+
+    assert Empty() == () and Empty._fields == () and repr(Empty()) == "Empty()"

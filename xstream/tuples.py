@@ -42,7 +42,7 @@ else:
             super().__init_subclass__(**named)
             if cls._fields:  # a subclass of a class with fields adds methods, not fields
                 return
-            cls._annotated = cls.__annotations__
+            cls._annotated = getattr(cls, "__annotations__", {})  # before Python 3.10 a class without fields has none
             cls._fields = cls.__match_args__ = tuple(cls._annotated)
             cls._field_defaults = {name: vars(cls)[name] for name in cls._fields if name in vars(cls)}
             for index, name in enumerate(cls._fields):
