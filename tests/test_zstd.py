@@ -436,10 +436,8 @@ def test_command_line(tmp_path):
 
 
 def test_without_the_library(tmp_path, monkeypatch):
-    def absent(name):
-        raise ImportError(name)
-
-    monkeypatch.setattr(zstd.importlib, "import_module", absent)
+    for name in ("zstandard", "compression.zstd"):
+        monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(xstream.UnsupportedStream, match="zstandard"):
         xstream.convert(STREAM, tmp_path / "out.zst")
     assert not (tmp_path / "out.zst").exists()
@@ -688,7 +686,10 @@ def test_libraries(name):
     with pytest.raises(library.error):
         library.decompress_into(damaged, memoryview(bytearray(len(data))))
     for size in (0, 10, len(data) - 1, len(data) + 1):
-        assert len(library.decompress(frame, size)) != size
+        try:
+            assert len(library.decompress(frame, size)) != size
+        except library.error:
+            pass  # which is as good
         assert library.decompress_into(frame, memoryview(bytearray(size))) != size
 
 
