@@ -168,7 +168,7 @@ class Reader(threading.Thread):
     """Reads everything from a descriptor, in small pieces."""
 
     def __init__(self, fd, piece):
-        super().__init__()
+        super().__init__(daemon=True)  # so that a failed test ends
         self.fd, self.piece, self.got = fd, piece, b""
         self.start()
 
