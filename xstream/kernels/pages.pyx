@@ -15,7 +15,6 @@ cdef extern from "<sys/uio.h>" nogil:
         void *iov_base
         size_t iov_len
     Py_ssize_t c_writev "writev"(int fd, const iovec *pieces, int count)
-    Py_ssize_t c_pwritev "pwritev"(int fd, const iovec *pieces, int count, int64_t offset)
     Py_ssize_t c_readv "readv"(int fd, const iovec *pieces, int count)
 
 cdef extern from "<unistd.h>" nogil:
@@ -26,7 +25,6 @@ cdef extern from "<unistd.h>" nogil:
 
 cdef extern from "<stdio.h>" nogil:
     int SEEK_CUR
-    int SEEK_SET
 
 cdef extern from "<poll.h>" nogil:
     struct pollfd:
@@ -265,12 +263,9 @@ cdef class _Pieces:
             self.add(start, size)
 
 
-cdef Py_ssize_t move_some(int fd, iovec *vec, Py_ssize_t count, Direction direction, int64_t at) noexcept nogil:
-    """`at`: the offset to write at; or -1: write or read at the descriptor's position."""
+cdef Py_ssize_t move_some(int fd, iovec *vec, Py_ssize_t count, Direction direction) noexcept nogil:
     cdef int pieces = <int>min(count, PIECES)
-    if direction == READING:
-        return c_readv(fd, vec, pieces)
-    return c_writev(fd, vec, pieces) if at < 0 else c_pwritev(fd, vec, pieces, at)
+    return c_writev(fd, vec, pieces) if direction == WRITING else c_readv(fd, vec, pieces)
 
 
 cdef void pass_over(iovec **vec, Py_ssize_t *count, Py_ssize_t moved) noexcept nogil:
@@ -294,16 +289,15 @@ cdef wait_for(int fd, Direction direction):
 
 cdef Py_ssize_t move_all(int fd, _Pieces pieces, Direction direction, Py_ssize_t enough=PY_SSIZE_T_MAX) except -1:
     """Move everything, or stop after `enough` bytes or at the end of the input; returns the number of bytes."""
-    return move_pieces(fd, pieces.vec, pieces.count, direction, enough, -1)
+    return move_pieces(fd, pieces.vec, pieces.count, direction, enough)
 
 
-cdef Py_ssize_t move_pieces(int fd, iovec *vec, Py_ssize_t count, Direction direction, Py_ssize_t enough,
-                            int64_t at) except -1:
-    """As `move_all`; changes the pieces. `at`: see `move_some`."""
+cdef Py_ssize_t move_pieces(int fd, iovec *vec, Py_ssize_t count, Direction direction, Py_ssize_t enough) except -1:
+    """As `move_all`; changes the pieces."""
     cdef Py_ssize_t total = 0, moved
     while count and total < enough:
         with nogil:
-            moved = move_some(fd, vec, count, direction, at if at < 0 else at + total)
+            moved = move_some(fd, vec, count, direction)
         if moved > 0:
             total += moved
             pass_over(&vec, &count, moved)
@@ -319,9 +313,9 @@ cdef Py_ssize_t move_pieces(int fd, iovec *vec, Py_ssize_t count, Direction dire
     return total
 
 
-cdef int64_t seek(int fd, int64_t offset, int whence) except -1:
+cdef int64_t seek(int fd, int64_t distance) except -1:
     """Move a file's position; returns the new one."""
-    cdef int64_t position = c_lseek(fd, offset, whence)
+    cdef int64_t position = c_lseek(fd, distance, SEEK_CUR)
     if position < 0:
         PyErr_SetFromErrno(OSError)
     return position
@@ -337,10 +331,9 @@ cdef Py_ssize_t run_of_blocks(const uint8_t *data, Py_ssize_t blocks, bint *zero
 
 
 cdef Py_ssize_t write_sparse(int fd, _Pieces pieces) except -1:
-    """Write everything, except whole blocks of the file that a piece would fill with zeros."""
-    cdef _Pieces held = _Pieces(pieces.count, 0)       # not written yet
-    cdef int64_t position = seek(fd, 0, SEEK_CUR)      # of the byte after those
-    cdef int64_t begin = position                      # of the first of those
+    """Write everything, but seek over whole blocks of the file that a piece would fill with zeros."""
+    cdef _Pieces held = _Pieces(pieces.count, 0)  # not written yet
+    cdef int64_t position = seek(fd, 0)           # of the byte after those
     cdef Py_ssize_t i, left, size, total = 0
     cdef const uint8_t *data
     cdef bint zero = False
@@ -362,11 +355,10 @@ cdef Py_ssize_t write_sparse(int fd, _Pieces pieces) except -1:
                 left -= size
                 position += size
             if zero:
-                move_pieces(fd, held.vec, held.count, WRITING, PY_SSIZE_T_MAX, begin)
+                move_all(fd, held, WRITING)
                 held.count = 0
-                begin = position
-    move_pieces(fd, held.vec, held.count, WRITING, PY_SSIZE_T_MAX, begin)
-    seek(fd, position, SEEK_SET)
+                seek(fd, size)
+    move_all(fd, held, WRITING)
     if zero and c_ftruncate(fd, position):
         PyErr_SetFromErrno(OSError)
     return total
@@ -478,7 +470,7 @@ def write_batches(int fd, uint32_t record_type, const uint8_t[::1] words not Non
         return write_all(fd, pieces, sparse)
     start = 0
     for i in range(2 * batches):
-        done += move_pieces(fd, pieces.vec + start, <Py_ssize_t>marks[i] - start, WRITING, PY_SSIZE_T_MAX, -1)
+        done += move_pieces(fd, pieces.vec + start, <Py_ssize_t>marks[i] - start, WRITING, PY_SSIZE_T_MAX)
         start = <Py_ssize_t>marks[i]
     return done
 
