@@ -265,6 +265,35 @@ def test_output_that_cannot_be_written_is_an_error(target, stream):
     assert done.returncode == 2 and done.stderr.count(b"\n") == 1
 
 
+@pytest.mark.parametrize("buffered", [True, False])
+@pytest.mark.parametrize("arguments", ["verify --json {0} {0}", "--version", "verify --help", "verify --json",
+                                       "digest --pages --json {0} {0}", "info --records --json {0}"])
+def test_reports_that_cannot_be_written(arguments, buffered, stream):
+    environment = dict(os.environ, PYTHONPATH=FAR_BACK, PYTHONUNBUFFERED="" if buffered else "1")
+    command = "{} -m xstream {}".format(sys.executable, arguments.format(stream))
+    done = subprocess.run(["sh", "-c", command + " >/dev/full"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          env=environment, timeout=120)
+    swallowed = not buffered and arguments in ("--version", "verify --help")  # by argparse
+    assert done.returncode == (0 if swallowed else 2)
+    assert b"Traceback" not in done.stderr and b"Exception" not in done.stderr
+    done = subprocess.Popen(["sh", "-c", command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
+    done.stdout.close()  # as head does when it has seen enough
+    with done.stderr:
+        messages = done.stderr.read()
+    assert done.wait(120) == (0 if swallowed else 2) and (b"xstream: " not in messages or b"usage: " in messages)
+    assert b"Traceback" not in messages and b"Exception" not in messages
+
+
+@pytest.mark.parametrize("arguments, status", [("verify {}", 0), ("verify /dev/null", 1), ("verify /none", 2),
+                                               ("verify", 2)])
+def test_messages_that_cannot_be_written(arguments, status, stream):
+    command = "{} -m xstream {} 2>/dev/full".format(sys.executable, arguments.format(stream))
+    for unbuffered in ("", "1"):
+        environment = dict(os.environ, PYTHONPATH=FAR_BACK, PYTHONUNBUFFERED=unbuffered)
+        assert subprocess.run(["sh", "-c", command], stdout=subprocess.DEVNULL, env=environment,
+                              timeout=120).returncode == status
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_process(number):
     process = subprocess.Popen([sys.executable, "-m", "xstream", "verify", "-"], stdin=subprocess.PIPE,

@@ -369,6 +369,16 @@ def test_a_program_that_no_process_can_load(store, tmp_path, guarded):
     assert ran.stdout or b"no process can be started here" in ran.stderr
 
 
+def test_the_installed_program_starts_processes(store):
+    """They load the program again, which must not run the command in each."""
+    script = os.path.join(ROOT, "bin", "xstream")
+    if not os.path.exists(script):  # the tests run away from the checkout
+        script = os.path.join(os.path.dirname(sys.executable), "xstream")
+    ran = subprocess.run([sys.executable, script, "scan", "--json", "-j2", str(store)], stdout=subprocess.PIPE,
+                         stderr=subprocess.PIPE, env=dict(os.environ, PYTHONPATH=ROOT))
+    assert ran.stderr == b"" and len(ran.stdout.splitlines()) == 6
+
+
 @pytest.mark.skipif(sys.version_info < (3, 7), reason="not applicable: Python 3.6 forks its processes")
 def test_sigint_ends_it_at_once(tmp_path):
     """Also the processes, without a traceback."""

@@ -64,10 +64,7 @@ def main(arguments: "Optional[List[str]]" = None) -> int:
         return _run(parse_arguments(arguments))
     _open_closed_descriptors()
     try:
-        options = parse_arguments()
-        if hasattr(options, "out"):
-            _raise_on_signals()
-        return _run(options)
+        return _flushed(_run_own())
     except (KeyboardInterrupt, _Signalled) as ended:
         import signal
         number = ended.number if isinstance(ended, _Signalled) else int(signal.SIGINT)
@@ -75,6 +72,38 @@ def main(arguments: "Optional[List[str]]" = None) -> int:
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
     return 128 + number
+
+
+def _run_own() -> int:
+    """Run the command of the process's arguments; returns the exit status, also after help and usage errors."""
+    try:
+        options = parse_arguments()
+    except SystemExit as ended:
+        return int(ended.code or GOOD)
+    if hasattr(options, "out"):
+        _raise_on_signals()
+    return _run(options)
+
+
+def _flushed(status: int) -> int:
+    """Write out what was printed; returns the exit status. What can't be written is discarded, so that Python doesn't
+    complain once more when it ends; for stdout that is an error."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        status = status or BAD_USE
+        _discard(sys.stdout)
+        if not isinstance(error, BrokenPipeError):
+            _complain(error.strerror or str(error))
+    try:
+        sys.stderr.flush()
+    except OSError:
+        _discard(sys.stderr)
+    return status
+
+
+def _discard(out: "TextIO") -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
 
 
 class _Signalled(BaseException):
@@ -120,7 +149,11 @@ def _run(options: Options) -> int:
         options.file = file
         worst = max(worst, _run_one(options))
     if options.json and options.documents:
-        print_json({"ok": worst == GOOD, "files": options.documents})
+        try:
+            print_json({"ok": worst == GOOD, "files": options.documents})
+        except OSError as error:  # of stdout
+            options.json = False
+            worst = max(worst, _report(options, error))
     return worst
 
 
@@ -162,7 +195,7 @@ def _report(options: Options, error: Exception) -> int:
         sys.stdout.flush()
     except OSError:
         # stdout can't be written to. Python would complain once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard(sys.stdout)
     if not (options.json and getattr(options, "out", None) == "-"):
         for message in messages:
             _complain(message)

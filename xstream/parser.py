@@ -1,5 +1,6 @@
 """The parser that understands every command line, explains wrong ones and prints help; it loads argparse."""
 import argparse
+import contextlib
 import sys
 
 from xstream.errors import StreamError
@@ -38,5 +39,6 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> "NoReturn":
         if "--json" in sys.argv:
-            print_json(dict(StreamError(message).as_dict(), error="UsageError", ok=False))
+            with contextlib.suppress(OSError):  # stdout can't be written to, and the message follows
+                print_json(dict(StreamError(message).as_dict(), error="UsageError", ok=False))
         super().error(message)
