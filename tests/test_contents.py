@@ -258,6 +258,8 @@ def test_policy(tmp_path):
     status, out, _ = run("policy", str(tmp_path / "old"), more)
     assert status == 2 and b"no CPU policies: it is version 2" in out
     (tmp_path / "without").write_bytes(WITHOUT)
+    for alone in ("old", "without"):
+        assert run("policy", str(tmp_path / alone))[0] == 2
     status, out, _ = run("policy", more, str(tmp_path / "without"))
     assert status == 2 and b"version 3, but was written without" in out
     assert run("policy", more, str(tmp_path / "absent"))[0] == 2

@@ -523,7 +523,9 @@ def _policy(options: Options) -> "Optional[int]":
     first = _read_policy(options, options.file)
     if options.other is None:
         _one_policy(options, first)
-        return None if first.error is None else _verdict(options, first.error)[0]
+        if first.error is not None:
+            return _verdict(options, first.error)[0]
+        return GOOD if first else BAD_USE
     report = compare_policies(first, _read_policy(options, options.other))
     if options.json:
         print_json({"compatible": report.compatible, "reasons": list(report.reasons), "lost": list(report.lost),
