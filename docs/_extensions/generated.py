@@ -26,6 +26,7 @@ SECTIONS: Tuple[Tuple[str, Tuple[str, ...], str], ...] = (
      "Records of a libxc stream are immutable tuples. [](records.md) shows how they look in the stream."),
     ("Writing", ("stream.writer", "stream.legacy_writer", "stream.sink", "stream.output", "containers.writers"),
      "Each writer refuses to write a stream that the reader would refuse."),
+    ("Sources and sinks", ("stream.types",), "What functions read from and write to, as their annotations name it."),
     ("Guest memory", ("guest.memory", "guest.load"), ""),
     ("Inspecting and checking", ("tools",), "Each function returns a report and prints nothing."),
     ("Converting", ("convert",), ""),
@@ -90,7 +91,7 @@ def _home(name: str) -> str:
 
 def _documented(name: str) -> List[str]:
     value = getattr(xstream, name)
-    if name in xstream._HOMES and not callable(value):
+    if name in xstream._HOMES and not inspect.isclass(value) and not inspect.isroutine(value):
         return _documented_alias(name)
     if not inspect.isclass(value):
         return [".. auto{}:: xstream.{}".format("function" if callable(value) else "data", name), ""]
