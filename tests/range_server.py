@@ -49,7 +49,8 @@ class Handler(BaseHTTPRequestHandler):
         if path.is_dir():
             page = "".join('<a href="{0}">{0}</a>\n'.format(name) for name in sorted(os.listdir(str(path)))).encode()
             self._send(200, {"Content-Type": "text/html"}, len(page))
-            self.wfile.write(page)
+            if body:
+                self.wfile.write(page)
             return
         if not path.is_file():
             self._send(404, {}, 0)

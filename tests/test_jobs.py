@@ -33,12 +33,14 @@ MEMORY = {
 
 
 def with_a_page_sent_again(data):
-    """The same batches and another page of PFN 3."""
-    return data + samples.batch([word(3)], [page(77)])
+    """The same batches and another page of PFN 4."""
+    return data + samples.batch([word(4)], [page(77)])
 
 
 def stream_of(name, kind):
     memory = with_a_page_sent_again(MEMORY[name])
+    if kind == "pv":  # PFN 3 is the top page table
+        memory += samples.batch([word(3, samples.TOP_TABLE[8])], [bytes(4096)])
     return samples.pv(memory=samples.p2m_frames(0, 8191) + memory) if kind == "pv" else samples.hvm(memory=memory)
 
 

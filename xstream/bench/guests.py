@@ -39,9 +39,9 @@ _TOP_TABLE, _START_INFO, _GDT = 1, 2, 3
 _PRESENT = 0x67
 #: As long as those that Xen 4.17 writes: where memory begins in a stream makes a difference of a tenth to a copy.
 _POLICIES = bytes(49 * 24), bytes(2 * 16)
-#: HVM_CONTEXT and HVM_PARAMS, and a shared info page: a stream without them isn't whole.
+#: HVM_CONTEXT and HVM_PARAMS: a stream without them isn't whole.
 _HVM_STATE = hvm_records(random.Random(1), 1)
-_SHARED_INFO = b"\1" + bytes(PAGE_SIZE - 1)
+_MAX_PFN = 3088  # offset of arch.max_pfn in a 64-bit guest's shared info page
 _CONTEXT = vcpu_context(random.Random(1), 8, Registers(_START_INFO, _GDT, _TOP_TABLE, _TOP_TABLE))
 
 
@@ -161,10 +161,17 @@ def write_legacy(guest: BenchGuest, fd: int, width: int, gathered: bool) -> None
     if guest.kind == "pv":
         writer.write(legacy.UnmappedPfns(b""))
         writer.write(legacy.VcpuContext(0, _CONTEXT))
-        writer.write(legacy.SharedInfo(_SHARED_INFO))
+        writer.write(legacy.SharedInfo(_shared_info(guest)))
     else:
         writer.write(legacy.HvmTail(0, 0, 0, libxc.build(_HVM_STATE[0])[0]))
         writer.write(legacy.DeviceModel(legacy.LIBXL_DEVICE_MODEL, b""))
+
+
+def _shared_info(guest: BenchGuest) -> bytearray:
+    """A shared info page without which a PV guest's stream isn't whole: it names the end of the p2m."""
+    page = bytearray(PAGE_SIZE)
+    page[_MAX_PFN:_MAX_PFN + 8] = len(guest.types).to_bytes(8, "little")
+    return page
 
 
 def _p2m_frames(guest: BenchGuest, count: int) -> numpy.ndarray:
@@ -190,7 +197,7 @@ def begin_stream(guest: BenchGuest, sink: "OpenSinkLike") -> Writer:
 def end_stream(guest: BenchGuest, writer: Writer) -> None:
     """Write the records after memory."""
     if guest.kind == "pv":
-        writer.write(SharedInfo(_SHARED_INFO))
+        writer.write(SharedInfo(_shared_info(guest)))
         writer.write(VcpuBasic(0, _CONTEXT))
     else:
         for record in _HVM_STATE:
