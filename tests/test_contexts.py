@@ -41,6 +41,7 @@ def test_a_block_that_ends(module):
 
 
 @BOTH
+@pytest.mark.filterwarnings("ignore:generator 'manager' raised StopIteration")  # on Python 3.6
 @pytest.mark.parametrize("kind", [ValueError, StopIteration, KeyboardInterrupt, GeneratorExit])
 def test_an_error_leaves_the_block(module, kind):
     seen, error = [], kind("text")
