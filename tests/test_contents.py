@@ -1,6 +1,7 @@
 """What info shows of single records, and how policy compares the CPUs of two streams."""
 import io
 import json
+import os
 import struct
 
 import containers
@@ -241,6 +242,28 @@ def test_contents_are_printed_without_control_characters(tmp_path):
     path.write_bytes(containers.xl(config=b"name='\x1b[31m\n'", mandatory=2))
     out = run("info", "--records", str(path))[1]
     assert b"\x1b" not in out and b"\\x1b[31m" in out
+
+
+def test_errors_in_the_document_of_records(xl_file, tmp_path):
+    """It is one document, says what the exit status says, and has the error's fields."""
+    absent = str(tmp_path / "absent")
+    for arguments, status, error in (([absent], 2, "FileNotFoundError"), ([str(tmp_path)], 2, "IsADirectoryError"),
+                                     ([os.devnull], 1, "CorruptStream"), ([xl_file], 0, None)):
+        done = run("info", "--records", "--json", *arguments)
+        document = json.loads(done[1].decode())
+        assert (done[0], document["ok"], document.get("error")) == (status, status == 0, error)
+    done = run("info", "--record", "99", "--json", xl_file)
+    document = json.loads(done[1].decode())
+    assert done[0] == 2 and document["ok"] is False and document["error"] == "UsageError" and not document["contents"]
+    (tmp_path / "short").write_bytes(samples.hvm(tail=samples.record(0x0A, bytes(12)) + samples.end()))
+    done = run("info", "--records", "--json", str(tmp_path / "short"))
+    assert done[0] == 1 and json.loads(done[1].decode())["ok"] is False
+    done = run("info", "--records", "--json", xl_file, str(tmp_path / "short"), absent)
+    document = json.loads(done[1].decode())
+    assert done[0] == 2 and [file["ok"] for file in document["files"]] == [True, False, False]
+    assert document["files"][0]["contents"] and document["ok"] is False
+    done = run("extract", "--salvage", "--to", "elf", "--json", xl_file, str(tmp_path / "image"))
+    assert done[0] == 2 and json.loads(done[1].decode())["error"] == "UsageError"
 
 
 def test_policy(tmp_path):

@@ -370,6 +370,7 @@ def _contents(options: Options) -> "Optional[int]":
     from xstream.tools.contents import contents
     faults: List[str] = []
     shown = 0
+    status, message, met = GOOD, "", None
 
     def rows(found: "Iterable[RecordContents]") -> "Iterator[RecordContents]":
         nonlocal shown
@@ -377,22 +378,49 @@ def _contents(options: Options) -> "Optional[int]":
             faults.extend([row.fault] if row.fault and row.fault not in faults else [])
             yield row
 
+    def judge() -> None:
+        nonlocal status, message
+        if options.record is not None and not shown:
+            status, message = BAD_USE, "no such record"
+        elif faults:
+            status = LIMIT_REACHED if faults == [LimitExceeded.__name__] else BAD_STREAM
+            message = "records that can't be parsed: see the fields named error"
+
+    def end(error: "Optional[StreamError]") -> "Dict[str, object]":
+        nonlocal met
+        met = error
+        judge()
+        if error is not None:
+            return dict(error.as_dict(), ok=False)
+        return dict(_wrong_use(message) if status == BAD_USE else {}, ok=status == GOOD)
+
     with _Progress(options) as progress:
         found = rows(contents(_source(options), options.record, **_format(options), progress=progress))
-        if options.json:
-            error = print_contents_json(found)
-            if error is not None:
-                return _complain_of(options, error)
-        else:
+        if not options.json:
+            _print_name(options)
             for row in found:
                 print_contents(row, whole=options.record is not None)
-    if options.record is not None and not shown:
-        _complain("no such record")
-        return BAD_USE
-    if faults:
-        _complain("records that can't be parsed: see the fields named error")
-        return LIMIT_REACHED if faults == [LimitExceeded.__name__] else BAD_STREAM
-    return None
+            judge()
+        elif _several(options):
+            every: List[Dict[str, object]] = []
+            try:
+                every.extend(row._asdict() for row in found)
+                rest = end(None)
+            except StreamError as error:
+                rest = end(error)
+            _emit(options, dict(rest, contents=every))
+        else:
+            print_contents_json(found, end)
+    if met is not None:
+        return _complain_of(options, met)
+    if message:
+        _complain(message)
+    return status
+
+
+def _wrong_use(message: str) -> "Dict[str, object]":
+    """The JSON document of a wrong use that only the command itself finds."""
+    return dict(StreamError(message).as_dict(), error="UsageError", ok=False)
 
 
 def _verify(options: Options) -> "Optional[int]":
@@ -436,7 +464,10 @@ def _extract(options: Options) -> "Optional[int]":
 
 def _export(options: Options) -> "Optional[int]":
     if options.salvage:
-        _complain("--salvage writes raw images of all memory: not with --to or --pfns")
+        message = "--salvage writes raw images of all memory: not with --to or --pfns"
+        if options.json and options.out != "-":
+            print_json(_wrong_use(message))
+        _complain(message)
         return BAD_USE
     from xstream.convert.exports import export
     with _Progress(options) as progress:
@@ -550,8 +581,9 @@ def _read_policy(options: Options, file: str) -> "Policy":
 def _one_policy(options: Options, policy: "Policy") -> None:
     from xstream.tools.contents import cpuid_contents, msrs_contents
     if options.json:
-        print_json(dict({} if policy.error is None else policy.error.as_dict(), ok=policy.error is None,
-                        version=policy.version, cpuid=cpuid_contents(policy.leaves), msrs=msrs_contents(policy.msrs)))
+        good = bool(policy) and policy.error is None
+        print_json(dict({} if policy.error is None else policy.error.as_dict(), ok=good, version=policy.version,
+                        cpuid=cpuid_contents(policy.leaves), msrs=msrs_contents(policy.msrs)))
     else:
         print_policy(policy)
 

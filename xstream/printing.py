@@ -10,7 +10,7 @@ from xstream.errors import StreamError, printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, TextIO, Tuple, Union
+    from typing import Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, TextIO, Tuple, Union
 
     from xstream.fleet.duplicates import DuplicatesReport
     from xstream.fleet.image import ImageRecord
@@ -260,23 +260,21 @@ def print_contents(row: "RecordContents", whole: bool) -> None:
     print_tree(row.contents if whole else brief(row.contents), "  ")
 
 
-def print_contents_json(found: "Iterable[RecordContents]") -> "Optional[StreamError]":
-    """Print RecordContents as one JSON document, written piece by piece: there may be many. Returns the error that
-    ended the iteration, which is part of the document."""
+def print_contents_json(found: "Iterable[RecordContents]",
+                        end: "Callable[[Optional[StreamError]], Mapping[str, object]]") -> None:
+    """Print RecordContents as one JSON document, written piece by piece: there may be many. ``end`` is called with the
+    error that ended the iteration, if one did, and returns the rest of the document."""
     import json
-    error, before = None, ""
-    end: Dict[str, object] = {"ok": True}
+    error, before = None, '{"contents": ['
     encoder = json.JSONEncoder(indent=1)
-    sys.stdout.write('{"contents": [')
     try:
         for row in found:
             sys.stdout.write(before)
             sys.stdout.writelines(encoder.iterencode(row._asdict()))
             before = ","
     except StreamError as met:
-        error, end = met, dict(met.as_dict(), ok=False)
-    print("], {}".format(json.dumps(end)[1:]))
-    return error
+        error = met
+    print("{}], {}".format("" if before == "," else before, json.dumps(end(error))[1:]))
 
 
 def print_policy(policy: "Policy") -> None:
