@@ -118,6 +118,38 @@ def test_pages_have_frames_of_their_own(tmp_path, count):
     assert sum(count) > PAGES * 4096
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_frames_cut_anywhere_tell_the_same(seed, tmp_path):
+    """Without pages, batches are read many at once; where frames aren't cut as this package does, one by one."""
+    chance = random.Random(seed)
+    ends = {at + chance.choice((0, 0, 1, -1, 4096)) for at in boundaries(STREAM) if chance.random() < 0.7}
+    cuts = sorted(end for end in ends | set(chance.sample(range(len(STREAM)), 3)) if 0 < end < len(STREAM))
+    image = by_hand([STREAM[begin:end] for begin, end in zip([0, *cuts], [*cuts, len(STREAM)])])
+    (tmp_path / "image").write_bytes(image)
+    assert xstream.verify(tmp_path / "image") == xstream.verify(STREAM)
+    assert xstream.info(tmp_path / "image") == xstream.info(STREAM)._replace(zero=None)
+
+
+def boundaries(stream):
+    """Where the pages of each batch begin and end."""
+    at = 40
+    while at < len(stream):
+        kind, length = struct.unpack_from("<II", stream, at)
+        if kind == 1:
+            yield at + 16 + 8 * int.from_bytes(stream[at + 8:at + 12], "little")
+        at += 8 + (length + 7) // 8 * 8
+        yield at
+
+
+def test_many_batches_are_read_at_once(tmp_path):
+    compressed(STREAM, tmp_path)
+    with xstream.open(tmp_path / "out.zst") as reader:
+        while reader.next_run(pages=False) is None:
+            assert reader.next_record() is not None
+        assert reader.index == 2 + PAGES // BATCH  # after two policies and STATIC_DATA_END
+        assert reader.next_run(pages=False) is None
+
+
 @pytest.mark.parametrize("jobs", [2, 5])
 def test_threads_change_nothing(jobs, tmp_path):
     assert compressed(STREAM, tmp_path, jobs=jobs) == compressed(STREAM, tmp_path)

@@ -322,6 +322,28 @@ def scan(data, frame_type, length_limit, pfn_end, strict, words, extents):
     return records, position, used, pages
 
 
+def scan_sparse(data, holes, frame_type, length_limit, pfn_end, strict, words):
+    whole, hidden, last = b"", [], 0
+    for at, size in u64(holes).reshape(-1, 2).tolist():
+        whole += bytes(data[last:at])
+        hidden.append((len(whole), len(whole) + size))
+        whole += bytes(size)
+        last = at
+    whole += bytes(data[last:])
+    extents = numpy.zeros(len(words) // 4, numpy.uint64)
+    most = scan(whole, frame_type, length_limit, pfn_end, strict, words, extents)[0]
+    begin = used = records = pages = 0
+    for head_end, count in extents[:2 * most].reshape(-1, 2).tolist():
+        end = head_end + 4096 * count
+        if any(first < head_end and begin < after or first < end < after for first, after in hidden):
+            break
+        used += (head_end - begin - 16) // 8
+        pages += count
+        records += 1
+        begin = end
+    return records, begin, used, pages
+
+
 def scatter_extents(memory, pfns, data, extents):
     pages = b"".join(bytes(data[at:at + 4096 * count]) for at, count in u64(extents).reshape(-1, 2).tolist())
     scatter(memory, pfns, pages)
@@ -336,4 +358,4 @@ pages = SimpleNamespace(**{name: globals()[name] for name in (
     "pwrite_pages", "pread_pages")})
 checksum = SimpleNamespace(**{name: globals()[name] for name in (
     "crc32c", "crc32c_pages", "crc32c_zeros", "crc32c_combine")})
-batches = SimpleNamespace(scan=scan, scatter=scatter_extents)
+batches = SimpleNamespace(scan=scan, scan_sparse=scan_sparse, scatter=scatter_extents)

@@ -64,6 +64,58 @@ def test_damaged_batches(data):
     assert scanned(built, shifted) == scanned(reference.batches, cut)
 
 
+def scanned_without(kernel, data, holes, room=100, strict=False):
+    """Scan data of which parts (begin, end) are left out."""
+    left, places, last = b"", [], 0
+    for begin, after in holes:
+        left += data[last:begin]
+        places += [len(left), after - begin]
+        last = after
+    words = bytearray(8 * room)
+    result = kernel.scan_sparse(left + data[last:], numpy.array(places, numpy.uint64), 1, 1 << 20, 1000, strict, words)
+    return result, bytes(words[:8 * result[2]])
+
+
+THIRD = len(SOME[0] + SOME[1]) + 32  # where the pages of the third begin
+
+
+@BOTH
+@pytest.mark.parametrize("holes, batches", [
+    ([], 3), ([(32, 4128)], 3), ([(32, 4128), (THIRD, THIRD + 8192)], 3), ([(33, 40), (50, 4127)], 3),
+    ([(32, 1000), (1000, 4128)], 3), ([(THIRD, THIRD + 4096)], 3), ([(THIRD + 8191, THIRD + 8192)], 3),
+    ([(31, 4128)], 0), ([(0, 1)], 0), ([(32, 4129)], 0), ([(4128, 4129)], 1), ([(4127, 4200)], 0),
+    ([(THIRD, THIRD + 8193)], 2), ([(THIRD - 8, THIRD)], 2), ([(THIRD, THIRD + 2 ** 63)], 2),
+])
+def test_pages_that_are_left_out(kernel, holes, batches):
+    data = b"".join(SOME)
+    if holes and holes[-1][1] > 2 ** 32 and kernel is not built:
+        pytest.skip("the reference fills holes")
+    result, words = scanned_without(kernel, data, holes)
+    assert result == (batches, sum(map(len, SOME[:batches])), (0, 2, 3, 5)[batches], (0, 1, 1, 3)[batches])
+    assert words == (SOME[0][16:32] + SOME[1][16:24] + SOME[2][16:32])[:8 * result[2]]
+
+
+@given(data=st.data())
+def test_any_parts_are_left_out(data):
+    whole = bytearray(b"".join(SOME) * 2)
+    edges = [0, 1, 16, 31, 32, 33, 4127, 4128, 4129, 4144, 4152, 4153, THIRD, THIRD + 4096, THIRD + 8192]
+    length = THIRD + 8192
+    cuts = sorted(data.draw(st.sets(st.sampled_from(edges + [length + edge for edge in edges]), max_size=6)))
+    holes = list(zip(cuts[::2], cuts[1::2]))
+    for _ in range(data.draw(st.integers(0, 2))):
+        whole[data.draw(st.sampled_from([0, 4, 5, 8, 16, 23, 24, 31, 4128, 4132, 4136, 4144]))] ^= 1
+    room, strict = data.draw(st.sampled_from([3, 9, 100])), data.draw(st.booleans())
+    assert scanned_without(built, bytes(whole), holes, room, strict) == scanned_without(
+        reference.batches, bytes(whole), holes, room, strict)
+
+
+@pytest.mark.parametrize("places", [[50, 9, 40, 9], [2 ** 63, 9], [0, 2 ** 64 - 1], [33], [32, 0, 32, 4096, 9]])
+def test_holes_out_of_place(places):
+    holes = numpy.array(places, numpy.uint64)
+    result = built.scan_sparse(b"".join(SOME), holes, 1, 1 << 20, 1000, False, bytearray(99))
+    assert result[0] <= 3 and result[2] <= 12
+
+
 @BOTH
 def test_scatter(kernel):
     data = b"".join(SOME)

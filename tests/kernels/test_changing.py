@@ -153,6 +153,18 @@ def scan_case():
     return data, contents, call
 
 
+def scan_sparse_case():
+    data, contents, _ = scan_case()
+    words, holes = numpy.zeros(8 * 256, numpy.uint8), numpy.zeros(0, numpy.uint64)
+
+    def call():
+        found = batches.scan_sparse(data, holes, 1, 1 << 20, STATE, False, words)
+        kept = words[:8 * found[2]]
+        assert pfns.highest_pfn(kept) < STATE
+        assert pfns.count_data(kept) == found[3] == 0
+    return data, contents, call
+
+
 def scatter_extents_case():
     extents = numpy.array([0, 1] * 64, numpy.uint64)
     contents = [numpy.array([0, 1] * 64, numpy.uint64).tobytes(),
@@ -241,6 +253,7 @@ CASES = {
     "p2m.assign": lambda: on_pfns(lambda array: p2m.assign(room(STATE), array, room())),
     "p2m.narrow": lambda: on_pfns(lambda array: p2m.narrow(array, bytearray(4 * COUNT))),
     "batches.scan": scan_case,
+    "batches.scan_sparse": scan_sparse_case,
     "batches.scatter, extents": scatter_extents_case,
     "batches.scatter, PFNs": lambda: on_pfns(lambda array: batches.scatter(
         SMALL, array, page_room(1), numpy.array([0, 1] * COUNT, numpy.uint64))),

@@ -126,6 +126,8 @@ CASES = {
     "p2m.assign": lambda m: p2m.assign(m.numbers(*MAP), m.numbers(1, 2), m.numbers(7, 8)),
     "p2m.populated_only": lambda m: p2m.populated_only(m.numbers(1, 2), m.octets(b"\xff\0"), m.room(2)),
     "batches.scan": lambda m: batches.scan(m.octets(BATCH), 1, 1 << 20, 9, True, m.octets(bytes(8)), m.room(2)),
+    "batches.scan_sparse": lambda m: batches.scan_sparse(
+        m.octets(BATCH[:24]), m.numbers(24, PAGE), 1, 1 << 20, 9, True, m.octets(bytes(8))),
     "batches.scatter": lambda m: batches.scatter(
         m.octets(bytes(4 * PAGE)), m.numbers(3, 1), m.octets(PAGES), m.numbers(100, 2)),
     "pages.scatter": lambda m: pages.scatter(m.octets(bytes(8 * PAGE)), m.numbers(5, 6, 1), m.octets(PAGES)),

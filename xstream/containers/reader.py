@@ -104,11 +104,11 @@ class NestedReader(RecordReader):
         self._last, self.layer, self.index, self.offset = given
         return self._last
 
-    def next_run(self) -> "Optional[PageRun]":
+    def next_run(self, *, pages: bool = True) -> "Optional[PageRun]":
         """As Reader's, if the memory stream's records come next; else None."""
         if self._ahead or not self._stack or self._stack[-1] is not self._memory:
             return None
-        run = self._memory.next_run()
+        run = self._memory.next_run(pages=pages)
         if run is not None:
             self.layer, self.index, self.offset = self._memory.layer, self._memory.index, self._memory.offset
         return run

@@ -37,7 +37,7 @@ def find_device_model(reader: AnyReader, progress: Callable[[int], object]) -> b
     complete: Optional[bytes] = None
     checkpoints = 0
     while True:
-        if reader.next_run() is not None:
+        if reader.next_run(pages=False) is not None:
             continue
         record = reader.next_record()
         if record is None:

@@ -163,7 +163,7 @@ class _Scan:
             self._record = self._record._replace(crc32c="{:08x}".format(found.crc32c), sha256=found.sha256)
 
     def _verify(self, reader: AnyReader) -> None:
-        verifier = Verifier(reader, partial(self._observe, reader), partial(next_run, reader))
+        verifier = Verifier(reader, partial(self._observe, reader), partial(next_run, reader, self._survey))
         try:
             while verifier.step():
                 pass

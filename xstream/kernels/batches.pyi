@@ -22,6 +22,17 @@ def scan(data: BufferLike, frame_type: int, length_limit: int, pfn_end: int, str
     Returns (batches, position after the last of them, PFN words, pages).
     """
 
+def scan_sparse(data: BufferLike, holes: BufferLike, frame_type: int, length_limit: int, pfn_end: int, strict: bool,
+                words: BufferLike) -> Tuple[int, int, int, int]:
+    """As ``scan``, for data of which parts are left out.
+
+    ``holes``: uint64, two for each of these parts, in order: its place in ``data``, as the number of bytes before it
+    there, and its size in bytes. The scan also ends at the first batch that isn't whole with the parts, whose PFN words
+    are among them, or in whose pages one doesn't end.
+
+    Returns (batches, their bytes including the parts that are left out, PFN words, pages).
+    """
+
 def scatter(memory: BufferLike, pfns: BufferLike, data: BufferLike, extents: BufferLike) -> None:
     """Copy the pages of ``extents`` in ``data`` to the places of ``pfns`` in ``memory``.
 

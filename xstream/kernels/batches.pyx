@@ -32,11 +32,12 @@ cdef inline bint word_is_good(uint64_t word, const Rules *rules) noexcept nogil:
     return not (rules.strict and ((word >> 52) & 0xff))
 
 
-cdef Py_ssize_t scan_batch(const uint8_t *batch, Py_ssize_t available, const Rules *rules, uint8_t *words,
-                           Py_ssize_t room, uint64_t *pages) noexcept nogil:
+cdef Py_ssize_t scan_batch(const uint8_t *batch, Py_ssize_t available, uint64_t left, const Rules *rules,
+                           uint8_t *words, Py_ssize_t room, uint64_t *pages) noexcept nogil:
     """Copy the words of the batch at `batch`; how many. 0 unless it is whole and good and has at most `room` words.
 
-    Each word is loaded once, and what is copied is what was checked.
+    `available` bytes can be read there; `left` are left of the stream. Each word is loaded once, and what is copied is
+    what was checked.
     """
     cdef uint64_t length, count, word
     cdef Py_ssize_t i
@@ -46,7 +47,9 @@ cdef Py_ssize_t scan_batch(const uint8_t *batch, Py_ssize_t available, const Rul
     count = load32(batch, 2)
     if load32(batch, 0) != rules.frame_type or length > rules.length_limit or (rules.strict and load32(batch, 3)):
         return 0
-    if count == 0 or count > <uint64_t>room or length + 8 > <uint64_t>available or 8 + 8 * count > length:
+    if count == 0 or count > <uint64_t>room or length + 8 > left or 8 + 8 * count > length:
+        return 0
+    if HEAD_BYTES + 8 * count > <uint64_t>available:
         return 0
     pages[0] = 0
     for i in range(<Py_ssize_t>count):
@@ -66,7 +69,8 @@ def scan(const uint8_t[::1] data not None, uint32_t frame_type, uint32_t length_
     cdef Rules rules = Rules(frame_type, length_limit, pfn_end, strict)
     with nogil:
         while records < most and position < end:
-            found = scan_batch(&data[position], end - position, &rules, &words[8 * used], room - used, &pages)
+            found = scan_batch(&data[position], end - position, end - position, &rules, &words[8 * used], room - used,
+                               &pages)
             if found == 0:
                 break
             position += HEAD_BYTES + 8 * found
@@ -77,6 +81,60 @@ def scan(const uint8_t[::1] data not None, uint32_t frame_type, uint32_t length_
             total += pages
             records += 1
     return records, position, used, total
+
+
+cdef struct Place:
+    # In data with holes.
+    uint64_t position
+    Py_ssize_t hole  # the next one
+
+
+cdef inline uint64_t next_hole(const uint64_t[::1] holes, const Place *place, uint64_t end) noexcept nogil:
+    """Where the data from a place on ends: at the next hole, or at its end."""
+    cdef uint64_t at = load64(&holes[0], 2 * place.hole) if place.hole < holes.shape[0] // 2 else end
+    return at if place.position <= at <= end else place.position
+
+
+cdef bint pass_pages(const uint64_t[::1] holes, uint64_t end, uint64_t size, Place *place) noexcept nogil:
+    """Move a place past `size` bytes of data and holes; False if that would be within a hole or after the end."""
+    cdef uint64_t step, hole
+    while True:
+        step = next_hole(holes, place, end) - place.position
+        if step >= size:
+            place.position += size
+            return True
+        if place.hole == holes.shape[0] // 2:
+            return False
+        hole = load64(&holes[0], 2 * place.hole + 1)
+        if hole > size - step:
+            return False
+        place.position += step
+        place.hole += 1
+        size -= step + hole
+
+
+def scan_sparse(const uint8_t[::1] data not None, const uint64_t[::1] holes not None, uint32_t frame_type,
+                uint32_t length_limit, uint64_t pfn_end, bint strict, uint8_t[::1] words not None):
+    cdef uint64_t end = data.shape[0]
+    cdef Py_ssize_t room = words.shape[0] // 8, used = 0, records = 0, found
+    cdef uint64_t pages = 0, total = 0
+    cdef Place place = Place(0, 0), after
+    cdef Rules rules = Rules(frame_type, length_limit, pfn_end, strict)
+    with nogil:
+        while place.position < end:
+            found = scan_batch(&data[place.position], next_hole(holes, &place, end) - place.position, <uint64_t>-1,
+                               &rules, &words[8 * used], room - used, &pages)
+            if found == 0:
+                break
+            after = place
+            after.position += HEAD_BYTES + 8 * found
+            if not pass_pages(holes, end, PAGE * pages, &after):
+                break
+            place = after
+            used += found
+            total += pages
+            records += 1
+    return records, 8 * used + HEAD_BYTES * records + PAGE * total, used, total
 
 
 cdef inline bint extent_fits(uint64_t offset, uint64_t pages, uint64_t size) noexcept nogil:

@@ -91,6 +91,12 @@ class FramedSource(StreamSource):
         self._contents = memoryview(b"")
         self._lower.close()
 
+    def advance(self, size: int) -> None:
+        if size <= self._end - self._start:
+            self._start += size
+        else:
+            self.discard(size)
+
     def _receive(self, into: memoryview) -> int:
         if not self._fill():
             return 0

@@ -131,7 +131,7 @@ class LegacyReader(RecordReader):
         """The reader of the memory stream: itself."""
         return self
 
-    def next_run(self) -> "Optional[PageRun]":
+    def next_run(self, *, pages: bool = True) -> "Optional[PageRun]":
         """Always None: ``next_record`` returns batches."""
         return None
 

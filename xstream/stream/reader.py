@@ -44,8 +44,9 @@ class PageRun(NamedTuple):
 
     - ``words``: the PFN words of all of them, 8 bytes each;
     - ``data``, ``extents``: the bytes that contain the pages, and for each record two uint64: the offset in ``data``
-      and the number of its pages;
-    - ``records``, ``pages``: the numbers of records and pages.
+      and the number of its pages; both may be empty if the run was asked for without pages;
+    - ``records``, ``pages``: the numbers of records and pages;
+    - ``size``: the bytes of the records.
 
     The views are valid until the next record is read.
     """
@@ -55,6 +56,7 @@ class PageRun(NamedTuple):
     extents: memoryview
     records: int
     pages: int
+    size: int
 
 
 class Identity(NamedTuple):
@@ -147,8 +149,9 @@ class AnyReader(Protocol):
     def next_record(self) -> "Optional[AnyRecord]":
         """The next record, or None after the last one. Raises StreamError or a subclass, OSError, NeedMoreData."""
 
-    def next_run(self) -> "Optional[PageRun]":
-        """PAGE_DATA records that are in memory, in one step; None if ``next_record`` has to be called."""
+    def next_run(self, *, pages: bool = True) -> "Optional[PageRun]":
+        """PAGE_DATA records that are in memory, in one step; None if ``next_record`` has to be called. Without
+        ``pages``, of a compressed image also those whose pages haven't been decompressed."""
 
     def __iter__(self) -> "Iterator[AnyRecord]": ...
 
@@ -323,28 +326,43 @@ class Reader(RecordReader):
         finally:
             self._reading = False
 
-    def next_run(self) -> "Optional[PageRun]":
+    def next_run(self, *, pages: bool = True) -> "Optional[PageRun]":
         """As many PAGE_DATA records as are complete in the source's memory, in one step; ``index`` and ``offset`` are
-        then the last one's. None if the next record isn't such a record: call ``next_record``."""
+        then the last one's. None if the next record isn't such a record: call ``next_record``. Without ``pages``, the
+        pages of a compressed image needn't be in memory; the run then has none."""
         ordering = self._order
         if libxc.PAGE_DATA not in ordering.row():
-            return None
-        data = self._buffered(ordering)
-        if len(data) < 16 or data[0] != libxc.PAGE_DATA:
             return None
         if not len(self._run_words):
             self._run_words = memoryview(bytearray(8 * _RUN_WORDS))
             self._run_extents = memoryview(bytearray(16 * _RUN_BATCHES)).cast("Q")
+        data = self._buffered(ordering)
+        run = self._scan(ordering, data) if len(data) >= 16 and data[0] == libxc.PAGE_DATA else None
+        if run is None and not pages and (not len(data) or data[0] == libxc.PAGE_DATA):
+            run = self._scan_sparse(ordering)
+        if run is None:
+            return None
+        ordering.page_data()
+        self.index += run.records
+        self.offset = self.source.offset
+        self.source.advance(run.size)
+        return run
+
+    def _scan(self, ordering: Ordering, data: memoryview) -> "Optional[PageRun]":
         records, size, words, pages = batch_kernel.scan(
             data, libxc.PAGE_DATA, self.limits.record_length, ordering.pfn_end, self.strict, self._run_words,
             self._run_extents)
-        if not records:
+        return PageRun(self._run_words[:8 * words], data[:size], self._run_extents[:2 * records], records, pages,
+                       size) if records else None
+
+    def _scan_sparse(self, ordering: Ordering) -> "Optional[PageRun]":
+        sparse = self.source.sparse()
+        if sparse is None:
             return None
-        ordering.page_data()
-        self.index += records
-        self.offset = self.source.offset
-        self.source.advance(size)
-        return PageRun(self._run_words[:8 * words], data[:size], self._run_extents[:2 * records], records, pages)
+        records, size, words, pages = batch_kernel.scan_sparse(
+            *sparse, libxc.PAGE_DATA, self.limits.record_length, ordering.pfn_end, self.strict, self._run_words)
+        return PageRun(self._run_words[:8 * words], memoryview(b""), self._run_extents[:0], records, pages,
+                       size) if records else None
 
     def _buffered(self, ordering: Ordering) -> memoryview:
         """What the source has in memory. Pages that weren't read are skipped first, and may turn out to be cut off."""

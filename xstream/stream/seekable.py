@@ -4,9 +4,11 @@ The table is never trusted: it counts only if each frame that it names says the 
 at all. Otherwise the file is read front to back, like one without a table.
 """
 import threading
+from array import array
 from bisect import bisect_right
 from collections import OrderedDict
 
+from xstream.errors import CorruptStream
 from xstream.kernels import zframes
 from xstream.stream.framed import MOST_CONTENTS, Frame, FramedSource, decompress
 from xstream.stream.source import Source
@@ -15,6 +17,7 @@ from xstream.stream.zstd import (
     ENTRY,
     FOOTER,
     FOOTER_MAGIC,
+    PAGES_LEAST,
     SKIPPABLE,
     SKIPPABLE_MAGIC,
     TooManyBlocks,
@@ -25,10 +28,13 @@ from xstream.stream.zstd import library as zstd_library
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import List, Optional
+    from typing import Dict, List, Optional, Tuple
 
     from xstream.wire.frames import Buffer
 
+#: Contents of small frames in bytes, and frames, that are looked at in one step for a reader that needs no page.
+_SPARSE_SIZE = 512 << 10
+_SPARSE_FRAMES = 256
 #: Bytes of contents that random access keeps.
 _KEPT = 64 << 20
 #: Frames that contradict the table and are decompressed, to find out which of the two is wrong, at most.
@@ -163,6 +169,37 @@ class SeekableSource(FramedSource):
         super().__init__(source, strict=strict, jobs=jobs)
         self._file = data
         self._frames = found
+        self._known: Dict[int, bytes] = {}  # contents of small frames after this one
+
+    def sparse(self) -> "Optional[Tuple[memoryview, memoryview]]":
+        if self._strict:
+            return None
+        self._settle()
+        pieces: List[Buffer] = [self._buffer[self._start:self._end], self._contents]
+        holes = array("Q")
+        size = sum(map(len, pieces))
+        before, self._known = self._known, {}
+        for number in range(self._next, min(self._next + _SPARSE_FRAMES, len(self._frames))):
+            frame = self._frames[number]
+            if frame.broken or size > _SPARSE_SIZE:
+                break
+            if frame.size >= PAGES_LEAST:
+                holes.extend((size, frame.size))
+                continue
+            contents = before.get(number)
+            if contents is None:
+                try:
+                    contents = self._decompress(self._compressed(number), frame, number)
+                except CorruptStream:  # which is raised again once the frame is read
+                    break
+            self._known[number] = contents
+            pieces.append(contents)
+            size += len(contents)
+        return memoryview(b"".join(pieces)), memoryview(holes)
+
+    def _decompress(self, compressed: "Buffer", frame: Frame, number: int) -> bytes:
+        known = self._known.pop(number, None)
+        return super()._decompress(compressed, frame, number) if known is None else known
 
     def close(self) -> None:
         super().close()

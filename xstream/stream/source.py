@@ -56,8 +56,14 @@ class Source:
         raise NotImplementedError
 
     def advance(self, size: int) -> None:
-        """Consume ``size`` bytes, which ``peek`` or ``need`` has returned."""
+        """Consume ``size`` bytes, which ``peek``, ``need`` or ``sparse`` has returned."""
         raise NotImplementedError
+
+    def sparse(self) -> "Optional[Tuple[memoryview, memoryview]]":
+        """Some of the bytes that follow, not consumed, of which parts are left out that are probably pages; and these
+        parts: two uint64 each, as ``holes`` of :func:`xstream.kernels.batches.scan_sparse`. ``advance`` past them
+        consumes both. None if the source has no such parts."""
+        return None
 
     def page_data(self, at: int, size: int) -> "Union[memoryview, PendingPages]":
         """Consume all up to the end of the ``size`` bytes that begin ``at`` bytes from here, and return those.

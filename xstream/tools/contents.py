@@ -96,7 +96,7 @@ def contents(source: "StreamLike", wanted: "Optional[Wanted]" = None, *, format:
     with reading(source, format=format, limits=limits, strict=strict, checkpointed=checkpointed, width=width,
                  guest=guest) as reader:
         while True:
-            if wanted is None and reader.next_run() is not None:
+            if wanted is None and reader.next_run(pages=False) is not None:
                 continue
             record = reader.next_record()
             if record is None:

@@ -157,7 +157,7 @@ class Survey:
             self.scan(run.data[offset:offset + run.extents[at + 1] * PAGE_SIZE])
         self._words(reader, run.words)
         self._row(RecordRow(reader.layer, reader.index - run.records + 1, reader.offset, "PAGE_DATA", run.records,
-                            len(run.data), len(run.words) // 8, run.pages))
+                            run.size, len(run.words) // 8, run.pages))
 
     def record(self, reader: AnyReader, record: "AnyRecord") -> None:
         name = record_name(reader.layer, record)
@@ -233,7 +233,7 @@ def info(source: "StreamLike", *, format: "Optional[str]" = None, limits: Limits
 
 def _run(reader: AnyReader, survey: Survey, progress: "Callable[[int], object]") -> None:
     while True:
-        run = next_run(reader)
+        run = next_run(reader, survey)
         if run is not None:
             survey.run(reader, run)
         else:
@@ -252,10 +252,10 @@ def _run(reader: AnyReader, survey: Survey, progress: "Callable[[int], object]")
         progress(survey.end)
 
 
-def next_run(reader: AnyReader) -> "Optional[PageRun]":
-    """Several small batches at once, or None: then a record is next. None also where batches may be a legacy stream's
-    that take PFNs back, which a Survey has to see one by one."""
-    return None if reader.pt_levels and from_legacy(reader) else reader.next_run()
+def next_run(reader: AnyReader, survey: Survey) -> "Optional[PageRun]":
+    """Several batches at once for a Survey, or None: then a record is next. None also where batches may be a legacy
+    stream's that take PFNs back, which a Survey has to see one by one."""
+    return None if reader.pt_levels and from_legacy(reader) else reader.next_run(pages=survey.reads_pages)
 
 
 def _report(reader: AnyReader, survey: Survey, error: "Optional[StreamError]") -> InfoReport:

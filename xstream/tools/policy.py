@@ -88,7 +88,7 @@ def policy(source: "StreamLike", *, format: Optional[str] = None, limits: Limits
         try:
             while True:
                 progress(reader.source.offset)
-                if reader.next_run() is not None:
+                if reader.next_run(pages=False) is not None:
                     continue
                 record = reader.next_record()
                 if record is None:
