@@ -1,6 +1,4 @@
 """Whether a stream is good: its structure, order, PFN words and record bodies; page data isn't read."""
-from functools import partial
-
 from xstream.containers.opening import AnyReader, reading
 from xstream.errors import CorruptStream, StreamError, TruncatedStream
 from xstream.limits import Limits
@@ -50,7 +48,7 @@ class Verifier:
                  next_run: "Optional[Callable[[], Optional[PageRun]]]" = None) -> None:
         self._reader = reader
         self._observe = observe
-        self._next_run = next_run or partial(reader.next_run, pages=False)
+        self._next_run = next_run or (lambda: reader.next_run(pages=False))
         self._checks = RecordChecks(reader)
         self.batches = self.pfns = self.pages = 0
         self.end = reader.source.offset  # of the last complete record
