@@ -8,7 +8,7 @@ from xstream.printing import print_json, terminal_width
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import NoReturn, Optional
+    from typing import Any, NoReturn, Optional
 
 EXAMPLES_HEAD = "examples:"
 
@@ -36,6 +36,11 @@ class Parser(argparse.ArgumentParser):
             epilog = "\n  ".join([EXAMPLES_HEAD] + examples.splitlines())
         super().__init__(prog=prog, description=description, epilog=epilog, formatter_class=_Formatter)
         self.examples = examples
+
+    def _print_message(self, message: str, file: "Any" = None) -> None:
+        """As newer Pythons have it: text that can't be written changes no exit status."""
+        with contextlib.suppress(OSError):
+            super()._print_message(message, file)
 
     def error(self, message: str) -> "NoReturn":
         if "--json" in sys.argv:

@@ -7,7 +7,7 @@ from collections import deque
 
 from xstream.containers.layers import LAYERS, LayerReader, LibxlReader, Settings
 from xstream.containers.nesting import INNER_CHECKPOINT, INNER_END
-from xstream.errors import OrderError, UnsupportedStream
+from xstream.errors import LimitExceeded, OrderError, UnsupportedStream
 from xstream.limits import Limits
 from xstream.stream.reader import Identity, Layer, PageRun, Reader, check_end
 from xstream.stream.records import RecordReader
@@ -135,10 +135,14 @@ class NestedReader(RecordReader):
         """Read up to the beginning of the memory stream, so that all layers that enclose it are known. The records read
         are kept for ``next_record``.
 
-        Raises OrderError if the memory stream isn't near the beginning, and what reading raises.
+        Raises LimitExceeded after too many records, OrderError if there is no memory stream or if it isn't near the
+        beginning, and what reading raises.
         """
         self._descend()
         while self._memory is None:
+            if len(self._ahead) == _LOOK_AHEAD:
+                raise LimitExceeded("no memory image after {} records".format(_LOOK_AHEAD),
+                                    layer=self._outermost.layer, offset=self.source.offset)
             given = self._pull() if self._can_look_ahead() else None
             if given is None:
                 raise OrderError("no memory image at the beginning", layer=self._outermost.layer,
@@ -236,11 +240,10 @@ class NestedReader(RecordReader):
         return self.limits.guest_pfns if self._memory is None else self._memory.pfn_end
 
     def _can_look_ahead(self) -> bool:
-        """Whether another record may be read: after a few, and after one with little data that isn't in the source any
-        more."""
+        """Whether another record may be read: after one with little data that isn't in the source any more."""
         if not self._ahead:
             return not isinstance(getattr(self._last, "data", None), PendingPages)
-        return len(self._ahead) < _LOOK_AHEAD and len(getattr(self._ahead[-1].record, "data", b"")) <= _LOOK_AHEAD_BYTES
+        return len(getattr(self._ahead[-1].record, "data", b"")) <= _LOOK_AHEAD_BYTES
 
     def _pull(self) -> "Optional[_Given]":
         """Read the next record from the layer that it belongs to."""
