@@ -90,34 +90,35 @@ cdef Status read_frame(const uint8_t *data, uint64_t length, uint64_t begin, Fra
     return C_GOOD if frame.end <= length else C_CUT
 
 
-def header(data, Py_ssize_t begin):
+cdef Status examine(data, Py_ssize_t begin, bint whole, Frame *frame) except *:
+    """Read the header of the frame at `begin` of a buffer, or the `whole` frame."""
     cdef Py_buffer view
-    cdef Frame frame
     cdef Status status
     PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
     try:
         if not 0 <= begin <= view.len:
             raise ValueError("frame outside the data")
-        status = read_header(<const uint8_t *>view.buf, view.len, begin, &frame)
+        if whole:
+            with nogil:
+                status = read_frame(<const uint8_t *>view.buf, view.len, begin, frame)
+        else:
+            status = read_header(<const uint8_t *>view.buf, view.len, begin, frame)
     finally:
         PyBuffer_Release(&view)
+    return status
+
+
+def header(data, Py_ssize_t begin):
+    cdef Frame frame
+    cdef Status status = examine(data, begin, False, &frame)
     if status != C_GOOD:
         return status, 0, None, False, False
     return status, frame.end, frame.size if frame.sized else None, bool(frame.checksum), bool(frame.dictionary)
 
 
 def follow(data, Py_ssize_t begin):
-    cdef Py_buffer view
     cdef Frame frame
-    cdef Status status
-    PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
-    try:
-        if not 0 <= begin <= view.len:
-            raise ValueError("frame outside the data")
-        with nogil:
-            status = read_frame(<const uint8_t *>view.buf, view.len, begin, &frame)
-    finally:
-        PyBuffer_Release(&view)
+    cdef Status status = examine(data, begin, True, &frame)
     if status != C_GOOD:
         return status, frame.end if status == C_CUT else 0, None
     return status, frame.end, frame.size if frame.sized else None

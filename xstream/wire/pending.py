@@ -4,9 +4,11 @@ from xstream.tuples import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, Iterator, List, Optional, Protocol, Tuple, Union
+    from typing import Callable, Iterator, List, Optional, Protocol, Tuple, TypeVar, Union
 
     from xstream.wire.frames import Buffer
+
+    T = TypeVar("T")
 
     class _PageSource(Protocol):
         """What reads the data: a :class:`xstream.stream.source.StreamSource`."""
@@ -78,28 +80,25 @@ class PendingPages:
         """Take all pages as parts that can be read later and by several threads; None if the source has no such parts.
         In that case nothing has been read."""
         self._claim()
-        parts = self._source.page_parts(self._size)
-        if parts is not None:
-            self.left = 0
-        return parts
+        return self._taken(self._source.page_parts(self._size))
 
     def held(self) -> "Optional[memoryview]":
         """All bytes without a copy; None if the source doesn't have them in one piece. In that case nothing has been
         read."""
         self._claim()
-        held = self._source.hold(self._size)
-        if held is not None:
-            self.left = 0
-        return held
+        return self._taken(self._source.hold(self._size))
 
     def frames(self) -> "Optional[List[Tuple[Buffer, int]]]":
         """All bytes as frames of zstd, each with the size of its contents; None if the source isn't compressed in
         frames that hold nothing else. In that case nothing has been read."""
         self._claim()
-        frames = self._source.compressed_frames(self._size)
-        if frames is not None:
+        return self._taken(self._source.compressed_frames(self._size))
+
+    def _taken(self, whole: "Optional[T]") -> "Optional[T]":
+        """What the source has handed out of all bytes at once, if it has."""
+        if whole is not None:
             self.left = 0
-        return frames
+        return whole
 
     def pieces(self) -> "Iterator[memoryview]":
         """Yield the bytes in order, in pieces of whole pages, 512 KiB at most. A piece is valid until the next one."""

@@ -13,7 +13,8 @@ HERE=$(cd "$(dirname "$0")" && pwd)
 # What was built from other scripts is built again.
 made_from=$(cat "$HERE"/build.sh "$HERE"/dom0-init "$HERE"/domu-init | sha256sum)
 [ "$(cat "$RX/made-from" 2>/dev/null)" != "$made_from" ] || exit 0
-[ ! -e "$RX/made-from" ] || rm -f "$RX/root/.rx-packages"
+R=$RX/root
+[ ! -e "$RX/made-from" ] || rm -f "$R/.rx-packages"
 # The mirrors that this machine itself uses; other suites are fetched from there, too.
 site() { apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' | grep "$1" | head -n 1; }
 MIRROR=${MIRROR:-$(site 'debian/*$')}
@@ -76,7 +77,6 @@ install -m 755 "$HERE/domu-init" "$D/ird/init"
 rm -rf "$D/ird"
 
 # ---- dom0 root
-R=$RX/root
 if [ ! -e "$R/.rx-packages" ]; then
     rm -rf "$R"
     log "debootstrap $SUITE"
