@@ -1,6 +1,6 @@
 """The command line's arguments: those of each command, with examples.
 
-A command line without abbreviations, mistakes and --help is parsed here, because loading argparse takes as long as
+A command line without abbreviations, mistakes or --help is parsed here, because loading argparse takes as long as
 verifying a small stream; for any other, argparse's parser is built from the same definitions.
 """
 import sys

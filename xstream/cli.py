@@ -17,6 +17,7 @@ from xstream.errors import (
 )
 from xstream.limits import Limits
 from xstream.printing import (
+    VERDICTS,
     human_size,
     plain_layers,
     print_contents,
@@ -30,6 +31,7 @@ from xstream.printing import (
     print_scanned,
     print_text,
     print_verified,
+    wrong_use,
 )
 from xstream.tuples import NamedTuple
 from xstream.version import __version__
@@ -54,7 +56,6 @@ if TYPE_CHECKING:
 _PAGE_SIZE = 4096
 _STDIN, _STDOUT = 0, 1
 _SHOWN_RANGES = 20
-_VERDICTS = {BAD_STREAM: "bad", BAD_USE: "error", LIMIT_REACHED: "limit reached"}
 
 
 def main(arguments: "Optional[List[str]]" = None) -> int:
@@ -370,7 +371,7 @@ def _contents(options: Options) -> "Optional[int]":
     from xstream.tools.contents import contents
     faults: List[str] = []
     shown = 0
-    status, message, met = GOOD, "", None
+    met: Optional[StreamError] = None
 
     def rows(found: "Iterable[RecordContents]") -> "Iterator[RecordContents]":
         nonlocal shown
@@ -378,21 +379,21 @@ def _contents(options: Options) -> "Optional[int]":
             faults.extend([row.fault] if row.fault and row.fault not in faults else [])
             yield row
 
-    def judge() -> None:
-        nonlocal status, message
+    def judged() -> "Tuple[int, str]":
         if options.record is not None and not shown:
-            status, message = BAD_USE, "no such record"
-        elif faults:
-            status = LIMIT_REACHED if faults == [LimitExceeded.__name__] else BAD_STREAM
-            message = "records that can't be parsed: see the fields named error"
+            return BAD_USE, "no such record"
+        if faults:
+            return (LIMIT_REACHED if faults == [LimitExceeded.__name__] else BAD_STREAM,
+                    "records that can't be parsed: see the fields named error")
+        return GOOD, ""
 
     def end(error: "Optional[StreamError]") -> "Dict[str, object]":
         nonlocal met
         met = error
-        judge()
         if error is not None:
             return dict(error.as_dict(), ok=False)
-        return dict(_wrong_use(message) if status == BAD_USE else {}, ok=status == GOOD)
+        status, message = judged()
+        return dict(wrong_use(message) if status == BAD_USE else {}, ok=status == GOOD)
 
     with _Progress(options) as progress:
         found = rows(contents(_source(options), options.record, **_format(options), progress=progress))
@@ -400,7 +401,6 @@ def _contents(options: Options) -> "Optional[int]":
             _print_name(options)
             for row in found:
                 print_contents(row, whole=options.record is not None)
-            judge()
         elif _several(options):
             every: List[Dict[str, object]] = []
             try:
@@ -413,14 +413,10 @@ def _contents(options: Options) -> "Optional[int]":
             print_contents_json(found, end)
     if met is not None:
         return _complain_of(options, met)
+    status, message = judged()
     if message:
         _complain(message)
     return status
-
-
-def _wrong_use(message: str) -> "Dict[str, object]":
-    """The JSON document of a wrong use that only the command itself finds."""
-    return dict(StreamError(message).as_dict(), error="UsageError", ok=False)
 
 
 def _verify(options: Options) -> "Optional[int]":
@@ -433,7 +429,7 @@ def _verify(options: Options) -> "Optional[int]":
         if options.json or not _several(options):
             raise
         status, _ = _verdict(options, error)
-        print_text("{}: {}: {}".format(_name(options), _VERDICTS[status], getattr(error, "strerror", None) or error))
+        print_text("{}: {}: {}".format(_name(options), VERDICTS[status], getattr(error, "strerror", None) or error))
         return status
     if options.json:
         _emit(options, dict(report._asdict(), ok=True, layers=plain_layers(report.layers)))
@@ -466,7 +462,7 @@ def _export(options: Options) -> "Optional[int]":
     if options.salvage:
         message = "--salvage writes raw images of all memory: not with --to or --pfns"
         if options.json and options.out != "-":
-            print_json(_wrong_use(message))
+            print_json(wrong_use(message))
         _complain(message)
         return BAD_USE
     from xstream.convert.exports import export

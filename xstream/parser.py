@@ -3,14 +3,13 @@ import argparse
 import contextlib
 import sys
 
-from xstream.errors import StreamError
-from xstream.printing import print_json, terminal_width
+from xstream.printing import print_json, terminal_width, wrong_use
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, NoReturn, Optional
 
-EXAMPLES_HEAD = "examples:"
+_EXAMPLES_HEAD = "examples:"
 
 
 class _Formatter(argparse.HelpFormatter):
@@ -23,7 +22,7 @@ class _Formatter(argparse.HelpFormatter):
         super().__init__(prog, width=(terminal_width() or 82) - 2)
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
-        return text if text.startswith(EXAMPLES_HEAD) else super()._fill_text(text, width, indent)
+        return text if text.startswith(_EXAMPLES_HEAD) else super()._fill_text(text, width, indent)
 
 
 class Parser(argparse.ArgumentParser):
@@ -33,17 +32,17 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, *, prog: "Optional[str]" = None, description: "Optional[str]" = None,
                  epilog: "Optional[str]" = None, examples: str = "") -> None:
         if examples:
-            epilog = "\n  ".join([EXAMPLES_HEAD] + examples.splitlines())
+            epilog = "\n  ".join([_EXAMPLES_HEAD] + examples.splitlines())
         super().__init__(prog=prog, description=description, epilog=epilog, formatter_class=_Formatter)
         self.examples = examples
 
     def _print_message(self, message: str, file: "Any" = None) -> None:
-        """As newer Pythons have it: text that can't be written changes no exit status."""
+        """As in newer Pythons, text that can't be written doesn't change the exit status."""
         with contextlib.suppress(OSError):
             super()._print_message(message, file)
 
     def error(self, message: str) -> "NoReturn":
         if "--json" in sys.argv:
             with contextlib.suppress(OSError):  # stdout can't be written to, and the message follows
-                print_json(dict(StreamError(message).as_dict(), error="UsageError", ok=False))
+                print_json(wrong_use(message))
         super().error(message)

@@ -6,7 +6,7 @@ import io
 import os
 import sys
 
-from xstream.errors import StreamError, printable
+from xstream.errors import BAD_STREAM, BAD_USE, LIMIT_REACHED, OWN_FAULT, StreamError, printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -328,15 +328,20 @@ def print_differences(report: "PolicyReport") -> None:
         print_text("note: differs in bits that Xen accumulates or handles specially: " + " ".join(report.notes), "  ")
 
 
+def wrong_use(message: str) -> "Dict[str, object]":
+    """The JSON document of a usage error."""
+    return dict(StreamError(message).as_dict(), error="UsageError", ok=False)
+
+
 #: What the exit statuses say about an image.
-_VERDICTS = {1: "bad", 2: "error", 3: "failed", 4: "limit reached"}
+VERDICTS = {BAD_STREAM: "bad", BAD_USE: "error", OWN_FAULT: "failed", LIMIT_REACHED: "limit reached"}
 #: Words of a scan's table that need no attention.
 _GOOD_WORDS = ("ok", "compatible", "")
 
 
 def print_scanned(record: "ImageRecord") -> None:
     """Print an ImageRecord in one line."""
-    state = record.state if record.state == "ok" else "{}: {}".format(_VERDICTS[record.status], record.state)
+    state = record.state if record.state == "ok" else "{}: {}".format(VERDICTS[record.status], record.state)
     zero = None if record.zero is None else "{} zero".format(record.zero)
     memory = None if record.memory is None else "{}, {} pages populated".format(
         short_size(record.memory), record.populated)
@@ -356,7 +361,7 @@ def print_scan(records: "Sequence[ImageRecord]", duplicates: "Optional[Duplicate
     shown = [column for column in range(len(names)) if any(row[column] for row in rows)]
     print_table([[row[column] for column in shown] for row in [names] + rows])
     words = [word for record in records for word in (_verdict(record), _suits(record)) if word not in _GOOD_WORDS]
-    parts = ["{} {}".format(words.count(word), word) for word in sorted(set(words), key=words.index)]
+    parts = ["{} {}".format(words.count(word), word) for word in dict.fromkeys(words)]
     print()
     print_text("{} images: {}".format(len(records), ", ".join(parts or ["all good"])))
     if duplicates is not None:
@@ -373,7 +378,7 @@ def _scan_row(record: "ImageRecord") -> "List[str]":
 
 
 def _verdict(record: "ImageRecord") -> str:
-    return "ok" if record.state == "ok" else _VERDICTS[record.status]
+    return "ok" if record.state == "ok" else VERDICTS[record.status]
 
 
 def _suits(record: "ImageRecord") -> str:

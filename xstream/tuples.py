@@ -18,8 +18,8 @@ else:
     class _WithoutDict(type):
         """The type of classes whose instances have no attributes besides those of the class."""
 
-        def __new__(kind, name, bases, namespace, **named):
-            return super().__new__(kind, name, bases, dict({"__slots__": ()}, **namespace), **named)
+        def __new__(kind, name, bases, namespace):
+            return super().__new__(kind, name, bases, dict({"__slots__": ()}, **namespace))
 
     class _Signature:
         """The signature of a class for ``inspect``, made when it is asked for."""
@@ -38,8 +38,8 @@ else:
         _annotated = {}
         __signature__ = _Signature()
 
-        def __init_subclass__(cls, **named):
-            super().__init_subclass__(**named)
+        def __init_subclass__(cls):
+            super().__init_subclass__()
             if cls._fields:  # a subclass of a class with fields adds methods, not fields
                 return
             cls._annotated = getattr(cls, "__annotations__", {})  # before Python 3.10 a class without fields has none

@@ -401,7 +401,7 @@ def _physmap(record: legacy.Toolstack, origin: Origin) -> Optional[libxl.Emulato
     try:
         entries = legacy.parse_physmap(record.blob, legacy_reader(origin.reader).head.width)
     except StreamError as error:
-        error.offset = legacy.TOOLSTACK_HEAD_SIZE + (error.offset or 0)
+        error.located(base=legacy.TOOLSTACK_HEAD_SIZE)
         raise
     pairs: List[Tuple[bytes, bytes]] = []
     for entry in entries:

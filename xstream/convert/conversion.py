@@ -260,9 +260,9 @@ def _opened(request: Request) -> Iterator[Tuple[AnyReader, Optional[Again]]]:
         if isinstance(reader, NestedReader):
             reader.look_ahead()
         legacy_inside = any(layer.format == legacy.LAYER for layer in reader.layers)
-        if not legacy_inside or not _is_file(source) or _in_memory_anyway(request):
-            again = _is_buffer(source) or _in_memory_anyway(request)
-            yield reader, (lambda: request.open(source)) if again else None
+        mapped = _is_better_mapped(request)
+        if not legacy_inside or not _is_file(source) or mapped:
+            yield reader, (lambda: request.open(source)) if mapped or _is_buffer(source) else None
             return
     with _descriptor(source) as fd:  # type: ignore[arg-type]  # _is_file() says so
         begin = os.lseek(fd, 0, os.SEEK_CUR)
@@ -284,8 +284,8 @@ def _opened_again(request: Request, fd: int, begin: int) -> Iterator[AnyReader]:
         os.lseek(fd, here, os.SEEK_SET)
 
 
-def _in_memory_anyway(request: Request) -> bool:
-    """Whether page data of a file has to be looked at on its way to another, for zeros: it is better mapped then."""
+def _is_better_mapped(request: Request) -> bool:
+    """Whether page data goes from a file to one with holes, so that it has to be looked at for zeros."""
     return (isinstance(request.source, (str, os.PathLike)) and isinstance(request.sink, (str, os.PathLike))
             and request.sparse and not written_in_place(os.fspath(request.sink)))
 

@@ -2,6 +2,8 @@
 
 from xstream.contexts import contextmanager, suppress
 from xstream.guest.guest import Completed, Guest, GuestError, HookError, Pages
+from xstream.kernels import pages as page_kernel
+from xstream.wire.libxc import PAGE_SIZE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,6 +52,13 @@ class Hooks:
                 self.unmap_pages(pages)
             raise
         self.unmap_pages(pages)
+
+    def read(self, frames: memoryview) -> bytearray:
+        """A copy of the pages of some frames."""
+        out = bytearray(len(frames) * PAGE_SIZE)
+        with self.mapped(frames) as pages:
+            page_kernel.gather(pages.memory, pages.at, out)
+        return out
 
     def map_pages(self, frames: memoryview) -> Pages:
         with _Naming("map_pages"):

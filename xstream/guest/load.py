@@ -228,7 +228,7 @@ class Loader:
                           base=0 if isinstance(error, TruncatedStream) else self.reader.offset)
 
     def _count(self, applied: Applied) -> None:
-        # Into plain numbers: this runs once for each batch, with cold caches.
+        # Plain counters rather than _replace(): this runs once for each batch.
         self._pages += applied.data
         self._resent += applied.resent
 

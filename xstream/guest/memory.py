@@ -219,19 +219,21 @@ class GuestMemory:
             workers.wait()
 
     def _write_later(self, pfns: memoryview, data: PendingPages, applied: Applied, workers: Workers) -> bool:
-        """Have the pages of a batch written by tasks, if its data has parts and no PFN occurs twice; whether that has
-        been done. A file with holes isn't written twice like that: whether a zero page must be written would change."""
-        adjacent = self._fd is None and pfn_kernel.runs(pfns, uint64(len(pfns)), uint64(len(pfns))) == 1
-        once = adjacent or not applied.resent or (self._fd is None and pfn_kernel.ascending(pfns))
-        parts = data.parts() if len(pfns) and once else None
+        """Have tasks write the pages of a batch, if its data has parts and no PFN occurs twice; returns whether they
+        do. Not to a file whose PFNs have come before: then zero pages must be written too, and a later batch may reset
+        that."""
+        ascending = self._fd is None and pfn_kernel.ascending(pfns)
+        parts = data.parts() if len(pfns) and (ascending or not applied.resent) else None
         if parts is None:
             return False
+        first_pfn, last_pfn = (pfns[0], pfns[len(pfns) - 1]) if ascending else (min(pfns), max(pfns))
+        adjacent = ascending and last_pfn - first_pfn == len(pfns) - 1
         tasks: List[Callable[[], object]] = []
         first = 0
         for part in parts:
             tasks.append(task(self._store_part, part, pfns, first, adjacent))
             first += part.pages
-        workers.begin(tasks, (pfns[0], pfns[len(pfns) - 1]) if adjacent else (min(pfns), max(pfns)))
+        workers.begin(tasks, (first_pfn, last_pfn))
         return True
 
     def _store_part(self, part: "PagePart", batch: memoryview, first: int, adjacent: bool) -> None:
@@ -316,7 +318,8 @@ def reserve(size: int) -> mmap.mmap:
 
 
 def jobs_for(pfns: memoryview, applied: Applied, workers: Workers) -> int:
-    """How many threads may copy pages to these PFNs at once: one if a PFN may occur twice: its last page counts."""
+    """How many threads may copy pages to these PFNs at once: one if a PFN may occur twice, because its last page
+    must win."""
     return 1 if applied.resent and not pfn_kernel.ascending(pfns) else workers.jobs
 
 

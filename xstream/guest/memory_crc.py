@@ -31,9 +31,7 @@ def memory_crc(hooks: Hooks, pfn_end: int, types_of: "Callable[[int, int], bytes
         if not indices:
             crc = checksum.crc32c_zeros(crc, size)
             continue
-        data = bytearray(len(indices) * PAGE_SIZE)
-        with hooks.mapped(frames_of(memoryview(array("Q", itertools.compress(range(first, end), counting))))) as pages:
-            page_kernel.gather(pages.memory, pages.at, data)
+        data = hooks.read(frames_of(memoryview(array("Q", itertools.compress(range(first, end), counting)))))
         if len(data) < size:
             image = bytearray(size)
             page_kernel.scatter(image, indices, data)

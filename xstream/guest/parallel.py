@@ -48,9 +48,6 @@ class Workers:
 
         Raises the error of the first task that failed, in the order in which they were begun. Later tasks may have run.
         """
-        if self.jobs == 1:
-            self.run(tasks)
-            return
         if any(span[0] <= high and low <= span[1] for _, (low, high) in self._begun):
             self.wait()
         for task in tasks:

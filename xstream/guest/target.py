@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from xstream.wire.frames import Buffer
 
 _XTAB = 0xF  # the type of a PFN that no batch has mentioned
-#: Maps a PFN's state byte to its type.
-_TYPES = bytes(byte & 0xF ^ _XTAB for byte in range(256))
 
 
 class TargetMemory:
@@ -69,7 +67,9 @@ class TargetMemory:
 
     def types_of(self, first: int, end: int) -> bytes:
         """The last types that arrived for the PFNs from ``first`` up to ``end``; XTAB for those that never came."""
-        return bytes(self.state[first:end]).translate(_TYPES)
+        types = bytearray(end - first)
+        pfn_kernel.types_of(self.state[first:end], types)
+        return bytes(types)
 
     def frames_of(self, pfns: "Numbers") -> memoryview:
         """The frames of populated PFNs."""
@@ -109,11 +109,7 @@ class TargetMemory:
 
     def read(self, pfns: memoryview) -> bytearray:
         """The pages of populated PFNs; a copy."""
-        out = bytearray(len(pfns) * PAGE_SIZE)
-        if out:
-            with self._hooks.mapped(self.frames_of(pfns)) as pages:
-                page_kernel.gather(pages.memory, pages.at, out)
-        return out
+        return self._hooks.read(self.frames_of(pfns)) if len(pfns) else bytearray()
 
     def differing(self, words: "Buffer", data: "Union[Buffer, PendingPages]") -> "List[int]":
         """The PFNs of a batch whose page differs from the one in the batch; nothing is written. As in Xen's restorer,

@@ -89,7 +89,7 @@ def _shifted(at: int, parse: "Callable[..., object]", *untrusted: object) -> Non
     try:
         parse(*untrusted)
     except StreamError as error:
-        error.offset = at + (error.offset or 0)
+        error.located(base=at)
         raise
 
 

@@ -10,6 +10,7 @@ from xstream.errors import CorruptStream, LimitExceeded, StreamError
 from xstream.guest.memory import reserve
 from xstream.kernels import pfns as pfn_kernel
 from xstream.stream.ordering import P2M_FRAMES, VCPU_BASIC
+from xstream.stream.reader import from_legacy
 from xstream.tuples import NamedTuple
 from xstream.wire import libxc, signatures, vcpu
 from xstream.wire.libxc import PAGE_SIZE
@@ -53,17 +54,16 @@ class PfnChecks:
     """Follows one reader, or what a conversion makes of its records: types of PFNs, where a PV guest's p2m is, and its
     vcpus.
 
-    ``converted``: the stream is a legacy one, or was converted from one. In these, nothing is said of registers that
-    can't be Xen's, whose GDT has too many entries, and of a p2m whose frames are all PFN 0: they are passed on as they
-    are.
+    Of a legacy stream, or one converted from it, neither registers whose GDT has more entries than Xen allows nor a p2m
+    whose frames are all PFN 0 are reported: they are passed on as they are.
 
     Memory: a byte for each PFN that came, 8 bytes for each p2m frame, and the last context of each vcpu, bounded by
     ``Limits.body_length``.
     """
 
-    def __init__(self, reader: AnyReader, *, converted: bool) -> None:
+    def __init__(self, reader: AnyReader) -> None:
         self._reader = reader
-        self._converted = converted
+        self._converted = from_legacy(reader)
         limit = reader.limits.guest_pfns
         self._state = memoryview(reserve(limit))[:limit]
         self._leaves = array("Q")

@@ -53,5 +53,5 @@ class RecordChecks:
         """Those of a PV guest, or of a legacy stream, whose pages may be compressed; None for others."""
         if self._pfn_checks is None and (self._reader.pt_levels or self._reader.layer == "legacy"):
             from xstream.tools.pfn_checks import PfnChecks
-            self._pfn_checks = PfnChecks(self._reader, converted=from_legacy(self._reader))
+            self._pfn_checks = PfnChecks(self._reader)
         return self._pfn_checks

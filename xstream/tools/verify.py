@@ -130,9 +130,9 @@ def verify(source: "StreamLike", *, format: "Optional[str]" = None, limits: Limi
     Page data isn't read, so page tables and the start info page are not checked: a restore may still refuse a page
     table entry, or the frames that the start info page names. Of a legacy stream, and of one converted from it, nothing
     is said of an HVM context that doesn't begin as Xen's do, of registers whose GDT has more entries than Xen allows,
-    and of a p2m that lies in PFN 0 alone. Zeros that an interrupted save left only within the
-    last state without a structure can't be recognised either: QEMU's last devices, a PV guest's last XSAVE or MSRs, the
-    last bytes of the last HVM parameter.
+    and of a p2m that lies in PFN 0 alone. Zeros that an interrupted save left only within the last state without a
+    structure can't be recognised either: QEMU's last devices, a PV guest's last XSAVE or MSRs, the last bytes of the
+    last HVM parameter.
 
     ``source`` and the other arguments are those of :func:`xstream.open`. ``progress`` is called with the offset reached
     after each record or run of batches.

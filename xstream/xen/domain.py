@@ -240,8 +240,8 @@ class XenGuest(Guest):
         self._toolstack.static_data_done((0 if msrs else MISSING_MSR_POLICY) | (0 if leaves else MISSING_CPUID_POLICY))
 
     def populate(self, pfns: memoryview, frames: memoryview) -> None:
-        """populate_physmap: an extent of 2 MiB for each aligned range of as many PFNs, as long as Xen has such extents,
-        and one of a page for every other PFN."""
+        """populate_physmap: one 2 MiB extent for each aligned range of 512 PFNs, as long as Xen has any, and one page
+        for every other PFN."""
         for start, end, whole in _ranges(pfns):
             if whole and self._superpages:
                 start += self._populate_superpages(pfns[start:end], frames[start:end])

@@ -17,6 +17,7 @@ from xstream.version import __version__
 from xstream.xen import libxl
 from xstream.xen.domain import Toolstack, XenGuest
 from xstream.xen.libxl import Libxl
+from xstream.xen.settings import Settings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -135,7 +136,6 @@ class _LibxlToolstack(Toolstack):
 
 def _save(parent: Libxl, request: SaveRequest) -> None:
     from xstream.guest.save import save
-    from xstream.xen.settings import Settings
     settings = Settings.from_environment(os.environ)
     terminated = _fail_writes_on_sigterm(request.io_fd)
     guest = XenGuest(request.domid, _LibxlToolstack(parent, request.domid, request.stream_type))
@@ -158,7 +158,6 @@ def _save(parent: Libxl, request: SaveRequest) -> None:
 
 def _restore(parent: Libxl, request: RestoreRequest) -> None:
     from xstream.guest.restore import restore
-    from xstream.xen.settings import Settings
     settings = Settings.from_environment(os.environ)
     guest = XenGuest(request.domid, _LibxlToolstack(parent, request.domid, request.stream_type),
                      store_evtchn=request.store_evtchn, store_domid=request.store_domid,
