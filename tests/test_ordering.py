@@ -1,12 +1,15 @@
 """The order rules, as tables."""
 import itertools
 import os
+import struct
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import samples
 
+import xstream
 from xstream.stream.ordering import CHECKPOINT, END, PAGE_DATA, TABLES, USUAL, VERIFY
 from xstream.wire.libxc import GUEST_HVM, GUEST_PV, RECORDS
 
@@ -48,3 +51,11 @@ def test_the_drawing_in_the_docs_is_that_of_the_tables():
     environment = dict(os.environ, PYTHONPATH=str(ROOT))
     drawn = subprocess.check_output([sys.executable, str(ROOT / "scripts" / "draw-ordering")], env=environment).decode()
     assert (ROOT / "docs" / "ordering.md").read_text(encoding="utf-8") == drawn
+
+
+def test_a_batch_without_pfns_is_corrupt_whatever_else_is_wrong_with_it():
+    """What a restore would refuse comes before what only strict reading reports."""
+    stream = samples.hvm(memory=samples.record(1, struct.pack("<II", 0, 7)))
+    with pytest.raises(xstream.CorruptStream, match="without PFNs") as raised:
+        xstream.verify(stream, strict=True)
+    assert not isinstance(raised.value, xstream.StrictViolation)

@@ -17,6 +17,7 @@ from ways import WAYS
 import xstream
 from xstream.guest.memory import GuestMemory
 from xstream.guest.simulated import SimulatedGuest
+from xstream.kernels import zframes
 from xstream.stream import framed, seekable, zstd
 from xstream.stream.piped import PipedFrames
 from xstream.stream.seekable import SeekableSource, frames
@@ -211,11 +212,7 @@ def test_random_access(name, tmp_path):
     stream = plain.read_bytes()
     if name == "legacy":  # by hand: a conversion would write a current stream
         frames_of = [stream[at:at + 70000] for at in range(0, len(stream), 70000)]
-        packed = [zstandard.ZstdCompressor().compress(piece) for piece in frames_of]
-        table = b"".join(struct.pack("<II", len(frame), len(piece)) for frame, piece in zip(packed, frames_of))
-        image = b"".join(packed) + struct.pack("<II", 0x184D2A5E, len(table) + 9) + table + struct.pack(
-            "<IBI", len(packed), 0, 0x8F92EAB1)
-        (tmp_path / "out.zst").write_bytes(image)
+        (tmp_path / "out.zst").write_bytes(by_hand(frames_of))
     else:
         compressed(stream, tmp_path)
     assert view_of(tmp_path / "out.zst") == view_of(plain)
@@ -341,9 +338,7 @@ def lied(image, choice):
         rows = [struct.unpack_from("<II", image, at + 8 * row) for row in range(count)]
         number = choice.randrange(count - 1)
         rows[number:number + 2] = [(rows[number][0] + rows[number + 1][0], rows[number][1])]
-        table = b"".join(struct.pack("<II", *row) for row in rows)
-        image[at - 8:] = struct.pack("<II", 0x184D2A5E, len(table) + 9) + table + struct.pack(
-            "<IBI", len(rows), 0, 0x8F92EAB1)
+        image[at - 8:] = table_of(rows)
     elif kind == 3:
         struct.pack_into("<I", image, len(image) - 9, choice.choice([0, 1, count + 1, 2 ** 32 - 1]))
     elif kind == 4:
@@ -372,9 +367,7 @@ def test_a_damaged_header_allocates_nothing(tmp_path):
     contents = bytes(range(256)) * 63
     frame = bytearray(zstandard.ZstdCompressor(level=1, write_checksum=True).compress(contents))
     frame[4] |= 0x80  # the size in the header has 8 bytes, most of which are something else
-    table = struct.pack("<II", len(frame), len(contents))
-    image = bytes(frame) + struct.pack("<II", 0x184D2A5E, len(table) + 9) + table + struct.pack(
-        "<IBI", 1, 0, 0x8F92EAB1)
+    image = bytes(frame) + table_of([(len(frame), len(contents))])
     with pytest.raises(xstream.CorruptStream, match="bad compressed data"):
         xstream.verify(image)
 
@@ -387,8 +380,7 @@ def test_padding_isnt_a_frame(size, tmp_path):
     rows = [(frame.end - frame.begin, frame.size) for frame in found]
     rows.insert(2, (7, size))
     padded = bytes(image[:found[2].begin]) + bytes(7) + bytes(image[found[2].begin:found[-1].end])
-    table = b"".join(struct.pack("<II", *row) for row in rows)
-    padded += struct.pack("<II", 0x184D2A5E, len(table) + 9) + table + struct.pack("<IBI", len(rows), 0, 0x8F92EAB1)
+    padded += table_of(rows)
     assert records(padded) == records(STREAM)
 
 
@@ -428,8 +420,7 @@ def test_contents_larger_than_they_say(tmp_path):
     """A frame of 1 GiB of zeros, which the table calls small, or large."""
     bomb = zstandard.ZstdCompressor(level=1, write_content_size=True).compress(bytes(1 << 30))
     for size in (4096, 1 << 30, 2 ** 32 - 1):
-        table = struct.pack("<II", len(bomb), size)
-        image = bomb + struct.pack("<II", 0x184D2A5E, len(table) + 9) + table + struct.pack("<IBI", 1, 0, 0x8F92EAB1)
+        image = bomb + table_of([(len(bomb), size)])
         assert frames(memoryview(image)) is None
         with pytest.raises(xstream.StreamError):
             xstream.verify(image)
@@ -447,10 +438,8 @@ def test_huge_windows(way):
 def test_blocks_without_end():
     """A frame of blocks that hold nothing is not followed to its end."""
     image = b"\x28\xb5\x2f\xfd\x20\x00" + bytes(3 * 5000) + b"\x01\0\0"
-    with pytest.raises(ValueError, match="too many blocks"):
-        zstd.frame_end(memoryview(image), 0)
-    with pytest.raises(ValueError, match="cut frame"):
-        zstd.frame_end(memoryview(image[:50]), 0)
+    assert zframes.follow(image, 0)[0] == zframes.TOO_MANY
+    assert zframes.follow(image[:50], 0)[0] == zframes.CUT
 
 
 # The command line
@@ -510,6 +499,21 @@ def test_foreign_frames_are_not_copied(tmp_path):
     assert frames(memoryview(foreign)) is not None
     xstream.convert(foreign, tmp_path / "ours.zst")
     assert (tmp_path / "ours.zst").read_bytes() == image
+
+
+def test_copying_frames_keeps_none_that_was_decompressed_ahead(tmp_path):
+    """Frames without a checksum are decompressed, and others ahead of them, which are then copied."""
+    image = compressed(STREAM, tmp_path)
+    whole = [bytes(image[frame.begin:frame.end]) for frame in opened_frames(image)]
+    pages = [number for number, frame in enumerate(opened_frames(image)) if frame.size == BATCH * 4096]
+    for number in pages[::3]:
+        whole[number] = zstandard.ZstdCompressor(write_checksum=False).compress(decompressed(whole[number]))
+    changed = tmp_path / "changed.zst"
+    changed.write_bytes(b"".join(whole) + table_of([(len(frame), len(decompressed(frame))) for frame in whole]))
+    with xstream.open(changed, jobs=4) as reader:
+        xstream.convert(reader, tmp_path / "copy.zst", compress="zstd", jobs=4)
+        assert not reader.source._ahead
+    assert decompressed((tmp_path / "copy.zst").read_bytes()) == STREAM
 
 
 def test_copied_damage(tmp_path):
@@ -634,7 +638,7 @@ def test_frames_of_all_kinds(way, tmp_path, count):
     found = opened_frames(compressed(STREAM, tmp_path))
     whole = [image[frame.begin:frame.end] for frame in found]
     empty = zstandard.ZstdCompressor(write_checksum=True).compress(b"")
-    assert zstd.frame_end(memoryview(empty), 0) == (len(empty), 0)
+    assert zframes.follow(empty, 0) == (zframes.GOOD, len(empty), 0)
     unsized = zstandard.ZstdCompressor(write_content_size=False).compress(decompressed(whole[3]))
     for changed in (image, skippable(0).join(whole), (skippable(100000) + empty).join(whole), empty * 1000 + image,
                     b"".join(whole[:3]) + unsized + b"".join(whole[4:]), image + bytes(5000), image + skippable(9)):
@@ -707,7 +711,7 @@ def test_libraries(name):
     library = library_of(name)
     data = STREAM[:300000]
     frame = library.compress(data, 3)
-    assert decompressed(frame) == data and zstd.frame_end(memoryview(frame), 0) == (len(frame), len(data))
+    assert decompressed(frame) == data and zframes.follow(frame, 0) == (zframes.GOOD, len(frame), len(data))
     for of in (frame, library_of("zstandard").compress(data, 1)):
         into = memoryview(bytearray(len(data)))
         assert library.decompress(memoryview(of), len(data)) == data

@@ -5,7 +5,6 @@ from xstream.stream.reader import AnyReader as AnyReader
 from xstream.stream.reader import Reader
 from xstream.stream.records import RecordReader
 from xstream.stream.source import BufferSource, FedSource, NeedMoreData, Source, open_source
-from xstream.stream.threads import usable_cpus
 from xstream.wire import libxc
 
 TYPE_CHECKING = False
@@ -122,6 +121,7 @@ def _decompressed(source: Source, compression: str, strict: bool, jobs: "Optiona
     whole = DecompressedSource(source, compression)
     if compression != "zstd":
         return whole
+    from xstream.stream.threads import usable_cpus
     jobs = usable_cpus() if jobs is None else jobs
     if isinstance(source, BufferSource):
         from xstream.stream.seekable import SeekableSource, frames
@@ -159,6 +159,7 @@ def recognise(source: Source) -> "Optional[Sign]":
         for sign in possible:
             if len(start) >= sign.offset + len(sign.magic):
                 return sign
+        # What knows legacy streams is loaded only once no magic number at offset 0 can fit.
         if len(start) >= LEGACY_SIZE and all(sign.offset for sign in possible) and _is_legacy(start):
             return LEGACY
         if len(start) < size:

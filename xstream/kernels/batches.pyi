@@ -27,8 +27,8 @@ def scan_sparse(data: BufferLike, holes: BufferLike, frame_type: int, length_lim
     """As ``scan``, for data of which parts are left out.
 
     ``holes``: uint64, two for each of these parts, in order: its place in ``data``, as the number of bytes before it
-    there, and its size in bytes. The scan also ends at the first batch that isn't whole with the parts, whose PFN words
-    are among them, or in whose pages one doesn't end.
+    there, and its size in bytes. The scan also ends at the first batch that is incomplete even with these parts, that
+    has PFN words in one of them, or whose pages end within one.
 
     Returns (batches, their bytes including the parts that are left out, PFN words, pages).
     """

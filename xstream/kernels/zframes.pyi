@@ -21,8 +21,8 @@ def header(data: BufferLike, begin: int) -> Tuple[int, int, Optional[int], bool,
 
 def follow(data: BufferLike, begin: int) -> Tuple[int, int, Optional[int]]:
     """Follow the frame that begins at ``begin`` through its blocks: (status, where it ends, size of the contents or
-    None). If the data is cut, the second is how far data is needed to follow the frame further. Raises ValueError for a
-    ``begin`` outside the data. Releases the GIL."""
+    None). If the data is cut, the second is the offset that the data must reach for the frame to be followed further.
+    Raises ValueError for a ``begin`` outside the data. Releases the GIL."""
 
 def agreeing(data: BufferLike, table: BufferLike, first: int, begin: int) -> int:
     """Compare frames, of which number ``first`` begins at ``begin``, with a table of their sizes: two uint32 each,

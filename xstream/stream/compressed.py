@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 #: Compressed bytes read at once.
 _INPUT = 64 << 10
 #: Bytes decompressed after the end of a stream, to reach the checksum.
-_BEHIND = 1 << 20
+BEHIND = 1 << 20
 #: Most memory for the dictionary of an xz stream; ``xz -9`` needs 64 MiB.
 _XZ_MEMORY = 256 << 20
 #: Most memory for a frame of zstd; the libraries' own limit, that of ``zstd -d`` without ``--long``.
@@ -70,7 +70,7 @@ class DecompressedSource(StreamSource):
 
     def check_end(self) -> None:
         # The checksum follows the last byte. More data than this isn't part of the stream.
-        self.peek(_BEHIND)
+        self.peek(BEHIND)
 
     def close(self) -> None:
         self._lower.close()

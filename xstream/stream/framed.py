@@ -28,8 +28,8 @@ _FRAMES_AHEAD = 64
 
 
 class Frame(NamedTuple):
-    """A frame: where it begins and ends in the file, and the size of its contents. ``broken``: by the table alone,
-    because the frame itself is damaged."""
+    """A frame: where it begins and ends in the file, and the size of its contents. ``broken``: the frame is
+    damaged; these are what the table says."""
 
     begin: int
     end: int
@@ -128,13 +128,11 @@ class FramedSource(StreamSource):
         return done * PAGE_SIZE
 
     def page_parts(self, size: int) -> "Optional[List[PagePart]]":
-        numbers = self._whole_frames(size)
-        if numbers is None or self.forgiving or any(number in self._ahead for number in numbers):
+        whole = self._whole_frames(size)
+        if whole is None or self.forgiving or any(number in self._ahead for number, _ in whole):
             return None
         parts = []
-        for number in numbers:
-            frame = self._frame(number)
-            assert frame is not None
+        for number, frame in whole:
             what = self._library, self._compressed(number), frame, number
             parts.append(PagePart(frame.size // PAGE_SIZE, partial(decompress, *what), partial(decompress_into, *what)))
             self._take()
@@ -157,34 +155,39 @@ class FramedSource(StreamSource):
 
     def compressed_frames(self, size: int) -> "Optional[List[Tuple[Buffer, int]]]":
         # With strict, every frame is decompressed. A frame that is copied must be one that this package could write.
-        numbers = None if self._strict else self._whole_frames(size)
-        if numbers is None:
+        whole = None if self._strict else self._whole_frames(size)
+        if whole is None:
             return None
         frames: List[Tuple[Buffer, int]] = []
-        for number in numbers:
-            frame, compressed = self._frame(number), self._compressed(number)
+        for number, frame in whole:
+            compressed = self._compressed(number)
             _, _, _, checksum, dictionary = zframes.header(compressed, 0)
-            if frame is None or not checksum or dictionary:
+            if not checksum or dictionary:
                 return None
             frames.append((compressed, frame.size))
-        for _ in numbers:
-            self._take()
+        for _ in whole:
+            self._pass_over()
         self._base += size
         return frames
 
-    def _whole_frames(self, size: int) -> "Optional[List[int]]":
-        """The numbers of the frames that the next ``size`` bytes are, each of whole pages; or None."""
+    def _whole_frames(self, size: int) -> "Optional[List[Tuple[int, Frame]]]":
+        """The frames that the next ``size`` bytes are, each of whole pages, with their numbers; or None."""
         if self._end != self._start or len(self._contents):
             return None
-        numbers: List[int] = []
+        whole: List[Tuple[int, Frame]] = []
         left = size
         while left:
-            frame = self._frame(self._next + len(numbers))
+            number = self._next + len(whole)
+            frame = self._frame(number)
             if frame is None or frame.broken or not frame.size or frame.size > left or frame.size % PAGE_SIZE:
                 return None
-            numbers.append(self._next + len(numbers))
+            whole.append((number, frame))
             left -= frame.size
-        return numbers
+        return whole
+
+    def _pass_over(self) -> None:
+        """Go on to the next frame; nobody needs the contents of the one that is taken."""
+        self._ahead.pop(self._take(), None)
 
     def discard(self, size: int) -> int:
         if self._strict:
@@ -197,8 +200,7 @@ class FramedSource(StreamSource):
                 step = frame.size
                 if frame.broken and not self.forgiving:
                     raise _damaged("damaged frame", frame, self._next)
-                self._ahead.pop(self._next, None)
-                self._take()
+                self._pass_over()
             elif self._fill():
                 step = min(size - done, len(self._contents))
                 self._contents = self._contents[step:]

@@ -174,7 +174,7 @@ class Ordering:
     def check_batch(self, record: libxc.PageData) -> int:
         """Raise for a batch that isn't allowed here, or for the first bad PFN word in it; return the number of words
         that carry data. Pages aren't read, and the state doesn't change."""
-        if self._strict:
+        if self._strict and record.pfn_count:
             self.admit(PAGE_DATA)
             self.check_count(record.pfn_count)
             _check_ignored(record)
@@ -182,8 +182,7 @@ class Ordering:
 
     def check_words(self, words: "Buffer") -> int:
         """As ``check_batch``, for a batch of these PFN words."""
-        if PAGE_DATA not in self._table[self.state]:
-            self.admit(PAGE_DATA)
+        self.admit(PAGE_DATA)
         count = len(words) // 8
         self.check_count(count)
         if count < 1:

@@ -1,8 +1,8 @@
 """Zstd frames that are read once, front to back: from a pipe, or from a file without a table."""
 from xstream.kernels import zframes
-from xstream.stream.compressed import DecompressedSource
+from xstream.stream.compressed import BEHIND, DecompressedSource
 from xstream.stream.framed import MOST_CONTENTS, Frame, FramedSource
-from xstream.stream.source import DescriptorSource, Source
+from xstream.stream.source import Source
 from xstream.stream.zstd import FORMAT, SKIPPABLE, skippable_size
 
 TYPE_CHECKING = False
@@ -17,8 +17,6 @@ _HEADER = 18
 _OVERHEAD = 1 << 10
 #: Contents decompressed at once where they don't come in frames that can be decompressed as a whole.
 _PIECE = 256 << 10
-#: Bytes after the end of a stream that are read, to reach the end of the input.
-_AFTER = 1 << 20
 
 
 def comes_in_frames(source: Source) -> bool:
@@ -46,7 +44,7 @@ class PipedFrames(FramedSource):
 
     def check_end(self) -> None:
         # More data than this isn't part of the stream.
-        self.peek(_AFTER)
+        self.peek(BEHIND)
 
     def _frame(self, number: int) -> "Optional[Frame]":
         while self._rest is None and number >= self._read:
@@ -57,7 +55,7 @@ class PipedFrames(FramedSource):
         return self._known[number][1]
 
     def _is_ready(self, number: int) -> bool:
-        return number < self._read or not isinstance(self._lower, DescriptorSource) or self._lower.is_ready()
+        return number < self._read or self._lower.is_ready()
 
     def _take(self) -> int:
         number = super()._take()

@@ -9,7 +9,6 @@ if TYPE_CHECKING:
 
     from xstream.stream.reader import AnyReader
 
-
     Self = TypeVar("Self", bound="RecordReader")
 
 

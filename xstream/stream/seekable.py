@@ -20,8 +20,6 @@ from xstream.stream.zstd import (
     PAGES_LEAST,
     SKIPPABLE,
     SKIPPABLE_MAGIC,
-    TooManyBlocks,
-    frame_end,
     skippable_size,
 )
 from xstream.stream.zstd import library as zstd_library
@@ -74,11 +72,10 @@ def _check(data: memoryview, table: memoryview, found: "List[Frame]") -> bool:
     number = _agreeing(data, table, found)
     while number < len(found):
         frame = found[number]
-        try:
-            end, size = frame_end(data, frame.begin)
-        except TooManyBlocks:
+        status, end, size = zframes.follow(data, frame.begin)
+        if status == zframes.TOO_MANY:
             return False
-        except ValueError:
+        if status != zframes.GOOD:
             if not frame.size or skippable_size(data, frame.begin) is not None \
                     or not any(data[frame.begin:frame.begin + 4]):  # padding
                 return False
@@ -120,11 +117,10 @@ class FrameStore:
     most ``_KEPT`` bytes of them. For several threads."""
 
     def __init__(self, data: memoryview, found: "List[Frame]") -> None:
-        from threading import Lock
         self._file = data
         self._frames = found
         self._library = zstd_library()
-        self._lock = Lock()
+        self._lock = threading.Lock()
         self._kept: OrderedDict[int, bytes] = OrderedDict()
         self._size = 0
         #: Where the contents of each frame begin, and where the last ones end.

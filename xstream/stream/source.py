@@ -60,10 +60,14 @@ class Source:
         raise NotImplementedError
 
     def sparse(self) -> "Optional[Tuple[memoryview, memoryview]]":
-        """Some of the bytes that follow, not consumed, of which parts are left out that are probably pages; and these
-        parts: two uint64 each, as ``holes`` of :func:`xstream.kernels.batches.scan_sparse`. ``advance`` past them
-        consumes both. None if the source has no such parts."""
+        """Some of the bytes that follow, not consumed, without the parts of them that are probably pages; and where
+        these parts were: two uint64 each, as ``holes`` of :func:`xstream.kernels.batches.scan_sparse`. ``advance`` past
+        them consumes both. None if the source has no such parts."""
         return None
+
+    def is_ready(self) -> bool:
+        """Whether something can be read without waiting, or the input ends."""
+        return True
 
     def page_data(self, at: int, size: int) -> "Union[memoryview, PendingPages]":
         """Consume all up to the end of the ``size`` bytes that begin ``at`` bytes from here, and return those.
@@ -309,7 +313,6 @@ class DescriptorSource(StreamSource):
         self._seeks = stat.S_ISREG(mode)
 
     def is_ready(self) -> bool:
-        """Whether something can be read without waiting, or the input ends."""
         if self._end > self._start:
             return True
         poller = select.poll()

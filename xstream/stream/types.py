@@ -1,5 +1,5 @@
 """The types of sources and sinks, for annotations. The package itself imports this for type checkers only, because
-loading ``typing`` takes longer than the command line has."""
+loading ``typing`` would slow the command line's start too much."""
 from typing import Union
 
 TYPE_CHECKING = False

@@ -126,10 +126,10 @@ class Writer:
         """
         words = words_of(pfns, types)
         memory, data = memory_or_pages(pages)
-        carrying = pfn_kernel.count_data(words)
         if memory is not None:
             self._write_from_memory(words, [end for _, end in batch_bounds(pfns)], memory.buffer)
             return
+        carrying = pfn_kernel.count_data(words)
         if len(data) != carrying * PAGE_SIZE:
             raise ValueError("{} pages for {} PFNs that carry data".format(len(data) / PAGE_SIZE, carrying))
         for start, end in batch_bounds(pfns):
@@ -195,7 +195,7 @@ class Writer:
                                 record_type="PAGE_DATA")
         if len(at) != pages:
             raise ValueError("{} pages for {} PFNs that carry data".format(len(at), pages))
-        head = _BATCH_HEAD.pack(libxc.PAGE_DATA, 8 + len(words) + pages * PAGE_SIZE, len(words) // 8, 0)
+        head = _BATCH_HEAD.pack(libxc.PAGE_DATA, _length(words, pages), len(words) // 8, 0)
         self.sink.write_pages([head, words], memory, buffers.array("at", at, "uint64"))
         self._ordering.page_data()
         self.index += 1
@@ -215,8 +215,8 @@ class Writer:
         size = len(record.data) if isinstance(record.data, PendingPages) else memoryview(record.data).nbytes
         if size != pages * PAGE_SIZE:
             raise CorruptStream("PAGE_DATA of a wrong size for its page types", offset=-4, field="length",
-                                expected=_length(record, pages), got=_length(record, 0) + size)
-        frame = FRAME.pack(libxc.PAGE_DATA, _length(record, pages))
+                                expected=_length(record.words, pages), got=_length(record.words, 0) + size)
+        frame = FRAME.pack(libxc.PAGE_DATA, _length(record.words, pages))
         head, words, data = libxc.build(record)
         if isinstance(data, PendingPages):
             self.sink.write([frame, head, words])
@@ -241,8 +241,8 @@ def batch_bounds(pfns: "BufferLike") -> "Iterator[Tuple[int, int]]":
         start = end
 
 
-def _length(record: PageData, pages: int) -> int:
-    return 8 + len(record.words) + pages * PAGE_SIZE
+def _length(words: "Buffer", pages: int) -> int:
+    return 8 + len(words) + pages * PAGE_SIZE
 
 
 def padding_of(record: "Padded", length: int) -> "Buffer":

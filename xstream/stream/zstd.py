@@ -16,7 +16,6 @@ import sys
 from xstream.contexts import contextmanager
 from xstream.errors import UnsupportedStream
 from xstream.kernels import pages as page_kernel
-from xstream.kernels import zframes
 from xstream.stream.sink import Sink
 from xstream.stream.threads import thread_pool
 from xstream.tuples import NamedTuple
@@ -55,7 +54,7 @@ class Library(NamedTuple):
     - ``decompress_into(frame, into)``: write the contents to ``into``, which must have their size; returns how many
       bytes were written, or another number than ``len(into)`` if the contents have another size.
 
-    Decompression checks the content checksum. Both functions raise ``error`` for bad frames.
+    Decompression checks the content checksum. Both ways of decompressing raise ``error`` for bad frames.
     """
 
     compress: "Callable[[Buffer, int], bytes]"
@@ -174,8 +173,7 @@ class ZstdSink(Sink):
     """Compresses into another sink. ``offset`` counts the bytes before compression. :meth:`finish` ends the image.
 
     ``threads`` compress at the same time; at most three frames for each are in memory. ``copies``: frames of page data
-    from a compressed source are written as they are. Raises UnsupportedStream if no
-    library is installed.
+    from a compressed source are written as they are. Raises UnsupportedStream if no library is installed.
     """
 
     def __init__(self, sink: Sink, level: int = DEFAULT_LEVEL, threads: int = 1, *, copies: bool = False) -> None:
@@ -264,11 +262,10 @@ class ZstdSink(Sink):
 
     def _compress(self, data: "Buffer") -> None:
         """Compress one frame, now or later, and write it later. The caller may change ``data`` afterwards."""
-        size = len(data)
         if self._pool is None:
-            self._put(self._library.compress(data, self._level), size)
-            return
-        self._put(self._pool.submit(self._library.compress, bytes(data), self._level), size)
+            self._put(self._library.compress(data, self._level), len(data))
+        else:
+            self._put(self._pool.submit(self._library.compress, bytes(data), self._level), len(data))
 
     def _put(self, frame: "Union[bytes, Future[bytes]]", size: int) -> None:
         """Write a frame after those that are being compressed."""
@@ -277,16 +274,10 @@ class ZstdSink(Sink):
         self._waiting.append((frame, size))
 
     def _write_first(self) -> None:
-        frame, size = self._waiting.popleft()
-        self._write_frame(frame if isinstance(frame, bytes) else frame.result(), size)
-
-    def _write_frame(self, frame: bytes, size: int) -> None:
+        first, size = self._waiting.popleft()
+        frame = first if isinstance(first, bytes) else first.result()
         self._sink.write([frame])
         self._table.append(ENTRY.pack(len(frame), size))
-
-
-class TooManyBlocks(ValueError):
-    """A frame has far more blocks than its contents need."""
 
 
 def skippable_size(data: "Buffer", begin: int) -> "Optional[int]":
@@ -296,18 +287,3 @@ def skippable_size(data: "Buffer", begin: int) -> "Optional[int]":
         return None
     magic, size = SKIPPABLE.unpack_from(data, begin)
     return int(size) if magic & ~0xF == SKIPPABLE_MAGIC & ~0xF else None
-
-
-def frame_end(data: memoryview, begin: int) -> "Tuple[int, Optional[int]]":
-    """Where the zstd frame that begins at ``begin`` ends, by its blocks' headers, and the size of its contents, None if
-    it doesn't say. Nothing is decompressed. Raises ValueError if there is no frame, or if it doesn't end within
-    ``data``; TooManyBlocks."""
-    status, end, size = zframes.follow(data, begin)
-    if status == zframes.TOO_MANY:
-        raise TooManyBlocks("too many blocks")
-    if status != zframes.GOOD:
-        raise ValueError(_BAD[status])
-    return end, size
-
-
-_BAD = {zframes.NO_FRAME: "no zstd frame", zframes.CUT: "cut frame", zframes.RESERVED: "reserved block type"}

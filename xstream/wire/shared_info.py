@@ -89,11 +89,14 @@ def parse(untrusted: "Buffer", guest_width: int) -> SharedPage:
     return SharedPage(pending=fields.pop("pending"), masked=fields.pop("masked"), fields=fields, vcpu_info=vcpu_info)
 
 
+#: Where ``arch`` begins, with the end of the p2m; by the guest's width.
+_ARCH = {8: 3088, 4: 2316}
+
+
 def is_whole(page: "Buffer", guest_width: int) -> bool:
     """Whether the page names the end of the guest's p2m, as that of every guest that can be saved does: Xen takes the
     size of a PV guest's memory from it (arch_get_max_pfn() in xen/common/domain.c)."""
-    offset = VCPUS * _VCPU_INFO_SIZE + (2 * 512 + 16 if guest_width == 8 else 2 * 128 + 12)
-    return any(page[offset:offset + guest_width])
+    return any(page[_ARCH[guest_width]:_ARCH[guest_width] + guest_width])
 
 
 def restored(page: "Buffer", guest_width: int) -> bytearray:
@@ -102,16 +105,17 @@ def restored(page: "Buffer", guest_width: int) -> bytearray:
     No event is pending, every port is masked, and the frame lists are cleared. The wallclock is zero: the new host sets
     it.
     """
-    # Bytes of each event bitmap, end of the wallclock, and end of the page's fields.
-    events, clock, end = (512, 3088, 3136) if guest_width == 8 else (128, 2316, 2344)
+    # Bytes of each event bitmap, and end of the page's fields.
+    events, end = (512, 3136) if guest_width == 8 else (128, 2344)
+    arch = _ARCH[guest_width]
     taken = bytearray(PAGE_SIZE)
     infos = VCPUS * _VCPU_INFO_SIZE
     taken[:infos] = page[:infos]
     for info in range(0, infos, _VCPU_INFO_SIZE):
         taken[info + guest_width:info + 2 * guest_width] = bytes(guest_width)
     taken[infos + events:infos + 2 * events] = b"\xff" * events
-    taken[clock:end] = page[clock:end]
-    taken[clock + guest_width:clock + 2 * guest_width] = bytes(guest_width)
+    taken[arch:end] = page[arch:end]
+    taken[arch + guest_width:arch + 2 * guest_width] = bytes(guest_width)
     return taken
 
 

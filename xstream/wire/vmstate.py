@@ -55,7 +55,8 @@ def sections(untrusted: "Buffer") -> "List[Section]":
 
 def is_whole(untrusted: "Buffer") -> bool:
     """Whether a record has contents, and all the sections that PC machines have: an interrupted save leaves zeros in
-    their place. Of a record that begins in another way, only another program can tell."""
+    their place. A record that begins in another way, which only another program can read, counts as whole unless it is
+    all zeros."""
     data = bytes(untrusted)
     return any(data) and not _is_cut(data)
 
