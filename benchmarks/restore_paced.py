@@ -1,6 +1,6 @@
 """Time to load a guest's memory from a source of limited speed, plain and compressed.
 
-    python benchmarks/restore_paced.py [--size 4G] [--rounds 3] [STREAM]
+    python benchmarks/restore_paced.py [--size 4G] [--rounds 3] [--level 3] [STREAM]
 
 A process sends the file into a pipe at the speed of a network of 1 or 10 Gb/s; without a limit, the file is read from
 the page cache by its path. Each time the guest's memory is new. Prints a Markdown table: medians, all measured in one
@@ -15,6 +15,7 @@ import time
 from typing import Dict, List, Optional
 
 from xstream import GuestMemory, convert, load
+from xstream.arguments import parse_size
 from xstream.bench.guests import seeded_guest, write_stream
 from xstream.bench.machine import scratch
 from xstream.bench.partner import pipe
@@ -54,19 +55,18 @@ def measure(path: str, rate: Optional[float]) -> float:
 def main() -> None:
     """Make the images, measure, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", default="4G", help="size of the guest (M, G; default 4G)")
+    parser.add_argument("--size", type=parse_size, default=4 << 30, help="size of the guest (K, M, G; default 4G)")
     parser.add_argument("--rounds", type=int, default=3, help="rounds, of which the median counts (default 3)")
     parser.add_argument("--level", type=int, default=3, help="zstd's level (default 3)")
     parser.add_argument("stream", nargs="?", help="an HVM guest's stream, instead of a seeded guest")
     options = parser.parse_args()
-    size = int(options.size[:-1]) << {"M": 20, "G": 30}[options.size[-1]]
-    with scratch(size + size // 2) as folder:
+    with scratch(options.size + options.size // 2) as folder:
         plain, packed = os.path.join(folder, "plain"), os.path.join(folder, "packed.zst")
         if options.stream:
             convert(options.stream, plain)
         else:
             with open(plain, "wb", buffering=0) as file:
-                write_stream(seeded_guest(size >> 12), file.fileno())
+                write_stream(seeded_guest(options.size >> 12), file.fileno())
         convert(plain, packed, compress="zstd:{}".format(options.level), jobs=usable_cpus())
         sizes = [os.stat(path).st_size for path in (plain, packed)]
         print("{:.0f} MB plain, {:.0f} MB compressed, {} CPUs\n".format(sizes[0] / 1e6, sizes[1] / 1e6, usable_cpus()))

@@ -95,9 +95,8 @@ def without(options: Dict[str, Any], *names: str) -> Dict[str, Any]:
 
 def from_any(data: bytes, rng: random.Random, work: Callable[[Any], Any]) -> Outcome:
     """The outcome of some work on a source of any kind that holds the bytes."""
-    way = rng.choice(SOURCES) if data and not is_compressed(data) else "buffer"
-    with ways.WAYS[way](data) as source:
-        return attempt(lambda: work(source))
+    outcome: Outcome = from_source(data, rng, lambda source: attempt(lambda: work(source)))
+    return outcome
 
 
 def is_compressed(data: bytes) -> bool:

@@ -1,8 +1,8 @@
 """Runs the fuzzer; ``scripts/fuzz`` sets up what it needs and starts this.
 
     driver.py --work FOLDER replay              every seed through every target
-    driver.py --work FOLDER mutants [PERCENT]   a fixed number of mutants through each target, the same in each run
-    driver.py --work FOLDER blind [SECONDS]     random mutants through all targets, as fast as they go
+    driver.py --work FOLDER mutants [PERCENT]   mutants through each target, the same as long as the seeds are
+    driver.py --work FOLDER blind [SECONDS]     random mutants through all targets of streams, as fast as they go
     driver.py --work FOLDER calls [SECONDS]     kernels by themselves, as fast as they go
     driver.py --work FOLDER TARGET [SECONDS]    one target, guided by coverage; "all": each input decides on one
 
@@ -175,14 +175,18 @@ def _await_one(running: Dict[int, str]) -> List[str]:
     return [name] if status else []
 
 
-def blind(runner: Runner, inputs: Inputs, seconds: float) -> None:
-    names = [name for name in TARGETS if name not in OF_BODIES]
+def names_of(target: str) -> List[str]:
+    """The targets that a target or mode stands for."""
+    return [target] if target in TARGETS else [name for name in TARGETS if name not in OF_BODIES]
+
+
+def blind(runner: Runner, inputs: Inputs, names: List[str], seconds: float) -> None:
     numbers = random.Random()
     end, told = time.time() + seconds, time.time()
     while time.time() < end:
         name = numbers.choice(names)
         data = inputs.mutant(name, numbers.getrandbits(64))
-        if runner.run(name, data) and not runner.executions % 16:
+        if runner.run(name, data) and name not in OF_BODIES and not runner.executions % 16:
             inputs.mutator.remember(data)
         if time.time() > told + 60:
             told = time.time()
@@ -200,7 +204,7 @@ def calls(seconds: float) -> None:
 
 def fuzz(runner: Runner, inputs: Inputs, target: str, seconds: float, work: Path) -> None:
     """Guided by coverage. Doesn't return."""
-    names = [name for name in TARGETS if name not in OF_BODIES] if target == "all" else [target]
+    names = names_of(target)
     mutate = inputs.mutator
     end = time.time() + seconds
 
@@ -243,8 +247,6 @@ def parsed() -> Tuple[str, float, Path]:
     if options.target not in [*TARGETS, *UNGUIDED, "all"]:
         parser.error("no target {}; there are: {}".format(options.target, ", ".join([*TARGETS, *UNGUIDED, "all"])))
     target = options.target
-    if atheris is None and target not in UNGUIDED:
-        target = "blind"
     return target, options.amount or (100 if target == "mutants" else 60), options.work
 
 
@@ -262,8 +264,8 @@ def main() -> None:
         replay(runner, inputs)
     elif target == "mutants":
         mutants(runner, inputs, amount, work)
-    elif target == "blind":
-        blind(runner, inputs, amount)
+    elif target == "blind" or atheris is None:
+        blind(runner, inputs, names_of(target), amount)
     else:
         fuzz(runner, inputs, target, amount, work)
     finish(runner, target)

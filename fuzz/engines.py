@@ -30,12 +30,12 @@ from common import (
     to_file,
     verified,
     ways,
+    without,
 )
 
 import xstream
 from xstream import aio
 from xstream.kernels import checksum
-from xstream.stream.source import FedSource
 from xstream.wire import colo
 from xstream.xen import convert_helper, libxl, save_helper
 
@@ -49,7 +49,6 @@ def restore(data: bytes, rng: random.Random) -> bool:
     options = options_of(rng)
     options.pop("width", None)
     guest = options.pop("guest", None) or kind_of(data, options)
-    options.pop("guest", None)
     first = attempt(lambda: restored(data, guest, options))
     with ways.WAYS[rng.choice(("pipe", "object", "mapped", "descriptor") if data else ("buffer",))](data) as source:
         second = attempt(lambda: restored(source, guest, options))
@@ -181,8 +180,6 @@ def into_another(seed: int, options: Dict[str, Any], rng: random.Random) -> None
     options = dict(options, config=CONFIGS.get(options.get("container", "")))
     kept = {name: value for name, value in options.items()
             if value is not None and name not in ("xenstore_data", "device_model")}
-    if kept.get("compress") and kept.get("container"):
-        del kept["compress"]
     first = received_by("descriptor", lambda sink: xstream.save(made(random.Random(seed), {}), sink, **kept), rng)
     kind = rng.choice(("pipe", "pipe", "socket", "object"))
     guest = made(random.Random(seed), {})
@@ -247,8 +244,8 @@ def failing(source: random.Random, seed: int, options: Dict[str, Any], written: 
     guest = made(random.Random(seed), fail)
     sink = Dribble(source, 1 << 30 if fail else source.randrange(len(written) + 1))
     options = dict(options, config=CONFIGS.get(options.get("container", "")))
-    if "compress" in options or options["config"] is None:
-        options = {name: value for name, value in options.items() if name not in ("compress", "config")}
+    if options["config"] is None:
+        options = without(options, "compress", "config")
     try:
         xstream.save(guest, sink, **options)
     except (OSError, xstream.GuestError, xstream.MissingPart, ValueError) as error:
@@ -305,7 +302,8 @@ def asynchronous(data: bytes, rng: random.Random) -> bool:
     kind = kind_of(data, options)
     if not is_compressed(data):
         behind = bytes(rng.getrandbits(8) for _ in range(rng.choice((0, 0, 50))))
-        first = attempt(lambda: restored(FedPieces(data + behind), kind, options))
+        with ways.fed(data + behind) as source:
+            first = attempt(lambda: restored(source, kind, options))
         second = attempt(lambda: in_loop(lambda: received(data + behind, kind, options, rng)))
         differ("RestoreProtocol differs", first, second, options)
     if rng.random() < 0.2:
@@ -318,13 +316,6 @@ def same_save(seed: int, live: bool) -> None:
     xstream.save(made(random.Random(seed), {}), plain, live=live)
     in_loop(lambda: aio.save(made(random.Random(seed), {}), writer, live=live))  # type: ignore[arg-type]
     check(bytes(writer.taken) == plain.getvalue(), "aio.save differs", seed, live)
-
-
-def FedPieces(data: bytes) -> FedSource:
-    source = FedSource()
-    source.feed(data)
-    source.finish()
-    return source
 
 
 async def received(data: bytes, kind: str, options: Dict[str, Any], rng: random.Random) -> Tuple[Any, ...]:

@@ -77,10 +77,9 @@ class Served:
 @contextlib.contextmanager
 def serving(folder):
     key = paramiko.RSAKey.generate(2048)
-    listening = socket.create_server(("127.0.0.1", 0)) if hasattr(socket, "create_server") else socket.socket()
-    if not listening.getsockname()[1]:
-        listening.bind(("127.0.0.1", 0))
-        listening.listen(5)
+    listening = socket.socket()
+    listening.bind(("127.0.0.1", 0))
+    listening.listen(5)
     served, transports = Served(folder, listening.getsockname()[1]), []
 
     def accept():

@@ -23,13 +23,15 @@ def pv(registers=None, *, extended_state=None, words=None, width=8, unmapped=())
                       samples.pv_tail(width, 8, unmapped, [vcpu, vcpu]))
 
 
-def changed(offset, value, form="<Q"):
+def changed(fields):
+    """A vcpu's registers with other values at these offsets."""
     blob = bytearray(context(8))
-    struct.pack_into(form, blob, offset, value)
+    for offset, value in fields.items():
+        struct.pack_into("<Q", blob, offset, value)
     return bytes(blob)
 
 
-_, RDX, GDT_ENTS, CR3 = CONTEXT_FIELDS[8]
+GDT_ENTS = CONTEXT_FIELDS[8][2]
 CR1, GDT_FRAMES = 4992, 4832
 
 BAD = {
@@ -40,18 +42,17 @@ BAD = {
         samples.hvm(tail=samples.hvm_tail(CONTEXT[:8] + b"\1" + CONTEXT[9:])), CorruptStream, "HVM_TAIL"),
     "device model of zeros": (samples.hvm(tail=samples.hvm_tail(blob=bytes(9))), IncompleteStream, "DEVICE_MODEL"),
     "toolstack cut": (samples.hvm(chunks=samples.toolstack(b"\1\0\0\0\1\0\0\0")), CorruptStream, "TOOLSTACK"),
-    "start info that hasn't come": (pv(changed(RDX, 9)), CorruptStream, "VCPU_CONTEXT"),
-    "start info past the p2m": (pv(changed(RDX, 16)), CorruptStream, "VCPU_CONTEXT"),
-    "start info's high bits": (pv(changed(RDX, 1 << 40 | 4)), CorruptStream, "VCPU_CONTEXT"),
-    "start info in a table": (pv(changed(RDX, 3)), CorruptStream, "VCPU_CONTEXT"),
+    "start info that hasn't come": (pv(context(8, start_info=9)), CorruptStream, "VCPU_CONTEXT"),
+    "start info past the p2m": (pv(context(8, start_info=16)), CorruptStream, "VCPU_CONTEXT"),
+    "start info's high bits": (pv(context(8, start_info=1 << 40 | 4)), CorruptStream, "VCPU_CONTEXT"),
+    "start info in a table": (pv(context(8, start_info=3)), CorruptStream, "VCPU_CONTEXT"),
     "start info that is taken back": (pv(unmapped=[4]), CorruptStream, "VCPU_CONTEXT"),
     "start info taken back, 32-bit toolstack": (pv(width=4, unmapped=[4]), CorruptStream, "VCPU_CONTEXT"),
-    "no top table": (pv(changed(CR3, 4 << 12)), CorruptStream, "VCPU_CONTEXT"),
-    "no top table for user mode": (pv(changed(CR1, 5 << 12 | 1)), CorruptStream, "VCPU_CONTEXT"),
-    "GDT in a PFN that hasn't come": (
-        pv(changed(GDT_ENTS, 1)[:GDT_FRAMES] + struct.pack("<Q", 9) + changed(GDT_ENTS, 1)[GDT_FRAMES + 8:]),
-        CorruptStream, "VCPU_CONTEXT"),
-    "p2m in a PFN that hasn't come": (pv(changed(RDX, 5), words=[TOP, samples.word(5)]), CorruptStream, "P2M_FRAMES"),
+    "no top table": (pv(context(8, top_table=4)), CorruptStream, "VCPU_CONTEXT"),
+    "no top table for user mode": (pv(changed({CR1: 5 << 12 | 1})), CorruptStream, "VCPU_CONTEXT"),
+    "GDT in a PFN that hasn't come": (pv(changed({GDT_ENTS: 1, GDT_FRAMES: 9})), CorruptStream, "VCPU_CONTEXT"),
+    "p2m in a PFN that hasn't come": (
+        pv(context(8, start_info=5), words=[TOP, samples.word(5)]), CorruptStream, "P2M_FRAMES"),
     "extended state too short": (
         pv(extended_state=struct.pack("<II", 0, 31) + bytes(120)), CorruptStream, "VCPU_CONTEXT"),
 }
@@ -78,7 +79,7 @@ GOOD = {
     "remus": samples.remus(rounds=[samples.batch(8, [samples.word(0)], [bytes(4096)])]),
     # Placeholders, not Xen's own state: nothing is said of them, before and after a conversion.
     "a context of another form": samples.hvm(tail=samples.hvm_tail(b"context")),
-    "registers of another form": pv(changed(GDT_ENTS, 1 << 20)),
+    "registers of another form": pv(changed({GDT_ENTS: 1 << 20})),
     "a p2m of another form": pv().replace(samples.pv_head(8, 8), samples.pv_head(8, 8)[:-8] + bytes(8)),
 }
 

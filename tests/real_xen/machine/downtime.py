@@ -19,7 +19,7 @@ def migrate(helper):
     process = subprocess.Popen(["xl", "migrate", "-s", "", domain, "xl migrate-receive"],
                                env=dict(os.environ, LIBXL_SAVE_HELPER=helper), stdout=subprocess.PIPE,
                                stderr=subprocess.STDOUT)
-    while xen.domain_info(domid).shutdown is None:
+    while process.poll() is None and xen.domain_info(domid).shutdown is None:
         time.sleep(0.01)
     begin = time.monotonic()
     for line in process.stdout:

@@ -5,7 +5,6 @@ CFG=/tmp
 now() { read -r _u _ </proc/uptime; echo "$_u"; }
 say() { echo "== [$(now)] $*"; }
 FAILED=
-# Times are for a slow machine with others at work on it: they only end what hangs.
 ok()   { echo "RX-OK $*"; }
 fail() { echo "RX-FAIL $*"; FAILED="$FAILED [$*]"; }
 
@@ -46,6 +45,7 @@ mkcfg() {
         for _l in "$@"; do echo "$_l"; done
     } >"$CFG/$_n.cfg"
 }
+# Timeouts are long, because the machine is slow and others work on it: they only end what hangs.
 # create NAME [SECONDS]: start it and wait for its first ticks
 create() {
     say "create $1"
