@@ -338,11 +338,21 @@ def test_squash():
     assert result[0].pages.tobytes() == page(1) + page(3)
 
 
+def test_squash_keeps_what_is_only_allocated():
+    stream = modern.hvm(memory=modern.batch([modern.word(pfn, 0xE) for pfn in range(3)])
+                        + modern.batch([modern.word(0, 0xF), modern.word(1, 0xD)]))
+    before, after = (loaded(data)[0] for data in (stream, converted(stream, squash=True)))
+    assert before.populated.tolist() == after.populated.tolist() == [True] * 3
+
+
 def test_what_is_dropped():
     blob = samples.physmap(8, [(1, 2, 3, b"x\0")])
     stream = samples.hvm(chunks=samples.tmem() + samples.tmem_extra() + samples.toolstack(blob))
     assert xstream.convert(stream, io.BytesIO()).dropped == ("legacy TMEM", "legacy TMEM_EXTRA", "legacy TOOLSTACK")
     assert xstream.convert(stream, io.BytesIO(), to="libxl").dropped == ("legacy TMEM", "legacy TMEM_EXTRA")
+    for blob, dropped in ((bytes([1]) + bytes(7), ()), (bytes([2]) + bytes(7), ("legacy TOOLSTACK",))):
+        stream = samples.hvm(chunks=samples.toolstack(blob))  # no entries; of a known version and another
+        assert xstream.convert(stream, io.BytesIO()).dropped == dropped
     xend = struct.pack(">16si", b"LinuxGuestRecord", 8) + b"(domain)"
     out = io.BytesIO()
     assert xstream.convert(xend + samples.hvm(), out).dropped == ("xend SAVE_HEADER",)

@@ -132,6 +132,17 @@ def test_the_device_model_is_kept():
     assert replaced[2] == libxl.EmulatorContext(2, 0, b"other") and len(replaced) == 4
 
 
+def test_a_device_model_behind_a_libxl_stream():
+    """xenopsd's record of QEMU, where libxl's stream has none: the image is whole, libxl's stream alone isn't."""
+    image = containers.xenopsd_libxl().replace(containers.emulator(), b"")
+    assert wrap(image, "xenopsd", Parts()) == image
+    for squash in (False, True):
+        with pytest.raises(MissingPart, match="device model"):
+            wrap(image, "libxl", Parts(), squash=squash)
+        made = wrap(image, "libxl", Parts(device_model=containers.QEMU), squash=squash)
+        assert libxl.EmulatorContext(2, 0, containers.QEMU) in own(made, "libxl")
+
+
 @pytest.mark.parametrize("to, parts, named", [
     ("xl", Parts(None, b"q"), "domain configuration"), ("libvirt", Parts(None, b"q"), "XML"),
     ("xenopsd", Parts(None, b"q"), "Xenops"), ("libxl", Parts(), "device model"),

@@ -172,6 +172,21 @@ def test_checkpoints_within_libxl():
             assert target.memory.pages[0].tobytes() == samples.page(11)
 
 
+def test_pages_for_comparison_within_a_checkpoint():
+    """What comes before VERIFY is written; what differs after it is an error of the memory stream's layer."""
+    stream = containers.libxl_checkpointed(2)
+    batch = samples.batch([samples.word(0)], [samples.page(11)])
+    compared = samples.record(0x0D) + samples.batch([samples.word(0)], [samples.page(9)])
+    stream = stream.replace(batch, batch + compared)
+    target, memory = SimulatedGuest.empty(), xstream.GuestMemory()
+    assert xstream.restore(stream, target, checkpointed=True).differing == (0,)
+    assert xstream.load(stream, memory, checkpointed=True).differing == (0,)
+    assert target.memory.pages[0].tobytes() == memory.pages[0].tobytes() == samples.page(11)
+    with pytest.raises(xstream.MemoryMismatch) as caught:
+        xstream.restore(stream, SimulatedGuest.empty(), checkpointed=True, strict=True)
+    assert caught.value.record_type == "PAGE_DATA" and caught.value.layer == "libxl"
+
+
 def test_a_stream_that_is_cut_after_a_checkpoint_gives_the_same_report_from_every_source():
     """Wherever it is cut: within page data, heads or state."""
     source = SimulatedGuest(pages=40, dirty=0.3)

@@ -268,6 +268,14 @@ def test_what_comes_behind_verify_is_compared_and_not_written():
     assert caught.value.pfns == [2] and caught.value.record == 5
 
 
+def test_a_page_that_only_comes_behind_verify_is_missing():
+    """A restore gives the guest a page of zeros there, with which it can't run."""
+    pages = batch([word(3, 4), word(4)], [bytes(4096), page(4)])
+    xstream.verify(samples.pv(memory=pages + record(0x0D) + pages))
+    with pytest.raises(CorruptStream, match="a PFN that the guest doesn't have"):
+        xstream.verify(samples.pv(memory=record(0x0D) + pages))
+
+
 # What makes it misbehave.
 
 def test_page_table_entries_past_the_p2m():

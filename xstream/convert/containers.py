@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 #: xenopsd's types of QEMU's record, and libxl's emulator id for each. All but the second can be of any QEMU.
 _EMULATORS = {xenopsd.QEMU_TRAD: 0, xenopsd.QEMU_XEN: libxl.QEMU_UPSTREAM, xenopsd.QEMU_RECORD: 0}
 #: libxl's physmap data of a legacy stream without any entry: a version and a count.
-_EMPTY_PHYSMAP_SIZE = 8
+_EMPTY_PHYSMAP = legacy.PHYSMAP_VERSION.to_bytes(4, "little") + bytes(4)
 #: Records that only mark a position in their own container.
 _MARKS = (libxl.LibxcContext, libxl.End, libxl.CheckpointEnd, xenopsd.MemoryImage, xenopsd.EndOfImage)
 
@@ -191,6 +191,7 @@ class LibxlTarget(Target):
         super().__init__(sink, parts, origin)
         self._writer: Optional[LibxlWriter] = None
         self._device_model: Optional[libxl.EmulatorContext] = None
+        self._has_device_model = self._leaves_out_device_model = False
         self._physmap: Optional[libxl.EmulatorXenstoreData] = None
         if parts.device_model is not None:
             self._device_model = libxl.EmulatorContext(libxl.QEMU_UPSTREAM, 0, parts.device_model)
@@ -208,6 +209,7 @@ class LibxlTarget(Target):
                 blob = in_memory(blob, self.limits.body_length)
                 self._device_model = libxl.EmulatorContext(_emulator_id(record), 0, blob) if len(blob) else None
         else:
+            self._leaves_out_device_model = self._leaves_out_device_model or blob is not None
             self.drop(layer, record)
 
     def begin_memory(self) -> Writer:
@@ -228,6 +230,9 @@ class LibxlTarget(Target):
             self.check_device_model(self._device_model is not None)
             self._write_emulator()
             self._write(libxl.End())
+        elif self._leaves_out_device_model and not self._has_device_model:
+            # xenopsd's record of QEMU comes behind the libxl stream, where it is too late.
+            self.check_device_model(False)
 
     def open_writer(self, header: libxl.Header) -> LibxlWriter:
         """The writer of the stream, after what precedes it has been written."""
@@ -251,6 +256,7 @@ class LibxlTarget(Target):
     def _write(self, record: "libxl.Record") -> None:
         if self._writer is None:
             self._writer = self.open_writer(_libxl_header(self.origin))
+        self._has_device_model = self._has_device_model or isinstance(record, libxl.EmulatorContext)
         self._writer.write(record)
 
 
@@ -390,7 +396,8 @@ def _emulator_id(record: "AnyRecord") -> int:
 
 
 def _is_empty(record: legacy.Toolstack) -> bool:
-    return len(record.blob) <= _EMPTY_PHYSMAP_SIZE
+    """Whether a TOOLSTACK holds nothing, or a physmap without entries."""
+    return bytes(record.blob) in (b"", _EMPTY_PHYSMAP)
 
 
 def _physmap(record: legacy.Toolstack, origin: Origin) -> Optional[libxl.EmulatorXenstoreData]:

@@ -206,7 +206,10 @@ def _transfer(items: Items, target: Target, progress: Progress) -> None:
                     _check(checks, record)
                 if isinstance(record, _ENDS):
                     # A copy of an incomplete or bad stream must not look complete, so this comes before its END.
-                    (reader.memory if layer == libxc.LAYER else whole).check_whole()
+                    if layer == libxc.LAYER:
+                        reader.memory.check_whole()
+                    elif layer == target.origin.formats[0] or xenopsd.LAYER not in target.origin.formats:
+                        whole.check_whole()  # xenopsd's record of QEMU may follow a libxl stream
                     checks.finish()
                 target.take(layer, record)
                 progress(reader.source.offset)

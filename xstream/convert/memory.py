@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 MemoryRecord = Union[PageData, legacy.CompressedBatch, legacy.CompressedPages]
 
 _XTAB = b"\x0f"
-_BROKEN = 0xD
+_BROKEN, _XALLOC = 0xD, 0xE
 #: The state byte of a PFN that came as BROKEN and never with contents (see xstream.kernels.pfns).
 _BROKEN_STATE = re.compile(bytes([pfn_kernel.MENTIONED | (~_BROKEN & 0xF)]))
 _STATES_AT_ONCE = 1 << 20
-#: State byte to the page type to write. A page that came with contents keeps them, even if a type without data came
-#: for it later: that is what a restore makes of it. It is never written as XALLOC, which promises no contents.
-_WRITTEN_TYPES = bytes(0 if state & pfn_kernel.SENT and ~state & 0xF >= _BROKEN else ~state & 0xF
+#: State byte of a populated PFN to the page type to write. If types without a page came later, a page that came with
+#: contents keeps them, and one that was only allocated stays so: that is what a restore makes of it.
+_WRITTEN_TYPES = bytes((_XALLOC if not state & pfn_kernel.SENT else 0 if ~state & 0xF >= _BROKEN else ~state & 0xF)
                        for state in range(256))
 
 
@@ -170,7 +170,7 @@ class LegacyMemory:
             return
         if self._sent is not None and not isinstance(record, legacy.CompressedPages):
             self._sent.add(record.words)
-        self._spool.add(record)
+        self._spool.add(record, self._reader.verifying)
 
     def begin_compression(self, *, advice: str = "") -> None:
         """Decode page deltas, against ``copy``, from the next checkpoint on. ``advice`` is added to the error about a
@@ -213,7 +213,8 @@ class LegacyMemory:
             return
         if self._sent is not None:
             self._sent.add(record.words)
-        if self.copy is not None and not self._reader.verifying:
+        verifying = self._reader.verifying if self._spool is None else self._spool.verifying
+        if self.copy is not None and not verifying:
             record = record._replace(data=in_memory(record.data))
             self.copy.memory.apply(record)
         yield record

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 #: Pages of an unfinished checkpoint kept in memory; beyond it they go to an unnamed temporary file.
 _SPOOL_MEMORY = 16 << 20
-_HEAD = struct.Struct("<BQQ")  # of a spooled record: which of SPOOLED, bytes of PFN words and of pages
+#: Of a spooled record: which of SPOOLED, whether it came after VERIFY, bytes of PFN words and of pages.
+_HEAD = struct.Struct("<B?QQ")
 #: PFNs that a failed comparison names.
 _NAMED_PFNS = 16
 
@@ -54,18 +55,22 @@ def _temporary_file() -> "IO[bytes]":
 
 
 class Spool:
-    """Records of a checkpoint that isn't complete yet, in bounded memory however many there are."""
+    """Records of a checkpoint that isn't complete yet, in bounded memory however many there are.
+
+    ``verifying``: whether VERIFY had come before the record that ``drain`` yielded last.
+    """
 
     def __init__(self) -> None:
         self._file: IO[bytes] = _temporary_file()
+        self.verifying = False
 
     def close(self) -> None:
         self._file.close()
 
-    def add(self, record: "AnyRecord") -> None:
-        """Store a record of a class in SPOOLED; reads its data."""
+    def add(self, record: "AnyRecord", verifying: bool = False) -> None:
+        """Store a record of a class in SPOOLED; reads its data. ``verifying``: VERIFY has come before it."""
         words, data = getattr(record, "words", b""), getattr(record, "data", b"")
-        self._file.write(_HEAD.pack(SPOOLED.index(type(record)), len(words), len(data)))
+        self._file.write(_HEAD.pack(SPOOLED.index(type(record)), verifying, len(words), len(data)))
         self._file.write(words)
         for piece in pieces(data):
             self._file.write(piece)
@@ -75,7 +80,7 @@ class Spool:
         self._file.seek(0)
         source = ObjectSource(self._file)
         while not source.at_end():
-            kind, words_size, data_size = _HEAD.unpack(source.need(_HEAD.size))
+            kind, self.verifying, words_size, data_size = _HEAD.unpack(source.need(_HEAD.size))
             source.advance(_HEAD.size)
             words = bytes(source.need(words_size))
             data = source.page_data(words_size, data_size)
@@ -183,7 +188,7 @@ class Loader:
         record = reader.next_record()
         if isinstance(record, SPOOLED):
             if self._spool is not None:
-                self._spool.add(record)
+                self._spool.add(record, reader.verifying)
             else:
                 self._apply(record)
         elif isinstance(record, UnmappedPfns):
@@ -214,13 +219,18 @@ class Loader:
             return
         try:
             record = checked_tables(self.reader, record)
-            if self.reader.verifying:
+            if self._verifying:
                 self._compare(record)
             else:
                 self._count(self.memory.apply(record, self._workers))
         except StreamError as error:
             self._locate(error)
             raise name_pages(error, data_pfns(record.words))
+
+    @property
+    def _verifying(self) -> bool:
+        """Whether the pages that are being applied are for comparison."""
+        return self.reader.verifying if self._spool is None else self._spool.verifying
 
     def _locate(self, error: StreamError) -> None:
         if error.layer is None:

@@ -292,7 +292,7 @@ class Restorer:
         try:
             record = self._reader.next_record()
             if self._spool is not None and isinstance(record, PageData):
-                self._spool.add(record)
+                self._spool.add(record, self._reader.verifying)
             return record
         except TruncatedStream:
             if self._spool is None:
@@ -358,7 +358,8 @@ class Restorer:
 
     def _page_data(self, record: PageData) -> None:
         self._before_memory()
-        if self._reader.verifying:
+        verifying = self._reader.verifying if self._spool is None else self._spool.verifying
+        if verifying:
             self._compare(self._pv.localised(self._reader, record) if self._pv else record)
             return
         self._memory.enter(record.words)
@@ -505,7 +506,8 @@ def _located(error: StreamError, record: "AnyRecord", place: _Place) -> StreamEr
     """The error with the place of the record that it is about."""
     if error.layer is not None:
         return error
-    module = _WIRE.get(place.layer)
+    # Pages of a checkpoint are written when the checkpoint is complete, which may be a record of another layer.
+    module = libxc if isinstance(record, PageData) else _WIRE.get(place.layer)
     return error.located(layer=place.layer, record=place.number,
                          record_type=module.type_name(module.type_of(record)) if module else None,
                          base=0 if isinstance(error, TruncatedStream) else place.offset)

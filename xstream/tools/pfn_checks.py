@@ -73,10 +73,12 @@ class PfnChecks:
         self._decoder: Optional[DeltaDecoder] = None
         self._verdict: Optional[StreamError] = None
         self._checkpoints = 0
+        self._verifying = False  # VERIFY has come
 
     def note_batch(self, words: "Buffer") -> None:
-        """Take note of the PFN words of a batch."""
-        pfn_kernel.mark(words, self._state)
+        """Take note of the PFN words of a batch. Pages sent for comparison give the guest nothing."""
+        if not self._verifying:
+            pfn_kernel.mark(words, self._state)
 
     def note(self, record: "AnyRecord") -> None:
         """Take note of a record other than a batch. Raises CorruptStream, with an offset relative to the record, for
@@ -85,6 +87,8 @@ class PfnChecks:
             self._note_p2m_frames(record.start_pfn, record.frames, libxc.type_name(P2M_FRAMES))
         elif isinstance(record, libxc.VcpuBasic):
             self._note_context(record.vcpu_id, record.blob, libxc.type_name(VCPU_BASIC))
+        elif isinstance(record, libxc.Verify):
+            self._verifying = True
         elif isinstance(record, libxc.Checkpoint):
             if self._decoder is not None:
                 self._decoder.end()
@@ -105,7 +109,9 @@ class PfnChecks:
 
     def _note_legacy(self, record: "AnyRecord") -> None:
         from xstream.wire import legacy  # not needed for other formats
-        if isinstance(record, legacy.CompressedBatch):
+        if isinstance(record, legacy.VerifyMode):
+            self._verifying = True
+        elif isinstance(record, legacy.CompressedBatch):
             self._decode(self._deltas.batch(record.words))
         elif isinstance(record, legacy.CompressedPages):
             self._decode(self._deltas.pages(record.data))
