@@ -442,6 +442,29 @@ def test_blocks_without_end():
     assert zframes.follow(image[:50], 0)[0] == zframes.CUT
 
 
+@pytest.mark.parametrize("seed", range(30))
+def test_frames_are_compared_with_a_table_in_turns(seed):
+    """The first that disagrees counts, as if they were followed one by one."""
+    choice = random.Random(seed)
+    pieces = [bytes(choice.getrandbits(8) for _ in range(choice.choice((0, 5, 300)))) * choice.choice((1, 2000))
+              for _ in range(40)]
+    raw = [zstandard.ZstdCompressor(write_checksum=True).compress(piece) for piece in pieces]
+    data, rows = bytearray(b"".join(raw)), [[len(frame), len(piece)] for frame, piece in zip(raw, pieces)]
+    for _ in range(choice.randrange(3)):
+        rows[choice.randrange(40)][choice.randrange(2)] += choice.choice((-1, 1, 1000, 2 ** 31))
+    if choice.randrange(2):
+        data[choice.randrange(len(data))] ^= 1 << choice.randrange(8)
+    if choice.randrange(2):
+        del data[choice.randrange(len(data)):]
+    at = agreeing = 0
+    for length, size in rows:
+        if at > len(data) or zframes.follow(data, at) != (zframes.GOOD, at + length, size):
+            break
+        at, agreeing = at + length, agreeing + 1
+    table = b"".join(struct.pack("<II", row[0] & 0xffffffff, row[1] & 0xffffffff) for row in rows)
+    assert zframes.agreeing(data, table, 0, 0) == agreeing
+
+
 # The command line
 
 def test_command_line(tmp_path):

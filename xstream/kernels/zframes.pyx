@@ -11,6 +11,7 @@ cdef enum Status:
     C_CUT
     C_RESERVED
     C_TOO_MANY
+    C_MORE  # blocks of the frame follow
 
 GOOD, NO_FRAME, CUT, RESERVED, TOO_MANY = C_GOOD, C_NO_FRAME, C_CUT, C_RESERVED, C_TOO_MANY
 
@@ -21,10 +22,20 @@ cdef enum:
     # Blocks that a frame may have beside one for each small block of its contents.
     FEW_BLOCKS = 64
     SMALL_BLOCK = 1024
+    # Frames that are followed in turns: each header says where the next one is, and waiting for it to come from memory
+    # takes most of the time.
+    AT_ONCE = 16
+
+cdef extern from *:
+    """
+    #define xs_prefetch(address) __builtin_prefetch(address)
+    """
+    void prefetch "xs_prefetch"(const void *address) noexcept nogil
 
 cdef struct Frame:
     uint64_t end
     uint64_t size
+    uint64_t blocks  # that it may still have
     bint sized
     bint checksum
     bint dictionary
@@ -64,30 +75,42 @@ cdef Status read_header(const uint8_t *data, uint64_t length, uint64_t begin, Fr
     return C_GOOD
 
 
-cdef Status read_frame(const uint8_t *data, uint64_t length, uint64_t begin, Frame *frame) noexcept nogil:
-    """Follow a frame's blocks to its end."""
+cdef Status begin_frame(const uint8_t *data, uint64_t length, uint64_t begin, Frame *frame) noexcept nogil:
+    """Read a frame's header; C_MORE if it is good."""
     cdef Status status = read_header(data, length, begin, frame)
-    cdef uint64_t blocks = FEW_BLOCKS
-    cdef uint32_t block = 0
-    if status != C_GOOD:
-        return status
-    if frame.sized:
-        blocks += frame.size // SMALL_BLOCK
-    while not block & 1:
-        if blocks == 0:
-            return C_TOO_MANY
-        blocks -= 1
-        if length - frame.end < 3:
-            frame.end += 3
-            return C_CUT
-        block = <uint32_t>number(data + frame.end, 3)
-        if (block >> 1) & 3 == RESERVED_BLOCK:
-            return C_RESERVED
-        frame.end += 4 if (block >> 1) & 3 == RLE_BLOCK else 3 + (block >> 3)
-        if frame.end > length:
-            return C_CUT
+    frame.blocks = FEW_BLOCKS
+    if status == C_GOOD and frame.sized:
+        frame.blocks += frame.size // SMALL_BLOCK
+    return C_MORE if status == C_GOOD else status
+
+
+cdef Status pass_block(const uint8_t *data, uint64_t length, Frame *frame) noexcept nogil:
+    """Move `end` past the block that begins there, and after the last one past the checksum; C_MORE if more follow."""
+    cdef uint32_t block
+    if frame.blocks == 0:
+        return C_TOO_MANY
+    frame.blocks -= 1
+    if length - frame.end < 3:
+        frame.end += 3
+        return C_CUT
+    block = <uint32_t>number(data + frame.end, 3)
+    if (block >> 1) & 3 == RESERVED_BLOCK:
+        return C_RESERVED
+    frame.end += 4 if (block >> 1) & 3 == RLE_BLOCK else 3 + (block >> 3)
+    if frame.end > length:
+        return C_CUT
+    if not block & 1:
+        return C_MORE
     frame.end += 4 if frame.checksum else 0
     return C_GOOD if frame.end <= length else C_CUT
+
+
+cdef Status read_frame(const uint8_t *data, uint64_t length, uint64_t begin, Frame *frame) noexcept nogil:
+    """Follow a frame's blocks to its end."""
+    cdef Status status = begin_frame(data, length, begin, frame)
+    while status == C_MORE:
+        status = pass_block(data, length, frame)
+    return status
 
 
 cdef Status examine(data, Py_ssize_t begin, bint whole, Frame *frame) except *:
@@ -124,10 +147,39 @@ def follow(data, Py_ssize_t begin):
     return status, frame.end, frame.size if frame.sized else None
 
 
+cdef int first_differing(const uint8_t *data, uint64_t length, const uint8_t *rows, int count,
+                         uint64_t *begin) noexcept nogil:
+    """Compare up to AT_ONCE frames with their rows of a table. The number of the first that disagrees, or `count`; then
+    `begin` is where the last one ends."""
+    cdef Frame[AT_ONCE] frames
+    cdef Status[AT_ONCE] status
+    cdef uint64_t[AT_ONCE] end
+    cdef uint64_t at = begin[0]
+    cdef int i, most = count
+    cdef bint more = True
+    for i in range(count):
+        end[i] = at + load32(rows, 2 * i)
+        status[i] = begin_frame(data, length, at, &frames[i]) if at <= length else C_CUT
+        at = end[i]
+    while more:
+        more = False
+        for i in range(most):
+            if status[i] == C_MORE:
+                status[i] = pass_block(data, length, &frames[i])
+                prefetch(data + min(frames[i].end, length))
+                more = True
+            elif (status[i] != C_GOOD or frames[i].end != end[i] or not frames[i].sized
+                    or frames[i].size != load32(rows, 2 * i + 1)):
+                most = i
+                break
+    begin[0] = at
+    return most
+
+
 def agreeing(data, table, Py_ssize_t first, Py_ssize_t begin):
     cdef Py_buffer view, rows
-    cdef Frame frame
     cdef Py_ssize_t count, row = first
+    cdef int some, good
     cdef uint64_t at = begin
     PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
     try:
@@ -137,14 +189,13 @@ def agreeing(data, table, Py_ssize_t first, Py_ssize_t begin):
             if first < 0 or begin < 0:
                 raise ValueError("negative position")
             with nogil:
-                while row < count and at <= <uint64_t>view.len:
-                    if read_frame(<const uint8_t *>view.buf, view.len, at, &frame) != C_GOOD:
+                while row < count:
+                    some = <int>min(count - row, AT_ONCE)
+                    good = first_differing(<const uint8_t *>view.buf, view.len, <const uint8_t *>rows.buf + 8 * row,
+                                           some, &at)
+                    row += good
+                    if good < some:
                         break
-                    if (frame.end - at != load32(<const uint8_t *>rows.buf, 2 * row) or not frame.sized
-                            or frame.size != load32(<const uint8_t *>rows.buf, 2 * row + 1)):
-                        break
-                    at = frame.end
-                    row += 1
         finally:
             PyBuffer_Release(&rows)
     finally:
