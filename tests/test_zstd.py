@@ -18,7 +18,7 @@ import xstream
 from xstream.guest.memory import GuestMemory
 from xstream.guest.simulated import SimulatedGuest
 from xstream.kernels import zframes
-from xstream.stream import framed, seekable, zstd
+from xstream.stream import framed, packing, seekable, zstd
 from xstream.stream.piped import PipedFrames
 from xstream.stream.seekable import SeekableSource, frames
 
@@ -62,6 +62,18 @@ def records(source, **options):
 def kept(record):
     return record._replace(data=b"".join(map(bytes, xstream.stream.source.pieces(record.data)))) if isinstance(
         record, xstream.PageData) else record
+
+
+@pytest.fixture(autouse=True)
+def no_image_is_small(request, monkeypatch):
+    """Cut all images into frames, as large ones are."""
+    if "small" not in request.fixturenames:
+        monkeypatch.setattr(packing, "SMALL_IMAGE", 0)
+
+
+@pytest.fixture
+def small():
+    """Leave small images whole."""
 
 
 @pytest.fixture
@@ -155,6 +167,49 @@ def test_many_batches_are_read_at_once(tmp_path):
 def test_threads_change_nothing(jobs, tmp_path):
     assert compressed(STREAM, tmp_path, jobs=jobs) == compressed(STREAM, tmp_path)
     assert len(compressed(STREAM, tmp_path, compress="zstd:19")) <= len(compressed(STREAM, tmp_path, compress="zstd:1"))
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_a_small_image_is_one_frame(jobs, small, tmp_path, count):
+    """Which finds what repeats in all of it, and is read like any other."""
+    pages = [random.Random(pfn).getrandbits(8 * 4096).to_bytes(4096, "little") for pfn in range(PAGES)]
+    stream = samples.hvm(memory=b"".join(batch([word(pfn) for pfn in range(PAGES)], pages) for _ in range(3)))
+    image = compressed(stream, tmp_path, jobs=jobs)
+    assert [frame.size for frame in opened_frames(image)] == [len(stream)] and decompressed(image) == stream
+    assert len(image) < 1.1 * 4096 * PAGES
+    assert xstream.verify(tmp_path / "out.zst") == xstream.verify(stream) and len(count) == 1
+    assert xstream.digest(tmp_path / "out.zst") == xstream.digest(stream)
+    memory = GuestMemory()
+    xstream.load(tmp_path / "out.zst", memory, jobs=jobs)
+    assert bytes(memory.buffer) == b"".join(pages)
+    xstream.convert(tmp_path / "out.zst", tmp_path / "again.zst", jobs=jobs)
+    assert (tmp_path / "again.zst").read_bytes() == image
+    with xstream.MemoryView(tmp_path / "out.zst") as view:
+        assert view[5].tobytes() == pages[5]
+
+
+def test_where_small_images_end(small, tmp_path, monkeypatch):
+    """Of a larger one, nothing that was held back is lost; more than one frame may hold makes several."""
+    for limit, most, sizes in ((len(STREAM), 1 << 20, [len(STREAM)]), (len(STREAM), 500000, [500000, len(STREAM) - 500000])):
+        monkeypatch.setattr(packing, "SMALL_IMAGE", limit)
+        monkeypatch.setattr(packing, "MOST_CONTENTS", most)
+        image = compressed(STREAM, tmp_path)
+        assert [frame.size for frame in opened_frames(image)] == sizes and decompressed(image) == STREAM
+    for limit in (0, 1000, len(STREAM) // 2, len(STREAM) - 1):
+        monkeypatch.setattr(packing, "SMALL_IMAGE", limit)
+        assert [len(pages_of(compressed(STREAM, tmp_path, jobs=jobs))) for jobs in (1, 2)] == [PAGES // BATCH] * 2
+    xstream.convert(tmp_path / "out.zst", tmp_path / "copy.zst")
+    monkeypatch.setattr(packing, "SMALL_IMAGE", 1 << 20)
+    xstream.convert(tmp_path / "out.zst", tmp_path / "copy again.zst")  # which has frames already
+    assert (tmp_path / "copy.zst").read_bytes() == (tmp_path / "copy again.zst").read_bytes()
+
+
+def test_much_that_is_not_pages(tmp_path, monkeypatch):
+    """One piece of it may be larger than a frame that is decompressed as a whole."""
+    monkeypatch.setattr(packing, "MOST_CONTENTS", 1000)
+    image = compressed(STREAM, tmp_path)
+    assert decompressed(image) == STREAM
+    assert {frame.size for frame in opened_frames(image) if frame.size > 1000} == {BATCH * 4096}
 
 
 def test_small_batches_share_frames(tmp_path):
@@ -733,9 +788,9 @@ def test_libraries(name):
     """Both make the same of good frames, of damaged ones, and of contents of another size."""
     library = library_of(name)
     data = STREAM[:300000]
-    frame = library.compress(data, 3)
+    frame = library.compress(data, 3, False)
     assert decompressed(frame) == data and zframes.follow(frame, 0) == (zframes.GOOD, len(frame), len(data))
-    for of in (frame, library_of("zstandard").compress(data, 1)):
+    for of in (frame, library_of("zstandard").compress(data, 1, True)):
         into = memoryview(bytearray(len(data)))
         assert library.decompress(memoryview(of), len(data)) == data
         assert library.decompress_into(memoryview(of), into) == len(data) and into == data
@@ -755,8 +810,8 @@ def test_libraries(name):
 @pytest.mark.parametrize("name", ["zstandard", "compression.zstd"])
 def test_images_by_each_library(name, tmp_path, monkeypatch):
     library = library_of(name)
-    for module in (zstd, framed, seekable):
-        monkeypatch.setattr(module, "library" if module is zstd else "zstd_library", lambda: library)
+    for module in (packing, framed, seekable):
+        monkeypatch.setattr(module, "library" if module is packing else "zstd_library", lambda: library)
     image = compressed(STREAM, tmp_path, jobs=2)
     assert decompressed(image) == STREAM
     for jobs in (1, 2):

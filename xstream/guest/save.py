@@ -22,10 +22,11 @@ from xstream.kernels import pages as page_kernel
 from xstream.kernels import pagetables
 from xstream.kernels import pfns as pfn_kernel
 from xstream.limits import Limits
+from xstream.stream.packing import compressed
 from xstream.stream.sink import Sink, opened_sink
 from xstream.stream.source import Source, open_source
 from xstream.stream.writer import BATCH_PFNS
-from xstream.stream.zstd import compressed, compression_of
+from xstream.stream.zstd import compression_of
 from xstream.tuples import NamedTuple
 from xstream.wire import libxc
 from xstream.wire.frames import FRAME

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from xstream.wire.frames import Buffer
 
-#: Largest contents of a frame that is decompressed as a whole: what this package writes, and eight times that.
-MOST_CONTENTS = 32 << 20
 #: Contents that are decompressed ahead of the reader at most, in bytes.
 _MOST_AHEAD = 64 << 20
 #: Frames that are looked at ahead of the reader at most. In this package's images every second one holds pages.

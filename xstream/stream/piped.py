@@ -1,9 +1,9 @@
 """Zstd frames that are read once, front to back: from a pipe, or from a file without a table."""
 from xstream.kernels import zframes
 from xstream.stream.compressed import BEHIND, DecompressedSource
-from xstream.stream.framed import MOST_CONTENTS, Frame, FramedSource
+from xstream.stream.framed import Frame, FramedSource
 from xstream.stream.source import Source
-from xstream.stream.zstd import FORMAT, SKIPPABLE, skippable_size
+from xstream.stream.zstd import FORMAT, MOST_CONTENTS, SKIPPABLE, skippable_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -10,13 +10,14 @@ from collections import OrderedDict
 
 from xstream.errors import CorruptStream
 from xstream.kernels import zframes
-from xstream.stream.framed import MOST_CONTENTS, Frame, FramedSource, decompress
+from xstream.stream.framed import Frame, FramedSource, decompress
 from xstream.stream.source import Source
 from xstream.stream.threads import usable_cpus
 from xstream.stream.zstd import (
     ENTRY,
     FOOTER,
     FOOTER_MAGIC,
+    MOST_CONTENTS,
     PAGES_LEAST,
     SKIPPABLE,
     SKIPPABLE_MAGIC,

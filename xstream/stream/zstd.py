@@ -1,8 +1,8 @@
-"""Compressed images: the seekable format of zstd, written along the structure of the stream.
+"""Compressed images: the seekable format of zstd, and the libraries that compress and decompress its frames.
 
 A compressed image is a series of ordinary zstd frames with content checksums, and a skippable frame with a table of
-their sizes at the end: ``zstd -d`` yields the stream. Page data is in frames apart from everything else, so that a
-reader that needs no page decompresses none (:mod:`xstream.stream.seekable`).
+their sizes at the end: ``zstd -d`` yields the stream. :mod:`xstream.stream.packing` writes it,
+:mod:`xstream.stream.seekable` reads it.
 
 The compression is done by Python 3.14's ``compression.zstd``, or by the package ``zstandard``.
 
@@ -13,18 +13,12 @@ import os
 import struct
 import sys
 
-from xstream.contexts import contextmanager
 from xstream.errors import UnsupportedStream
-from xstream.kernels import pages as page_kernel
-from xstream.stream.sink import Sink
-from xstream.stream.threads import thread_pool
 from xstream.tuples import NamedTuple
-from xstream.wire.pending import PendingPages
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from concurrent.futures import Future, ThreadPoolExecutor
-    from typing import Any, Callable, Deque, Iterator, List, Optional, Sequence, Tuple, Type, Union
+    from typing import Any, Callable, Optional, Tuple, Type
 
     from xstream.wire.frames import Buffer
 
@@ -34,10 +28,13 @@ DEFAULT_LEVEL, _HIGHEST_LEVEL = 3, 22
 PAGES_SIZE = 4 << 20
 #: Page data smaller than this isn't worth a frame.
 PAGES_LEAST = 64 << 10
-#: Bytes other than page data in one frame at most.
-_REST_SIZE = 1 << 20
-#: Frames that wait for their turn, per thread.
-_WAITING = 2
+#: Largest contents of a frame that is decompressed as a whole, or written.
+MOST_CONTENTS = 32 << 20
+#: How far back, as a power of two, a frame may refer to its own contents: as far as it reaches. zstd's usual window at
+#: levels 1 to 3 is smaller than a frame of pages.
+_WINDOW, _WHOLE_WINDOW = 23, 25
+#: Levels that are added for a small image as a whole.
+_MORE_LEVELS = 3
 
 SKIPPABLE = struct.Struct("<II")  # magic number, size of what follows
 SKIPPABLE_MAGIC = 0x184D2A5E
@@ -49,7 +46,8 @@ FOOTER_MAGIC = 0x8F92EAB1
 class Library(NamedTuple):
     """Compression and decompression of single frames.
 
-    - ``compress(data, level)``: a frame with a content checksum and the size of the contents;
+    - ``compress(data, level, whole)``: a frame with a content checksum and the size of the contents; ``whole``: for a
+      small image, of which it takes a little longer and finds what repeats far apart;
     - ``decompress(frame, size)``: the contents, ``size`` bytes at most;
     - ``decompress_into(frame, into)``: write the contents to ``into``, which must have their size; returns how many
       bytes were written, or another number than ``len(into)`` if the contents have another size.
@@ -57,7 +55,7 @@ class Library(NamedTuple):
     Decompression checks the content checksum. Both ways of decompressing raise ``error`` for bad frames.
     """
 
-    compress: "Callable[[Buffer, int], bytes]"
+    compress: "Callable[[Buffer, int, bool], bytes]"
     decompress: "Callable[[Buffer, int], bytes]"
     decompress_into: "Callable[[Buffer, memoryview], int]"
     error: "Type[BaseException]"
@@ -81,8 +79,11 @@ def standard_library(module: "Any") -> Library:
     """By ``compression.zstd``, or a module with the same interface."""
     parameter = module.CompressionParameter
 
-    def compress(data: "Buffer", level: int) -> bytes:
-        return bytes(module.compress(data, options={parameter.compression_level: level, parameter.checksum_flag: 1}))
+    def compress(data: "Buffer", level: int, whole: bool) -> bytes:
+        level, window = _level_and_window(level, whole)
+        return bytes(module.compress(data, options={
+            parameter.compression_level: level, parameter.window_log: window, parameter.checksum_flag: 1,
+            parameter.enable_long_distance_matching: int(whole)}))
 
     def decompress(frame: "Buffer", size: int) -> bytes:
         decompressor = module.ZstdDecompressor()
@@ -100,16 +101,23 @@ def standard_library(module: "Any") -> Library:
     return Library(compress, decompress, decompress_into, module.ZstdError)
 
 
+def _level_and_window(level: int, whole: bool) -> "Tuple[int, int]":
+    return (min(level + _MORE_LEVELS, _HIGHEST_LEVEL), _WHOLE_WINDOW) if whole else (level, _WINDOW)
+
+
 def zstandard_library(module: "Any") -> Library:
     """By the package ``zstandard``."""
     # Objects of the package are for one thread each; making one for each frame takes as long as a small frame.
     import threading  # loaded when frames are compressed or decompressed
     of_thread = threading.local()
 
-    def compress(data: "Buffer", level: int) -> bytes:
-        if getattr(of_thread, "level", None) != level:
-            of_thread.level = level
-            of_thread.compressor = module.ZstdCompressor(level=level, write_checksum=True, write_content_size=True)
+    def compress(data: "Buffer", level: int, whole: bool) -> bytes:
+        wanted = _level_and_window(level, whole)
+        if getattr(of_thread, "wanted", None) != wanted:
+            of_thread.wanted = wanted
+            of_thread.compressor = module.ZstdCompressor(compression_params=module.ZstdCompressionParameters(
+                compression_level=wanted[0], window_log=wanted[1], write_checksum=True, write_content_size=True,
+                enable_ldm=whole))
         return bytes(of_thread.compressor.compress(data))
 
     def decompressor() -> "Any":
@@ -151,133 +159,6 @@ def compression_of(sink: object, compress: "Optional[str]") -> "Optional[str]":
     if compress is None and isinstance(sink, (str, os.PathLike)) and os.fspath(sink).endswith(".zst"):
         return FORMAT
     return compress
-
-
-@contextmanager
-def compressed(sink: Sink, compress: "Optional[str]", threads: int = 1) -> "Iterator[Sink]":
-    """A sink that compresses into ``sink``, or without ``compress`` that sink itself. Page data that is compressed
-    already is copied, unless ``compress`` names a level. The image is ended when the block succeeds. Raises what
-    ZstdSink and level_of raise."""
-    if compress is None:
-        yield sink
-        return
-    into = ZstdSink(sink, level_of(compress), threads, copies=compress == FORMAT)
-    try:
-        yield into
-        into.finish()
-    finally:
-        into.close()
-
-
-class ZstdSink(Sink):
-    """Compresses into another sink. ``offset`` counts the bytes before compression. :meth:`finish` ends the image.
-
-    ``threads`` compress at the same time; at most three frames for each are in memory. ``copies``: frames of page data
-    from a compressed source are written as they are. Raises UnsupportedStream if no library is installed.
-    """
-
-    def __init__(self, sink: Sink, level: int = DEFAULT_LEVEL, threads: int = 1, *, copies: bool = False) -> None:
-        self._library = library()
-        self._sink = sink
-        self._level = level
-        self._copies = copies
-        self._pool: Optional[ThreadPoolExecutor] = thread_pool(threads) if threads > 1 else None
-        self._most = threads * _WAITING
-        from collections import deque
-        self._waiting: Deque[Tuple[Union[bytes, Future[bytes]], int]] = deque()
-        self._rest = bytearray()  # what isn't page data, or too little of it, since the last frame
-        self._table: List[bytes] = []
-        self.offset = 0
-
-    def write(self, pieces: "Sequence[Buffer]") -> None:
-        for piece in pieces:
-            view = memoryview(piece).cast("B")
-            self._rest += view
-            self.offset += len(view)
-        if len(self._rest) >= _REST_SIZE:
-            self._end_rest()
-
-    def pass_on(self, data: PendingPages) -> None:
-        if len(data) >= PAGES_LEAST and self._copies:
-            frames = data.frames()
-            if frames is not None:
-                self._end_rest()
-                for frame, size in frames:
-                    self.offset += size
-                    self._put(bytes(frame), size)
-                return
-        held = data.held()
-        if held is not None:
-            self.write_data([], held)
-            return
-        collected = bytearray()
-        for piece in data.pieces():
-            collected += piece
-            if len(collected) >= PAGES_SIZE:
-                self._pages(memoryview(collected))
-                collected = bytearray()
-        self._pages(memoryview(collected))
-
-    def write_pages(self, head: "Sequence[Buffer]", memory: "Buffer", pfns: "Buffer") -> None:
-        pages = memoryview(bytearray(len(pfns) * page_kernel.PAGE_SIZE))
-        page_kernel.gather(memory, pfns, pages)
-        self.write_data(head, pages)
-
-    def write_data(self, head: "Sequence[Buffer]", data: "Buffer") -> None:
-        self.write(head)
-        view = memoryview(data).cast("B")
-        for start in range(0, len(view), PAGES_SIZE):
-            self._pages(view[start:start + PAGES_SIZE])
-
-    def finish(self) -> None:
-        """Write what is left, and the table. Raises OSError."""
-        self._end_rest()
-        while self._waiting:
-            self._write_first()
-        table = b"".join(self._table)
-        self._sink.write([SKIPPABLE.pack(SKIPPABLE_MAGIC, len(table) + FOOTER.size), table,
-                          FOOTER.pack(len(self._table), 0, FOOTER_MAGIC)])
-
-    def close(self) -> None:
-        """End the threads, without writing anything more."""
-        for waiting, _ in self._waiting:
-            if not isinstance(waiting, bytes):
-                waiting.cancel()
-        self._waiting.clear()
-        if self._pool is not None:
-            self._pool.shutdown()
-
-    def _pages(self, data: memoryview) -> None:
-        if len(data) < PAGES_LEAST:
-            self.write([data])
-            return
-        self._end_rest()
-        self.offset += len(data)
-        self._compress(data)
-
-    def _end_rest(self) -> None:
-        if self._rest:
-            rest, self._rest = self._rest, bytearray()
-            self._compress(rest)
-
-    def _compress(self, data: "Buffer") -> None:
-        """Compress one frame, now or later, and write it later. The caller may change ``data`` afterwards."""
-        if self._pool is None:
-            self._put(self._library.compress(data, self._level), len(data))
-        else:
-            self._put(self._pool.submit(self._library.compress, bytes(data), self._level), len(data))
-
-    def _put(self, frame: "Union[bytes, Future[bytes]]", size: int) -> None:
-        """Write a frame after those that are being compressed."""
-        while len(self._waiting) >= self._most:
-            self._write_first()
-        self._waiting.append((frame, size))
-
-    def _write_first(self) -> None:
-        first, size = self._waiting.popleft()
-        frame = first if isinstance(first, bytes) else first.result()
-        self._sink.write([frame])
-        self._table.append(ENTRY.pack(len(frame), size))
 
 
 def skippable_size(data: "Buffer", begin: int) -> "Optional[int]":

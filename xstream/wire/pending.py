@@ -112,6 +112,17 @@ class PendingPages:
                 self._check()
             yield piece
 
+    def owned_pieces(self, most: int) -> "Iterator[memoryview]":
+        """Yield the bytes in order, in pieces of ``most`` bytes but for the last one. Pieces are the caller's."""
+        self._claim()
+        while self.left:
+            piece = memoryview(bytearray(min(most, self.left)))
+            got = self._source.read_into(piece)
+            self.left -= got
+            if got < len(piece):
+                self._check()
+            yield piece
+
     def read(self) -> bytes:
         """All bytes, in one copy."""
         self._claim()
