@@ -15,12 +15,14 @@ from test_cli import run
 from ways import WAYS
 
 import xstream
+from xstream.guest.guest import Pages
 from xstream.guest.memory import GuestMemory
 from xstream.guest.simulated import SimulatedGuest
 from xstream.kernels import zframes
 from xstream.stream import framed, packing, seekable, zstd
 from xstream.stream.piped import PipedFrames
 from xstream.stream.seekable import SeekableSource, frames
+from xstream.testing.checked import CheckedGuest
 
 zstandard = pytest.importorskip("zstandard")
 
@@ -190,7 +192,8 @@ def test_a_small_image_is_one_frame(jobs, small, tmp_path, count):
 
 def test_where_small_images_end(small, tmp_path, monkeypatch):
     """Of a larger one, nothing that was held back is lost; more than one frame may hold makes several."""
-    for limit, most, sizes in ((len(STREAM), 1 << 20, [len(STREAM)]), (len(STREAM), 500000, [500000, len(STREAM) - 500000])):
+    size = len(STREAM)
+    for limit, most, sizes in ((size, 1 << 20, [size]), (size, 500000, [500000, size - 500000])):
         monkeypatch.setattr(packing, "SMALL_IMAGE", limit)
         monkeypatch.setattr(packing, "MOST_CONTENTS", most)
         image = compressed(STREAM, tmp_path)
@@ -707,6 +710,66 @@ def test_restoring(way, kind, tmp_path):
             xstream.restore(source, guest, jobs=jobs)
         digests.add(guest.digest())
     assert digests == {SimulatedGuest(kind, 3000).digest()}
+
+
+class MappedGuest(SimulatedGuest):
+    """Maps each batch by itself, as a backend for a real machine does, and counts mappings."""
+
+    now = most = 0
+
+    def map_pages(self, frames):
+        pages = super().map_pages(frames)
+        self.now += 1
+        self.most = max(self.most, self.now)
+        own = self.memory.read(memoryview(array.array("Q", pages.at)))
+        return Pages(own, memoryview(array.array("Q", range(len(frames)))), b"", pages)
+
+    def unmap_pages(self, pages):
+        self.now -= 1
+        for number, at in enumerate(pages.handle.at):
+            self.memory.buffer[at * 4096:at * 4096 + 4096] = pages.memory[number * 4096:number * 4096 + 4096]
+        super().unmap_pages(pages.handle)
+
+
+@pytest.mark.parametrize("way", ["buffer", "pipe"])
+@pytest.mark.parametrize("jobs", [1, 2, 5])
+@pytest.mark.parametrize("name", ["good", "resent", "damaged", "twice", "wrong", "cut"])
+def test_restoring_by_frames(name, jobs, way, tmp_path):
+    """Batches are mapped before others are unmapped; the guest, or the error, is that of the plain stream or of one
+    thread, and nothing stays mapped."""
+    stream = {"resent": RESENT_PAGES, "wrong": STREAM[:-200] + b"\xff" * 200}.get(name, STREAM)
+    image = compressed(STREAM if name == "wrong" else stream, tmp_path)
+    if name == "wrong":
+        image = with_contents(image, stream)
+    if name in ("damaged", "twice", "wrong"):
+        for frame in pages_of(image)[1:3 if name == "twice" else 2]:
+            image[frame.end - 1] ^= 1
+    if name == "cut":
+        image = image[:len(image) * 2 // 3]
+    guest, plain = MappedGuest.empty("hvm"), SimulatedGuest.empty("hvm")
+    with WAYS[way](bytes(image)) as source:
+        if name in ("good", "resent"):
+            restored = xstream.restore(source, guest, jobs=jobs)
+            assert restored.pages == xstream.restore(stream, plain).pages
+            assert guest.memory.buffer == plain.memory.buffer
+            assert (guest.most > 1) == (jobs > 1)
+        else:
+            with pytest.raises(xstream.StreamError) as caught:
+                xstream.restore(source, guest, jobs=jobs)
+            if name == "cut":
+                assert isinstance(caught.value, xstream.TruncatedStream)
+            else:
+                assert (caught.value.layer, caught.value.offset) == ("zstd", pages_of(image)[1].begin)
+                assert caught.value.got == "damaged pages of a batch of PFNs 0x28 to 0x4f"
+    assert guest.now == 0
+
+
+@pytest.mark.parametrize("kind", ["pv", "hvm"])
+def test_restoring_into_a_checked_guest(kind, tmp_path):
+    xstream.save(SimulatedGuest(kind, 3000), tmp_path / "image.zst")
+    guest = CheckedGuest(SimulatedGuest.empty(kind))
+    xstream.restore(tmp_path / "image.zst", guest, jobs=3)
+    assert guest.violation is None
 
 
 @pytest.mark.parametrize("way", ["buffer", "pipe"])

@@ -111,6 +111,8 @@ class Guest:
     def map_pages(self, frames: memoryview) -> Pages:
         """Map pages of the guest. Called once per batch with at least one frame; at most 1024 when saving. When
         restoring, a frame may occur more than once: a stream may send a page repeatedly, and the last one counts.
+        Restoring a compressed image, further batches may be mapped before this one is unmapped; the engine's threads
+        then write to several mappings at once, while all hooks are still called one at a time.
 
         The mapping stays the backend's and must stay valid until ``unmap_pages``. Saving, the engine reads it while the
         guest may write to it; restoring, the engine writes to it. Each frame is one that ``page_types`` reported to

@@ -39,19 +39,28 @@ class Hooks:
     def mapped(self, frames: memoryview, *, running: bool = False) -> "Iterator[Pages]":
         """Map pages for the duration of a ``with`` statement. They are unmapped after a failure too; an exception from
         unmapping doesn't hide the first one. Raises GuestError for missing pages, unless the guest is ``running``."""
-        pages = self.map_pages(frames)
+        pages = self.map_whole(frames, running=running)
         try:
-            if len(pages.missing) not in (0, len(frames)):
-                raise GuestError("map_pages() returned {} flags of missing pages for {} frames".format(
-                    len(pages.missing), len(frames)))
-            if not running and any(pages.missing):
-                raise GuestError("map_pages() reports missing pages although the guest isn't running")
             yield pages
         except BaseException:
             with suppress(HookError):
                 self.unmap_pages(pages)
             raise
         self.unmap_pages(pages)
+
+    def map_whole(self, frames: memoryview, *, running: bool = False) -> Pages:
+        """Map pages until ``unmap_pages``. Raises what :meth:`mapped` does."""
+        pages = self.map_pages(frames)
+        if len(pages.missing) not in (0, len(frames)):
+            problem = "map_pages() returned {} flags of missing pages for {} frames".format(
+                len(pages.missing), len(frames))
+        elif not running and any(pages.missing):
+            problem = "map_pages() reports missing pages although the guest isn't running"
+        else:
+            return pages
+        with suppress(HookError):
+            self.unmap_pages(pages)
+        raise GuestError(problem)
 
     def read(self, frames: memoryview) -> bytearray:
         """A copy of the pages of some frames."""

@@ -13,7 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
     from types import TracebackType
-    from typing import Callable, Deque, Optional, Sequence, Tuple, Type
+    from typing import Callable, Deque, List, Optional, Sequence, Tuple, Type
 
 #: Pages that are worth a task of their own. Starting one costs about as much as copying ten pages.
 TASK_PAGES = 256
@@ -55,8 +55,12 @@ class Workers:
                 self._finish_first()
             self._begun.append((self._need_pool().submit(task), span))
 
+    def start(self, tasks: "Sequence[Callable[[], object]]") -> "List[Future[object]]":
+        """Start tasks that don't depend on each other, for the caller to wait for."""
+        return [self._need_pool().submit(task) for task in tasks]
+
     def wait(self) -> None:
-        """Return when all tasks have ended. Raises the error of the first one that failed."""
+        """Return when all tasks that were begun have ended. Raises the error of the first one that failed."""
         while self._begun:
             self._finish_first()
 

@@ -215,7 +215,7 @@ class Restorer:
         if self.restored is not None:
             return False
         try:
-            more = self._step()
+            more = self._step_in_order()
         except NeedMoreData:
             raise
         except BaseException:
@@ -229,8 +229,16 @@ class Restorer:
             self._hooks.end()
         return more
 
+    def _step_in_order(self) -> bool:
+        try:
+            return self._step()
+        except StreamError:
+            self._memory.wait()  # what is wrong with pages that came before is the first error
+            raise
+
     def close(self) -> None:
         """Close what the restore itself opened."""
+        self._memory.close()
         if self._opened is not None and self._given is None:
             self._opened.close()
         if self._spool is not None:
@@ -307,6 +315,8 @@ class Restorer:
         """Handle a record; whether the restore goes on after it."""
         reader = self._reader
         place = _Place(reader.layer, reader.index, reader.offset)
+        if not isinstance(record, PageData):
+            self._memory.wait()
         try:
             if isinstance(record, PageData):
                 if self._spool is None:
@@ -420,6 +430,7 @@ class Restorer:
 
     def _end(self) -> None:
         """The stream is over: the guest becomes what the stream, or its last checkpoint, says."""
+        self._memory.wait()
         if self._spool is None:
             self._complete_state()
         if self._back_channel is None:

@@ -1,6 +1,10 @@
 """The memory of a guest that is being restored: populated on demand, then written, or compared."""
 from array import array
+from collections import deque
 
+from xstream.contexts import suppress
+from xstream.errors import StreamError
+from xstream.guest.guest import HookError, Pages
 from xstream.guest.hooks import Hooks
 from xstream.guest.memory import Applied, data_pfns, jobs_for, reserve, run_shares, shares, uint64
 from xstream.guest.parallel import Workers, task
@@ -12,16 +16,28 @@ from xstream.kernels import pfns as pfn_kernel
 from xstream.stream.reader import PageRun
 from xstream.stream.source import PendingPages, pieces
 from xstream.stream.writer import BATCH_PFNS
+from xstream.tuples import NamedTuple
 from xstream.wire.libxc import PAGE_SIZE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import List, Optional, Union
+    from concurrent.futures import Future
+    from typing import Callable, Deque, List, Optional, Sequence, Union
 
     from xstream.kernels.buffers import Numbers
     from xstream.wire.frames import Buffer
+    from xstream.wire.pending import PagePart
 
 _XTAB = 0xF  # the type of a PFN that no batch has mentioned
+
+
+class _Unfinished(NamedTuple):
+    """A batch whose pages are being written: its mapping, the tasks, the lowest and the highest PFN."""
+
+    pages: Pages
+    tasks: "List[Future[object]]"
+    low: int
+    high: int
 
 
 class TargetMemory:
@@ -29,13 +45,16 @@ class TargetMemory:
 
     ``state``: one byte per PFN, as in :mod:`xstream.kernels.pfns`. ``p2m``: uint64, the frame of each populated PFN of
     a PV guest; None for HVM, where frames are PFNs. Both cover ``limit`` PFNs, but use memory only where written.
-    ``workers`` share the copying of a batch where its pages are in memory and no PFN occurs twice in it.
+    ``workers`` share the copying of a batch where its pages are in memory and no PFN occurs twice in it, and decompress
+    the pages of several batches at the same time: call :meth:`wait` before anything but this object uses the pages, and
+    :meth:`close` at the end.
     """
 
     def __init__(self, hooks: Hooks, pv: bool, limit: int, workers: Workers) -> None:
         self._hooks = hooks
         self._workers = workers
         self._applied = Applied(0, 0, 0)  # of the batch that was entered last
+        self._unfinished: Deque[_Unfinished] = deque()
         self.state = memoryview(reserve(limit))[:limit]
         self.pfn_end = 0  # one more than the highest PFN that a batch has named
         self.p2m: Optional[memoryview] = memoryview(reserve(8 * limit)).cast("B")[:8 * limit].cast("Q") if pv else None
@@ -80,27 +99,81 @@ class TargetMemory:
         return frames
 
     def write(self, pfns: memoryview, data: "Union[Buffer, PendingPages]") -> None:
-        """Write the pages of populated PFNs; PendingPages are read straight into the guest's memory."""
+        """Write the pages of populated PFNs; PendingPages are read straight into the guest's memory. With several
+        workers, those of a compressed image may be written later: a later call then raises what is wrong with them."""
         if not len(pfns):
             return
-        with self._hooks.mapped(self.frames_of(pfns)) as pages:
-            at = buffers.array("at", pages.at, "uint64")
-            if isinstance(data, PendingPages):
-                held = data.held()
-                if held is None:
-                    data.read_into(pages.memory, at)
-                    return
-                data = held
-            view = memoryview(data).cast("B")
-            self._workers.run([
-                task(page_kernel.scatter, pages.memory, at[first:end], view[first * PAGE_SIZE:end * PAGE_SIZE])
-                for first, end in shares(len(pfns), jobs_for(pfns, self._applied, self._workers))])
+        try:
+            if isinstance(data, PendingPages) and self._write_parts(pfns, data):
+                return
+            self.wait()
+            with self._hooks.mapped(self.frames_of(pfns)) as pages:
+                self._write_mapped(pages, pfns, data)
+        except StreamError as error:
+            raise _named(error, pfns)
+
+    def _write_mapped(self, pages: Pages, pfns: memoryview, data: "Union[Buffer, PendingPages]") -> None:
+        at = buffers.array("at", pages.at, "uint64")
+        if isinstance(data, PendingPages):
+            held = data.held()
+            if held is None:
+                data.read_into(pages.memory, at)
+                return
+            data = held
+        view = memoryview(data).cast("B")
+        self._workers.run([
+            task(page_kernel.scatter, pages.memory, at[first:end], view[first * PAGE_SIZE:end * PAGE_SIZE])
+            for first, end in shares(len(pfns), jobs_for(pfns, self._applied, self._workers))])
+
+    def _write_parts(self, pfns: memoryview, data: PendingPages) -> bool:
+        """Write a batch whose data has parts and in which no PFN occurs twice; whether it is such a batch."""
+        ascending = pfn_kernel.ascending(pfns)
+        parts = data.parts() if ascending or not self._applied.resent else None
+        if parts is None:
+            return False
+        frames = self.frames_of(pfns)
+        if self._workers.jobs == 1:
+            with self._hooks.mapped(frames) as pages:
+                self._workers.run(_part_tasks(parts, pages, pfns))
+            return True
+        low, high = (pfns[0], pfns[len(pfns) - 1]) if ascending else (min(pfns), max(pfns))
+        while len(self._unfinished) > self._workers.jobs or any(
+                low <= other.high and other.low <= high for other in self._unfinished):
+            self._finish_first()
+        unfinished = _Unfinished(self._hooks.map_whole(frames), [], low, high)
+        self._unfinished.append(unfinished)
+        unfinished.tasks.extend(self._workers.start(_part_tasks(parts, unfinished.pages, pfns)))
+        return True
+
+    def wait(self) -> None:
+        """Return when all pages have been written. Raises what is wrong with the first batch that could not be."""
+        while self._unfinished:
+            self._finish_first()
+
+    def _finish_first(self) -> None:
+        first = self._unfinished.popleft()
+        errors = list(filter(None, [each.exception() for each in first.tasks]))
+        if errors:
+            self._unfinished.appendleft(first)
+            self.close()
+            raise errors[0]
+        self._hooks.unmap_pages(first.pages)
+
+    def close(self) -> None:
+        """Return when nothing is being written any more, whatever has become of it."""
+        while self._unfinished:
+            some = self._unfinished.popleft()
+            for each in some.tasks:
+                each.exception()
+            with suppress(HookError):
+                self._hooks.unmap_pages(some.pages)
 
     def write_run(self, run: PageRun) -> None:
         """Write the pages of many batches at once."""
         pfns = data_pfns(run.words)
         if not len(pfns):
             return
+        self.wait()
         with self._hooks.mapped(self.frames_of(pfns)) as pages:
             at = buffers.array("at", pages.at, "uint64")
             self._workers.run([task(batch_kernel.scatter, pages.memory, at[first:end], run.data, extents)
@@ -109,6 +182,7 @@ class TargetMemory:
 
     def read(self, pfns: memoryview) -> bytearray:
         """The pages of populated PFNs; a copy."""
+        self.wait()
         return self._hooks.read(self.frames_of(pfns)) if len(pfns) else bytearray()
 
     def differing(self, words: "Buffer", data: "Union[Buffer, PendingPages]") -> "List[int]":
@@ -129,3 +203,32 @@ class TargetMemory:
                 count = page_kernel.compare(self.read(some), memoryview(array("Q", range(len(some)))), part, found)
                 differing += [some[index] for index in found[:count]]
         return differing
+
+
+def _part_tasks(parts: "Sequence[PagePart]", pages: Pages, pfns: memoryview) -> "List[Callable[[], object]]":
+    """The tasks that write the parts of a batch's data to its mapped pages."""
+    at = buffers.array("at", pages.at, "uint64")
+    tasks = []
+    first = 0
+    for part in parts:
+        tasks.append(task(_write_part, part, pages.memory, at[first:first + part.pages], pfns))
+        first += part.pages
+    return tasks
+
+
+def _write_part(part: "PagePart", memory: "Buffer", at: memoryview, pfns: memoryview) -> None:
+    """Write a part to the pages ``at``; ``pfns`` are those of its batch."""
+    try:
+        adjacent = pfn_kernel.ascending(at) and at[len(at) - 1] - at[0] == len(at) - 1
+        whole = memoryview(memory).cast("B")[at[0] * PAGE_SIZE:(at[len(at) - 1] + 1) * PAGE_SIZE if adjacent else 0]
+        if len(whole) == len(at) * PAGE_SIZE:
+            part.read_into(whole)
+        else:
+            page_kernel.scatter(memory, at, part.read())
+    except StreamError as error:
+        raise _named(error, pfns)
+
+
+def _named(error: StreamError, pfns: memoryview) -> StreamError:
+    from xstream.stream.framed import name_pages  # loads what only compressed images need
+    return name_pages(error, pfns)

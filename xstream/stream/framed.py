@@ -104,12 +104,6 @@ class FramedSource(StreamSource):
         return got
 
     def read_pages(self, memory: "Buffer", pfns: memoryview) -> int:
-        try:
-            return self._read_pages(memory, pfns)
-        except CorruptStream as error:
-            raise name_pages(error, pfns)
-
-    def _read_pages(self, memory: "Buffer", pfns: memoryview) -> int:
         done = 0
         while done < len(pfns):
             if self._end == self._start and self._fill() and len(self._contents) >= PAGE_SIZE:
