@@ -57,11 +57,26 @@ def test_records_without_sections_that_all_have_are_cut():
     assert vmstate.is_whole(whole) and vmstate.is_whole(memoryview(whole)[:last])
 
 
-@pytest.mark.parametrize("record", [HEAD + bytes(100), HEAD + section(0, b"ram"), b"another"])
+@pytest.mark.parametrize("record", [HEAD + bytes(64), HEAD + section(0, b"ram"), b"another" + bytes(9000)])
 def test_records_of_other_kinds_are_not_called_cut(record):
     assert vmstate.is_whole(record)
 
 
-@pytest.mark.parametrize("record", [b"", bytes(100)])
+@pytest.mark.parametrize("record", [b"", bytes(100), HEAD + bytes(100), HEAD[:3] + bytes(100),
+                                    HEAD + b"\x04" + bytes(99)])
 def test_records_without_contents_are_not_whole(record):
     assert not vmstate.is_whole(record)
+
+
+def test_zeros_at_the_end():
+    """As many as the last device can end with. A PCI device's state begins with its configuration."""
+    pci = struct.pack(">I", 2) + bytes(0x2C) + b"\xf4\x1a\x00\x11"
+    for name, version, data, most in (
+            (b"0000:00:02.0/platform", 4, bytes(0x40) + b"\1", 212), (b"0000:00:03.0/vga", 2, b"\xff", 64),
+            (b"0000:00:03.0/rtl8139", 5, pci, 9000), (b"usb-hid", 1, b"", 9000), (b"platform", 5, b"", 9000)):
+        record = HEAD + section(7, b"pckbd", 0, 3, b"\x18\1") + section(8, name, 0, version, data)
+        assert vmstate.is_whole(record + bytes(most)), name
+        assert most == 9000 or not vmstate.is_whole(record + bytes(most + 1))
+    assert not vmstate.is_whole(HEAD + section(8, b"0000:00:03.0/rtl8139", 0, 5, pci[:-4]) + bytes(500))
+    assert not vmstate.is_whole(HEAD + section(8, b"usb-hid", 0, 0) + bytes(100))
+    assert vmstate.is_whole(HEAD + section(8, b"usb-hid", 0, 0) + b"\1" + bytes(100))

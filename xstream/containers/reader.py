@@ -200,6 +200,10 @@ class NestedReader(RecordReader):
             return (libxl.type_name(libxl.EMULATOR_CONTEXT),)
         return (xenopsd.type_name(xenopsd.QEMU_XEN),) if xenopsd.LAYER in formats else ()
 
+    def _lost(self) -> "Tuple[str, ...]":
+        ended = self._memory is not None and self._outermost.ended and self.unread is None
+        return self._memory.lost() if ended else ()  # type: ignore[union-attr]  # ended
+
     def _note_device_model(self, record: "AnyRecord") -> None:
         """Note whether the guest has a device model, and whether its record has come with contents."""
         if isinstance(record, libxl.EmulatorContext):

@@ -4,7 +4,7 @@ from xstream.errors import CorruptStream, LimitExceeded, OrderError, StreamError
 from xstream.kernels import pfns as pfn_kernel
 from xstream.limits import Limits
 from xstream.stream.reader import Identity, Layer, PageRun, check_end, only_layer
-from xstream.stream.records import RecordReader
+from xstream.stream.records import RecordReader, after_end
 from xstream.stream.source import PendingPages, Source, open_source
 from xstream.wire import legacy, libxc, shared_info, vcpu, vmstate
 from xstream.wire.legacy import CHUNK, U32
@@ -79,6 +79,7 @@ class LegacyReader(RecordReader):
         self._info: Optional[legacy.ExtendedInfo] = None
         self._vcpus = [0]
         self._missing: Tuple[str, ...] = (_NO_TAIL,)
+        self._empty_device_model = False
         self._compressing = self._compress_next = self._last = self._finished = False
         # No bound methods: a cycle would keep a file mapped until the collector comes.
         self._step: Callable[[LegacyReader], Optional[Record]] = LegacyReader._read_start
@@ -120,6 +121,15 @@ class LegacyReader(RecordReader):
     def missing(self) -> "Tuple[str, ...]":
         """What a guest can't run without and that hasn't come, or was empty in the last complete tail."""
         return self._missing
+
+    def lost(self) -> "Tuple[str, ...]":
+        """Records that what follows the end of the outermost layer has taken the place of, once that has been read: of
+        the device model's record only an empty one is left."""
+        empty = self.ended and self._empty_device_model
+        return ("DEVICE_MODEL",) if empty and len(after_end(self.source, 1)[0]) else ()
+
+    def _lost(self) -> "Tuple[str, ...]":
+        return () if self._contained else self.lost()
 
     @property
     def layers(self) -> "Tuple[Layer, ...]":
@@ -442,7 +452,8 @@ class LegacyReader(RecordReader):
         page = self.source.keep(self.source.need(legacy.SHARED_INFO_SIZE))
         self.source.advance(legacy.SHARED_INFO_SIZE)
         assert self._info is not None
-        self._missing = () if shared_info.is_whole(page, self._info.guest_width) else ("SHARED_INFO",)
+        whole = shared_info.is_whole(page, self._info.guest_width, self.head.p2m_size)
+        self._missing = () if whole else ("SHARED_INFO",)
         if 0 not in self._vcpus:
             self._missing += ("VCPU_CONTEXT of vcpu 0",)
         self._end_tail()
@@ -481,7 +492,9 @@ class LegacyReader(RecordReader):
         return legacy.DeviceModel(legacy.XEND_DEVICE_MODEL, rest)
 
     def _note_device_model(self, blob: "Buffer") -> None:
-        # An empty one is as it was sent: a container that needs one misses it, see check_device_model().
+        # An empty one is as it was sent, unless bytes follow: see lost(). A container that needs one misses it, see
+        # check_device_model().
+        self._empty_device_model = not len(blob)
         if len(blob) and not vmstate.is_whole(blob):
             self._missing += ("DEVICE_MODEL",)
 

@@ -12,8 +12,9 @@ from xstream.wire.libxc import GUEST_HVM, GUEST_PV
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, Sequence, Set, Tuple
+    from typing import Any, Callable, Dict, Optional, Sequence, Set, Tuple
 
+    from xstream.stream.vcpus import VcpuRecords
     from xstream.wire.frames import Buffer
 
 END, PAGE_DATA, PV_INFO, P2M_FRAMES, VCPU_BASIC, VCPU_EXTENDED, VCPU_XSAVE = range(7)
@@ -75,13 +76,10 @@ NEEDED: "Dict[int, Tuple[int, ...]]" = {
     GUEST_PV: (VCPU_BASIC, SHARED_INFO),
 }
 
-#: Records that Xen writes for every online vcpu or for none: which ones depends on the host's CPU, not on the vcpu
-#: (write_one_vcpu_extended() and write_one_vcpu_xsave() in tools/libs/guest/xg_sr_save_x86_pv.c).
-ALIKE: "Tuple[int, ...]" = (VCPU_EXTENDED, VCPU_XSAVE)
-#: vcpus that are looked at for ALIKE; Xen's limit for PV guests.
-_MOST_VCPUS = 8192
-#: Records of vcpus that ``missing`` names.
-_MOST_NAMED = 8
+#: HVM_PARAM_IDENT_PT, which Xen writes for every HVM guest, and less than any value of it, which is 0xFEFFE000
+#: (tools/libs/guest/xg_dom_x86.c).
+_IDENT_PT = 12
+_LEAST = {_IDENT_PT: 1 << 24}
 
 #: Other records in every stream that Xen writes. A guest runs without them; a strict check reports their absence.
 USUAL: "Dict[Tuple[int, int], Tuple[int, ...]]" = {
@@ -116,7 +114,7 @@ class Ordering:
         self._p2m_leaves = bytearray()  # 1 for each p2m frame that has come
         self._seen: Set[int] = set()
         self._have: Set[int] = set()  # of NEEDED, those that have come with contents
-        self._vcpus: Dict[int, Set[int]] = {kind: set() for kind in (VCPU_BASIC,) + ALIKE}
+        self._vcpus = _vcpu_records() if guest_type == GUEST_PV else None
         self._missing_at_checkpoint: Tuple[str, ...] = ()
         self._early_basic = self._optional_since_checkpoint = False
         self._in_checkpoint = False  # a record has come since the last CHECKPOINT
@@ -134,10 +132,14 @@ class Ordering:
 
     def _missing_now(self) -> "Tuple[str, ...]":
         needed = tuple(libxc.type_name(needed) for needed in NEEDED[self._kind[1]] if needed not in self._have)
-        lacking = [(vcpu_id, alike) for alike in ALIKE if self._vcpus[alike]
-                   for vcpu_id in self._vcpus[VCPU_BASIC] - self._vcpus[alike]]
-        return needed + tuple("{} of vcpu {}".format(libxc.type_name(alike), vcpu_id)
-                              for vcpu_id, alike in sorted(lacking)[:_MOST_NAMED])
+        return needed if self._vcpus is None else needed + self._vcpus.missing
+
+    def lost(self, after: "Buffer", end: "Optional[int]") -> "Tuple[str, ...]":
+        """Records that the bytes ``after`` END have taken the place of, as after an interrupted save. ``end``: the
+        offset of the input's end, or None if there are more bytes than these."""
+        if self._vcpus is None or self._converted or self.checkpoints:
+            return ()
+        return self._vcpus.lost(after, end)
 
     @property
     def ended(self) -> bool:
@@ -227,8 +229,8 @@ class Ordering:
         self.state = state
         if record_type not in (CHECKPOINT, END):
             self._in_checkpoint = True
-        if record_type in self._vcpus and isinstance(record, libxc.PER_VCPU) and record.vcpu_id < _MOST_VCPUS:
-            self._vcpus[record_type].add(record.vcpu_id)
+        if self._vcpus is not None:
+            self._vcpus.note(record_type, record)
         if record_type & OPTIONAL:
             self._optional_since_checkpoint = self.checkpoints > 0
         elif record_type in NEEDED[self._kind[1]]:
@@ -248,9 +250,16 @@ class Ordering:
         elif not isinstance(record, libxc.HvmParams):
             self._have.add(record_type)
         elif len(record.entries):
-            # Xen writes no parameter 0: such an entry is zeros that an interrupted save left.
-            good = all(any(param) for param in record.params)
-            (self._have.add if good else self._have.discard)(record_type)
+            (self._have.add if self._has_whole_params(record) else self._have.discard)(record_type)
+
+    def _has_whole_params(self, record: libxc.HvmParams) -> bool:
+        """Whether no parameter is zeros that an interrupted save left. Xen writes none that is 0; a converted stream
+        has those that were sent."""
+        params = record.params
+        if not all(any(param) for param in params):
+            return False
+        index, value = params[-1]
+        return self._converted or value >= _LEAST.get(index, 1) or all(index != _IDENT_PT for index, _ in params)
 
     def _reason(self, record_type: int) -> str:
         if record_type in (PAGE_DATA, P2M_FRAMES) and self._kind[0] == 3 and self.state in ("start", "info"):
@@ -317,6 +326,11 @@ class Ordering:
 
     def _check_verify(self, record: "libxc.Record") -> None:
         self.verifying = True
+
+
+def _vcpu_records() -> "VcpuRecords":
+    from xstream.stream.vcpus import VcpuRecords  # not needed for other guests
+    return VcpuRecords()
 
 
 def _check_ignored(record: "libxc.Record") -> None:

@@ -3,7 +3,7 @@ from xstream.errors import CorruptStream, LimitExceeded, StreamError, StrictViol
 from xstream.kernels import batches as batch_kernel
 from xstream.limits import Limits
 from xstream.stream.ordering import CHECKPOINT, END, Ordering
-from xstream.stream.records import RecordReader
+from xstream.stream.records import RecordReader, after_end
 from xstream.stream.source import PendingPages, Source, open_source
 from xstream.tuples import NamedTuple
 from xstream.wire import libxc
@@ -272,6 +272,13 @@ class Reader(RecordReader):
         """Records that a guest can't run without and that haven't come (in a checkpointed stream: by the last
         CHECKPOINT): of an HVM guest HVM_CONTEXT with its own END entry and HVM_PARAMS, of a PV guest SHARED_INFO."""
         return self._order.missing
+
+    def lost(self) -> "Tuple[str, ...]":
+        """Records that what follows the end of the outermost layer has taken the place of, once that has been read."""
+        return self._order.lost(*after_end(self.source)) if self.ended and self.pt_levels else ()
+
+    def _lost(self) -> "Tuple[str, ...]":
+        return () if self._contained else self.lost()
 
     @property
     def verifying(self) -> bool:

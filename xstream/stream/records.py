@@ -39,9 +39,15 @@ class RecordReader:
         raise NotImplementedError
 
     def check_whole(self) -> None:
-        """Raise IncompleteStream if the stream, read to its end, lacks what a guest can't run without."""
-        if self.missing:
-            raise _incomplete(self)  # type: ignore[arg-type]  # all subclasses are readers
+        """Raise IncompleteStream if the stream, read to its end, lacks what a guest can't run without. Of a PV guest's,
+        the bytes that follow the stream are looked at, unless the source is ``exact``."""
+        missing = self.missing or self._lost()
+        if missing:
+            raise _incomplete(self, missing)  # type: ignore[arg-type]  # all subclasses are readers
+
+    def _lost(self) -> "Tuple[str, ...]":
+        """Records that what follows the end of the stream has taken the place of; needs ``missing`` to be empty."""
+        return ()
 
     def next_record(self) -> "Optional[object]":
         """The next record, or None after the last one."""
@@ -55,9 +61,19 @@ class RecordReader:
             yield record
 
 
-def _incomplete(reader: "AnyReader") -> IncompleteStream:
-    """The error for a stream that ends without what ``reader.missing`` names."""
+def after_end(source: Source, most: int = 256 << 10) -> "Tuple[memoryview, Optional[int]]":
+    """The bytes that follow the end of the stream, ``most`` at most (forty vcpus' records), and the offset at which the
+    input ends; None if there are more. Nothing is consumed. No bytes if the source is exact or can't be read to its
+    end."""
+    if source.exact or not source.can_drain():
+        return memoryview(b""), None
+    after = source.peek(most + 1)
+    return after[:most], source.offset + len(after) if len(after) <= most else None
+
+
+def _incomplete(reader: "AnyReader", missing: "Tuple[str, ...]") -> IncompleteStream:
+    """The error for a stream that ends without what ``missing`` names."""
     return IncompleteStream(
         "not whole: the stream ends without records that a guest can't run without, as after an interrupted save",
-        missing=reader.missing, layer=reader.layer, offset=reader.offset, record=reader.index, field="records",
-        expected=", ".join(reader.missing), got="the end of the stream")
+        missing=missing, layer=reader.layer, offset=reader.offset, record=reader.index, field="records",
+        expected=", ".join(missing), got="the end of the stream")

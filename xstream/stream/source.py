@@ -69,6 +69,11 @@ class Source:
         """Whether something can be read without waiting, or the input ends."""
         return True
 
+    def can_drain(self) -> bool:
+        """Whether the input can be read on to its end: not if a peer may be waiting for an answer, or if more may be
+        fed."""
+        return True
+
     def page_data(self, at: int, size: int) -> "Union[memoryview, PendingPages]":
         """Consume all up to the end of the ``size`` bytes that begin ``at`` bytes from here, and return those.
 
@@ -311,6 +316,10 @@ class DescriptorSource(StreamSource):
         mode = os.fstat(fd).st_mode
         self._splices = hasattr(os, "splice") and stat.S_ISFIFO(mode)
         self._seeks = stat.S_ISREG(mode)
+        self._has_peer = stat.S_ISSOCK(mode)
+
+    def can_drain(self) -> bool:
+        return not self._has_peer
 
     def is_ready(self) -> bool:
         if self._end > self._start:
@@ -448,6 +457,9 @@ class FedSource(StreamSource):
     def finish(self) -> None:
         """End the input: nothing more will be fed."""
         self._finished = True
+
+    def can_drain(self) -> bool:
+        return self._finished
 
     def peek(self, size: int) -> memoryview:
         self.await_record(size)  # before room is made: that would copy what is held, once for every piece fed

@@ -131,8 +131,8 @@ def verify(source: "StreamLike", *, format: "Optional[str]" = None, limits: Limi
     table entry, or the frames that the start info page names. Of a legacy stream, and of one converted from it, nothing
     is said of an HVM context that doesn't begin as Xen's do, of registers whose GDT has more entries than Xen allows,
     and of a p2m that lies in PFN 0 alone. Zeros that an interrupted save left only within the last state without a
-    structure can't be recognised either: QEMU's last devices, a PV guest's last XSAVE or MSRs, the last bytes of the
-    last HVM parameter.
+    structure can't be recognised either: QEMU's last device, the last vcpu's XSAVE area or last MSR. Of a PV guest's
+    stream, up to 256 KiB after its end are read, if it doesn't come from a socket: they show whether it is a cut one.
 
     ``source`` and the other arguments are those of :func:`xstream.open`. ``progress`` is called with the offset reached
     after each record or run of batches.

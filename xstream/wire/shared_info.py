@@ -93,10 +93,13 @@ def parse(untrusted: "Buffer", guest_width: int) -> SharedPage:
 _ARCH = {8: 3088, 4: 2316}
 
 
-def is_whole(page: "Buffer", guest_width: int) -> bool:
+def is_whole(page: "Buffer", guest_width: int, p2m_size: int) -> bool:
     """Whether the page names the end of the guest's p2m, as that of every guest that can be saved does: Xen takes the
-    size of a PV guest's memory from it (arch_get_max_pfn() in xen/common/domain.c)."""
-    return any(page[_ARCH[guest_width]:_ARCH[guest_width] + guest_width])
+    size of a PV guest's memory, ``p2m_size``, from it (arch_get_max_pfn() in xen/common/domain.c). An interrupted save
+    leaves zeros in place of all its bytes or of the higher ones."""
+    end = _ARCH[guest_width]
+    max_pfn = int.from_bytes(page[end:end + guest_width], "little")
+    return max_pfn > 0 and max_pfn not in (p2m_size & (1 << bits) - 1 for bits in range(8, p2m_size.bit_length(), 8))
 
 
 def restored(page: "Buffer", guest_width: int) -> bytearray:
