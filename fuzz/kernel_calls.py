@@ -444,6 +444,9 @@ def call_files(words: numpy.ndarray, size: int, rng: random.Random) -> int:
         os.lseek(fd, len(head), os.SEEK_SET)
         back, rest = bytearray(16 * PAGE), bytearray(rng.choice((0, 100)))
         check(pages.read_pages(fd, back, at, 0, rest or None) == len(expected), "bytes of pages read")
+        from_file = bytearray(16 * PAGE)
+        check(pages.read_file_pages(fd, len(head), from_file, at) == len(expected) and from_file == back,
+              "pages read from a place in a file")
         again = bytearray(len(expected))
         pages.gather(back, at, again)
         last = {number: place for place, number in enumerate(numbers.tolist())}

@@ -1,6 +1,9 @@
 """Work shared by several threads: the same results and the same errors as with one."""
+import gc
 import os
 import tempfile
+from array import array
+from pathlib import Path
 
 import numpy
 import pytest
@@ -8,8 +11,11 @@ import samples
 from samples import NOTAB, XTAB, page, word
 
 from xstream import GuestMemory, Limits, StreamError, TruncatedStream, convert, load, restore, save
+from xstream.guest.copying import copy_pages
 from xstream.guest.parallel import TASK_PAGES, Workers, usable_cpus
 from xstream.guest.simulated import SimulatedGuest
+from xstream.kernels import pages as page_kernel
+from xstream.stream.source import open_source
 from xstream.tools.digest import digest
 from xstream.tools.extract import extract
 
@@ -54,6 +60,44 @@ def test_loading(name, kind):
         loaded = load(stream, memory, jobs=jobs)
         results.append((loaded, memory.pages.tobytes(), bytes(memory.state)))
     assert results[0] == results[1] == results[2]
+
+
+@pytest.mark.parametrize("reads", [False, True])
+@pytest.mark.parametrize("name", sorted(MEMORY))
+def test_loading_and_restoring_a_mapped_file(name, reads, tmp_path, monkeypatch):
+    monkeypatch.setattr(page_kernel, "READS_FILES", reads)
+    stream, path = stream_of(name, "hvm"), tmp_path / "stream"
+    path.write_bytes(stream)
+    expected, guest = GuestMemory(limit=8192), SimulatedGuest.empty("hvm")
+    load(stream, expected)
+    restore(stream, guest)
+    for jobs in JOBS:
+        memory, restored = GuestMemory(limit=8192), SimulatedGuest.empty("hvm")
+        load(path, memory, jobs=jobs)
+        restore(path, restored, jobs=jobs)
+        assert memory.pages.tobytes() == expected.pages.tobytes() and memory.state == expected.state
+        assert restored.memory.pages.tobytes() == guest.memory.pages.tobytes()
+
+
+def test_a_mapped_file_is_closed(tmp_path):
+    path = tmp_path / "stream"
+    path.write_bytes(stream_of("large batches", "hvm"))
+    for _ in range(3):
+        load(path, GuestMemory(limit=8192))
+        gc.collect()
+        assert str(path) not in {os.path.realpath(link) for link in Path("/proc/self/fd").iterdir()}
+
+
+def test_a_mapped_file_that_has_become_shorter(tmp_path, monkeypatch):
+    monkeypatch.setattr(page_kernel, "READS_FILES", True)
+    path = tmp_path / "pages"
+    path.write_bytes(b"head" + bytes(300 * 4096))
+    with open_source(path) as source:
+        data = source.buffered()[4:]
+        os.truncate(path, 200 * 4096)
+        with pytest.raises(TruncatedStream) as caught:
+            copy_pages(bytearray(300 * 4096), memoryview(array("Q", range(300))), data)
+    assert caught.value.missing == 100 * 4096 + 4
 
 
 @pytest.mark.parametrize("name", sorted(MEMORY) + ["pv"])

@@ -267,6 +267,7 @@ CASES = {
     "pages.write_batches, ends": lambda: on_pfns(devnull(
         lambda fd, array: pages.write_batches(fd, 1, bytes(8 * COUNT), array, SMALL))),
     "pages.read_pages": lambda: on_pfns(zero_file(lambda fd, array: pages.read_pages(fd, SMALL, array))),
+    "pages.read_file_pages": lambda: on_pfns(zero_file(lambda fd, array: pages.read_file_pages(fd, 0, SMALL, array))),
     "pages.pread_pages": lambda: on_pfns(zero_file(lambda fd, array: pages.pread_pages(fd, array, PAGES))),
     "pages.pwrite_pages": lambda: on_pfns(devnull(lambda fd, array: pages.pwrite_pages(fd, array, PAGES))),
     "vmsplice.splice_pages": lambda: on_pfns(drained_pipe),

@@ -144,6 +144,8 @@ CASES = {
             fd, 1, m.octets(WORDS), m.numbers(2, len(WORDS) // 8), m.octets(bytes(8 * PAGE)))),
     "pages.read_pages": lambda m: from_pipe(
         PAGES, lambda fd: pages.read_pages(fd, m.octets(bytes(4 * PAGE)), m.numbers(1, 2), 100)),
+    "pages.read_file_pages": lambda m: with_file(
+        lambda fd: pages.read_file_pages(fd, 0, m.octets(bytes(4 * PAGE)), m.numbers(1, 2))),
     "pages.pwrite_pages": lambda m: with_file(
         lambda fd: pages.pwrite_pages(fd, m.numbers(1, 2, 4), m.octets(PAGES))),
     "pages.pread_pages": lambda m: with_file(

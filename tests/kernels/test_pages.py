@@ -103,6 +103,7 @@ def test_zero_pages(scanning, at, shift):
     lambda pfns: built.zero_pfns(bytes(8192), pfns, uint64([0, 0])),
     lambda pfns: built.write_pages(-1, b"", bytes(8192), pfns),
     lambda pfns: built.read_pages(-1, bytearray(8192), pfns),
+    lambda pfns: built.read_file_pages(-1, 0, bytearray(8192), pfns),
 ])
 @pytest.mark.parametrize("pfn", [2, 2 ** 52, 2 ** 63, 2 ** 64 - 1])
 def test_pfns_outside(call, pfn):
@@ -143,6 +144,7 @@ def test_pages_within_the_memory(copy, start, apart):
     lambda: built.zero_pfns(bytes(8192), uint64([0, 1]), uint64([0])),
     lambda: built.read_pages(-1, bytearray(4096), uint64([0]), 4097),
     lambda: built.read_pages(-1, bytearray(4096), uint64([0]), -1),
+    lambda: built.read_file_pages(-1, -1, bytearray(4096), uint64([0])),
     lambda: built.readv(-1, [b"read-only"]),
     lambda: built.writev(-1, ["text"]),
     lambda: built.pwrite_pages(-1, uint64([1 << 51]), bytes(4096)),
@@ -437,6 +439,35 @@ def test_nothing_is_fine(kernel):
     assert kernel.zero_pages(bytes(4096), uint64([0])) == 1
     assert built.writev(-1, []) == 0 and built.writev(-1, [b""]) == 0 and built.readv(-1, []) == 0
     assert built.zero_pages(b"", empty) == 0 and built.read_pages(-1, bytearray(4096), empty) == 0
+
+
+@pytest.mark.parametrize("pfns", [[0], [2, 0, 1, 3], [1, 2, 1], range(0, 6000, 2), range(2000), []])
+@pytest.mark.parametrize("offset", [0, 1, 4096, 5000])
+def test_reading_pages_of_a_file(pfns, offset):
+    pages = filled(len(pfns)) if len(pfns) else numpy.zeros((0, 4096), numpy.uint8)
+    memory, expected = bytearray(6000 * 4096), bytearray(6000 * 4096)
+    with tempfile.TemporaryFile() as file:
+        file.write(bytes(offset) + pages.tobytes() + b"more")
+        file.flush()
+        file.seek(3)
+        assert built.read_file_pages(file.fileno(), offset, memory, uint64(pfns)) == pages.nbytes
+        assert file.tell() == 3
+    for pfn, content in zip(pfns, pages):
+        expected[4096 * pfn:4096 * pfn + 4096] = content.tobytes()
+    assert memory == expected
+
+
+def test_reading_pages_of_a_file_that_is_too_short():
+    with tempfile.TemporaryFile() as file:
+        file.write(b"x" * 10000)
+        file.flush()
+        memory = bytearray(4 * 4096)
+        assert built.read_file_pages(file.fileno(), 100, memory, uint64([3, 1, 0])) == 9900
+        full, none = b"x" * 4096, bytes(4096)
+        assert memory == (b"x" * 1708).ljust(4096, b"\0") + full + none + full
+        assert built.read_file_pages(file.fileno(), 1 << 50, memory, uint64([3])) == 0
+    with pytest.raises(OSError):
+        built.read_file_pages(-1, 0, memory, uint64([0]))
 
 
 @BOTH

@@ -79,13 +79,13 @@ class Verbs:
         return Workload(name, self.size // _DIGESTED if name == "digest" else self.size, tuple(sides))
 
     def _decode(self) -> Iterator[Side]:
-        yield ours("map the stream's file, copy its pages into guest memory that is there",
+        yield ours("map the stream's file, copy or read its pages into guest memory that is there",
                    lambda: load(self.files.full, self.ready, jobs=1))
         yield limit("memcpy", "map the file, copy as many bytes to memory that is there",
                     lambda: numpy.copyto(self.copy, self._mapped_pages()))
 
     def _decode_new(self) -> Iterator[Side]:
-        yield ours("map the stream's file, copy its pages into new guest memory",
+        yield ours("map the stream's file, copy or read its pages into new guest memory",
                    lambda: load(self.files.full, GuestMemory(), jobs=1))
         yield limit("memcpy", "map the file, copy as many bytes into new memory",
                     lambda: numpy.copyto(numpy.empty(self.size, numpy.uint8), self._mapped_pages()))

@@ -4,8 +4,8 @@ import os
 
 from xstream.contexts import suppress
 from xstream.errors import LimitExceeded, StreamError
+from xstream.guest.copying import copy_extents, copy_pages
 from xstream.guest.parallel import ONE_THREAD, TASK_PAGES, Workers, task
-from xstream.kernels import batches as batch_kernel
 from xstream.kernels import buffers
 from xstream.kernels import pages as page_kernel
 from xstream.kernels import pfns as pfn_kernel
@@ -264,7 +264,7 @@ class GuestMemory:
 
     def _store_extents(self, pfns: memoryview, data: memoryview, extents: memoryview) -> None:
         if self._fd is None:
-            batch_kernel.scatter(self._whole, pfns, data, extents)
+            copy_extents(self._whole, pfns, data, extents)
             return
         first = 0
         for at in range(0, len(extents), 2):
@@ -303,7 +303,7 @@ class GuestMemory:
             if isinstance(data, PendingPages):
                 data.read_into(self._whole, pfns)
             else:
-                page_kernel.scatter(self._whole, pfns, data)
+                copy_pages(self._whole, pfns, memoryview(data).cast("B"))
             return
         done = 0
         for piece in pieces(data):

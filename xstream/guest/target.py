@@ -4,11 +4,11 @@ from collections import deque
 
 from xstream.contexts import suppress
 from xstream.errors import StreamError
+from xstream.guest.copying import copy_extents, copy_pages
 from xstream.guest.guest import HookError, Pages
 from xstream.guest.hooks import Hooks
 from xstream.guest.memory import Applied, data_pfns, jobs_for, reserve, run_shares, shares, uint64
 from xstream.guest.parallel import Workers, task
-from xstream.kernels import batches as batch_kernel
 from xstream.kernels import buffers
 from xstream.kernels import p2m as p2m_kernel
 from xstream.kernels import pages as page_kernel
@@ -122,7 +122,7 @@ class TargetMemory:
             data = held
         view = memoryview(data).cast("B")
         self._workers.run([
-            task(page_kernel.scatter, pages.memory, at[first:end], view[first * PAGE_SIZE:end * PAGE_SIZE])
+            task(copy_pages, pages.memory, at[first:end], view[first * PAGE_SIZE:end * PAGE_SIZE])
             for first, end in shares(len(pfns), jobs_for(pfns, self._applied, self._workers))])
 
     def _write_parts(self, pfns: memoryview, data: PendingPages) -> bool:
@@ -176,7 +176,7 @@ class TargetMemory:
         self.wait()
         with self._hooks.mapped(self.frames_of(pfns)) as pages:
             at = buffers.array("at", pages.at, "uint64")
-            self._workers.run([task(batch_kernel.scatter, pages.memory, at[first:end], run.data, extents)
+            self._workers.run([task(copy_extents, pages.memory, at[first:end], run.data, extents)
                                for first, end, extents in run_shares(
                                    run.extents, jobs_for(pfns, self._applied, self._workers))])
 

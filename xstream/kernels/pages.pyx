@@ -23,6 +23,9 @@ cdef extern from "<unistd.h>" nogil:
     int64_t c_lseek "lseek"(int fd, int64_t offset, int whence)
     int c_ftruncate "ftruncate"(int fd, int64_t size)
 
+cdef extern from "preadv.h" nogil:
+    Py_ssize_t c_preadv "xs_preadv"(int fd, const iovec *pieces, int count, int64_t offset)
+
 cdef extern from "<stdio.h>" nogil:
     int SEEK_CUR
 
@@ -56,11 +59,13 @@ cdef extern from "cpu.h" nogil:
 
 PAGE_SIZE = PAGE
 HEADS_APART = not has_intel_fsrm()
+READS_FILES = not has_intel_fsrm()
 
 cdef enum:
     PIECES = 1024  # IOV_MAX on Linux
     HEAD_BYTES = 16  # of a PAGE_DATA record, up to its first PFN word
     MOST = 0x7ffff000  # bytes that Linux moves in one call
+    IN_ORDER = -1  # not from an offset, but from a descriptor's position on
 
 cdef enum Direction:
     WRITING
@@ -263,8 +268,10 @@ cdef class _Pieces:
             self.add(start, size)
 
 
-cdef Py_ssize_t move_some(int fd, iovec *vec, Py_ssize_t count, Direction direction) noexcept nogil:
+cdef Py_ssize_t move_some(int fd, iovec *vec, Py_ssize_t count, Direction direction, int64_t offset) noexcept nogil:
     cdef int pieces = <int>min(count, PIECES)
+    if offset != IN_ORDER:
+        return c_preadv(fd, vec, pieces, offset)
     return c_writev(fd, vec, pieces) if direction == WRITING else c_readv(fd, vec, pieces)
 
 
@@ -292,12 +299,13 @@ cdef Py_ssize_t move_all(int fd, _Pieces pieces, Direction direction, Py_ssize_t
     return move_pieces(fd, pieces.vec, pieces.count, direction, enough)
 
 
-cdef Py_ssize_t move_pieces(int fd, iovec *vec, Py_ssize_t count, Direction direction, Py_ssize_t enough) except -1:
-    """As `move_all`; changes the pieces."""
+cdef Py_ssize_t move_pieces(int fd, iovec *vec, Py_ssize_t count, Direction direction, Py_ssize_t enough,
+                            int64_t offset=IN_ORDER) except -1:
+    """As `move_all`, or read from an offset of a file; changes the pieces."""
     cdef Py_ssize_t total = 0, moved
     while count and total < enough:
         with nogil:
-            moved = move_some(fd, vec, count, direction)
+            moved = move_some(fd, vec, count, direction, offset if offset == IN_ORDER else offset + total)
         if moved > 0:
             total += moved
             pass_over(&vec, &count, moved)
@@ -488,6 +496,18 @@ def read_pages(int fd, uint8_t[::1] memory not None, const uint64_t[::1] pfns no
     if following is not None and following.shape[0]:
         pieces.add(<void *>&following[0], following.shape[0])
     return move_all(fd, pieces, READING, pfns.shape[0] * PAGE - skip)
+
+
+def read_file_pages(int fd, int64_t offset, uint8_t[::1] memory not None, const uint64_t[::1] pfns not None):
+    cdef _Pieces pieces = _Pieces(pfns.shape[0], 0)
+    cdef Py_ssize_t bad
+    check_pfns(pfns, memory.shape[0])
+    if offset < 0:
+        raise ValueError("offset must not be negative")
+    with nogil:
+        bad = add_pages(pieces, memory, pfns, 0)
+    refuse(pfns, bad, memory.shape[0])
+    return move_pieces(fd, pieces.vec, pieces.count, READING, PY_SSIZE_T_MAX, offset)
 
 
 cdef inline uint64_t file_pages() noexcept nogil:

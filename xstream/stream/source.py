@@ -534,4 +534,17 @@ def _open_descriptor(fd: int) -> Source:
 def _map(fd: int, size: int, position: int) -> BufferSource:
     if position >= size:
         return BufferSource(b"")
-    return BufferSource(memoryview(mmap.mmap(fd, size, access=mmap.ACCESS_READ))[position:])
+    return BufferSource(memoryview(MappedFile(fd, size, access=mmap.ACCESS_READ))[position:])
+
+
+class MappedFile(mmap.mmap):
+    """A mapping of a file from its beginning, which also keeps a descriptor of the file open."""
+
+    fd = -1
+
+    def __init__(self, fd: int, size: int, access: int) -> None:
+        self.fd = os.dup(fd)
+
+    def __del__(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
