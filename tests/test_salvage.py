@@ -14,6 +14,8 @@ FIRST = batch([word(0), word(2)], [page(1), page(2)])
 SECOND = batch([word(5), word(6), word(7, XTAB)], [page(3), page(4)])
 STREAM = samples.hvm(memory=FIRST + SECOND)
 CUT = STREAM[:STREAM.index(SECOND) + 5000]
+#: The cut is in the page of PFN 6.
+SAVED = samples.memory_of({0: page(1), 2: page(2), 5: page(3)}, 8)
 DAMAGED = STREAM.replace(SECOND, batch([word(5, 7)], [page(3)]))
 WRAPPERS = {"libxc": bytes, "libxl": containers.libxl, "xl": lambda stream: containers.xl(containers.libxl(stream)),
             "xenopsd": containers.xenopsd}
@@ -28,16 +30,16 @@ def image_of(stream, tmp_path, **options):
 def test_a_truncated_stream(way, tmp_path):
     with WAYS[way](CUT) as source:
         report, image = image_of(source, tmp_path)
-    assert image == samples.memory_of({0: page(1), 2: page(2)}, 3)
+    assert image == SAVED
     assert isinstance(report.error, xstream.TruncatedStream) and report.error.offset == len(CUT)
-    assert (report.missing, report.missing_pages, report.populated) == (((1, 1),), 1, 2)
+    assert (report.missing, report.missing_pages, report.populated) == (((1, 1), (3, 2), (6, 1)), 4, 3)
 
 
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 def test_every_container(wrapper, tmp_path):
     stream = WRAPPERS[wrapper](STREAM)
     report, image = image_of(stream[:stream.index(SECOND) + 5000], tmp_path)
-    assert image == samples.memory_of({0: page(1), 2: page(2)}, 3) and report.missing == ((1, 1),)
+    assert image == SAVED and report.missing == ((1, 1), (3, 2), (6, 1))
     with pytest.raises(xstream.StreamError):
         image_of(stream[:stream.index(FIRST)], tmp_path)
 
@@ -83,12 +85,12 @@ def test_command(tmp_path):
     path.write_bytes(CUT)
     assert run("extract", str(path), str(out))[0] == 1 and not out.exists()
     status, said, err = run("extract", str(path), str(out), "--salvage")
-    assert status == 1 and said == b"" and out.stat().st_size == 3 * 4096
-    assert "offset {}".format(len(CUT)) in err and "salvaged 2 pages; missing: 1 PFNs: 0x1-0x1" in err
+    assert status == 1 and said == b"" and out.stat().st_size == 8 * 4096
+    assert "offset {}".format(len(CUT)) in err and "salvaged 3 pages; missing: 4 PFNs: 0x1-0x1, 0x3-0x4, 0x6-0x6" in err
     status, said, _ = run("extract", str(path), str(out), "--salvage", "--json", "-f")
     document = json.loads(said.decode())
-    assert status == 1 and document["missing"] == [[1, 1]] and document["offset"] == len(CUT)
-    assert document["ok"] is False and document["populated"] == 2
+    assert status == 1 and document["missing"] == [[1, 1], [3, 2], [6, 1]] and document["offset"] == len(CUT)
+    assert document["ok"] is False and document["populated"] == 3
     status, said, err = run("extract", str(path), "-", "--salvage")
     assert status == 1 and said == out.read_bytes()
     assert run("extract", "-", "-", "--salvage", stdin=STREAM)[0] == 0

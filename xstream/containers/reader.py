@@ -223,6 +223,11 @@ class NestedReader(RecordReader):
         return next((reader.unread for _, reader in self._met if reader.unread is not None), None)
 
     @property
+    def cut(self) -> "Optional[libxc.PageData]":  # type: ignore[override]
+        """The memory stream's."""
+        return None if self._memory is None else self._memory.cut
+
+    @property
     def verifying(self) -> bool:
         """Whether pages that come now are sent for comparison only (after VERIFY)."""
         return self._memory is not None and self._memory.verifying

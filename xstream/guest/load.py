@@ -12,7 +12,7 @@ from xstream.kernels import pfns as pfn_kernel
 from xstream.limits import Limits
 from xstream.stream.framed import FramedSource, name_pages
 from xstream.stream.reader import from_legacy
-from xstream.stream.source import ObjectSource, pieces
+from xstream.stream.source import ObjectSource, PendingPages, pieces
 from xstream.tuples import NamedTuple
 from xstream.wire.legacy import CompressedBatch, CompressedPages, UnmappedPfns
 from xstream.wire.libxc import PAGE_SIZE, PageData
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from xstream.stream.types import StreamLike
     from xstream.wire.formats import AnyRecord
+    from xstream.wire.frames import Buffer
 
 #: Pages of an unfinished checkpoint kept in memory; beyond it they go to an unnamed temporary file.
 _SPOOL_MEMORY = 16 << 20
@@ -269,10 +270,10 @@ class Loader:
         self.loaded = self.loaded._replace(checkpoints=self.loaded.checkpoints + 1)
 
 
-class WholeRecordLoader(Loader):
-    """A Loader that applies a batch only once all of its pages have been read: a stream that ends or fails within one
-    leaves the memory as the batch before left it, whatever the source. Of a compressed image with damaged page data the
-    other batches are applied; ``damage`` is the first such error then."""
+class SalvageLoader(Loader):
+    """A Loader that takes what is whole. A batch is applied once all of its pages have been read; of one that the
+    input's end cuts off, the pages before the end are applied, and TruncatedStream is raised, whatever the source. Of a
+    compressed image with damaged page data the other batches are applied; ``damage`` is the first such error then."""
 
     def __init__(self, reader: "AnyReader", memory: GuestMemory, *, jobs: int = 1) -> None:
         super().__init__(reader, memory, jobs=jobs)
@@ -285,17 +286,54 @@ class WholeRecordLoader(Loader):
         """The first error in page data that did not end the reading, or None."""
         return None if self._image is None else self._image.damage
 
+    def _load(self, progress: "Callable[[int], object]") -> None:
+        try:
+            super()._load(progress)
+        except TruncatedStream:
+            if self.reader.cut is not None:
+                self._cut(self.reader.cut)
+            raise
+
     def _page_data(self, record: PageData) -> None:
+        if not isinstance(record.data, PendingPages):
+            super()._page_data(record)
+            return
         damaged = 0 if self._image is None else self._image.damaged
         try:
-            whole = in_memory(record.data)
+            data, end = record.data.available()
         except StreamError as error:
             self._locate(error)
             raise
-        if self._image is None or self._image.damaged == damaged:
-            super()._page_data(PageData(record.words, whole))
-        elif self._image.damage is not None:
+        record = PageData(record.words, data)
+        if self._image is not None and self._image.damaged > damaged and self._image.damage is not None:
             name_pages(self._image.damage, data_pfns(record.words))
+        elif end is None:
+            super()._page_data(record)
+        else:
+            self._cut(record)
+        if end is not None:
+            self._locate(end)
+            raise end
+
+    def _cut(self, record: PageData) -> None:
+        """Apply what is whole of a batch whose data is cut off: its words except those of the pages that are lost."""
+        if self._spool is not None or self.reader.verifying:
+            return  # in an unfinished checkpoint, or sent for comparison only
+        data = memoryview(in_memory(record.data))
+        pages = len(data) // PAGE_SIZE
+        self._count(self.memory.apply(PageData(_first_words(record.words, pages), data[:pages * PAGE_SIZE])))
+
+
+def _first_words(words: "Buffer", pages: int) -> bytes:
+    """PFN words without those that carry data beyond the first ``pages`` ones."""
+    kept = bytearray()
+    for at in range(0, len(words), 8):
+        word = words[at:at + 8]
+        carries = pfn_kernel.count_data(word)
+        if pages or not carries:
+            kept += word
+        pages -= carries if pages else 0
+    return bytes(kept)
 
 
 def taken_back(reader: "AnyReader", record: PageData) -> "Optional[memoryview]":

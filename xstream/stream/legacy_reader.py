@@ -269,7 +269,7 @@ class LegacyReader(RecordReader):
             self.source.advance(4 + size)
             return legacy.CompressedBatch(words) if kept else None
         self.source.await_record(4 + size + PAGE_SIZE * pages)
-        data = self.source.page_data(4 + size, PAGE_SIZE * pages)
+        data = self._batch_data(words, 4 + size, PAGE_SIZE * pages)
         return PageData(words, data) if kept else None
 
     def _bad_word(self, index: int, reason: int) -> StreamError:

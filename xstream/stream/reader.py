@@ -143,6 +143,11 @@ class AnyReader(Protocol):
     def unread(self) -> "Optional[str]":
         """What a container holds after the memory and couldn't be read, in words; or None."""
 
+    @property
+    def cut(self) -> "Optional[PageData]":
+        """After a TruncatedStream: the batch that the input's end cuts off, with as much of its data as there is, if
+        the source knew that before the batch was returned. None otherwise."""
+
     def check_whole(self) -> None:
         """Raise IncompleteStream if the stream, read to its end, has ``missing`` records."""
 
@@ -474,7 +479,7 @@ class Reader(RecordReader):
         if length != 8 + 8 * count + libxc.PAGE_SIZE * pages:
             raise CorruptStream("PAGE_DATA of a wrong size for its page types", offset=-4, field="length",
                                 expected=8 + 8 * count + libxc.PAGE_SIZE * pages, got=length)
-        data = self.source.page_data(16 + 8 * count, libxc.PAGE_SIZE * pages)
+        data = self._batch_data(words, 16 + 8 * count, libxc.PAGE_SIZE * pages)
         if isinstance(data, PendingPages):
             data.where = self.layer, self.index + 1, "PAGE_DATA"
         ordering.page_data()

@@ -1,13 +1,16 @@
 """The base class of all readers of records: iteration, and closing by ``with``."""
 
-from xstream.errors import IncompleteStream
+from xstream.errors import IncompleteStream, TruncatedStream
 from xstream.stream.source import Source
+from xstream.wire.libxc import PageData
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Iterator, Optional, Tuple, TypeVar
 
     from xstream.stream.reader import AnyReader
+    from xstream.wire.frames import Buffer
+    from xstream.wire.pending import Data
 
     Self = TypeVar("Self", bound="RecordReader")
 
@@ -22,6 +25,9 @@ class RecordReader:
     source: Source
     #: What follows in the source that can't be read, in words; None if everything can. See NestedReader.
     unread: "Optional[str]" = None
+    #: After a TruncatedStream: the batch that the input's end cuts off, with as much of its data as there is, if the
+    #: source knew that before the batch was returned. None otherwise.
+    cut: "Optional[PageData]" = None
 
     def __enter__(self: "Self") -> "Self":
         return self
@@ -37,6 +43,14 @@ class RecordReader:
     def missing(self) -> "Tuple[str, ...]":
         """Records that a guest can't run without and that haven't come."""
         raise NotImplementedError
+
+    def _batch_data(self, words: "Buffer", at: int, size: int) -> "Data":
+        """The data of a batch, ``size`` bytes that begin ``at`` bytes from here."""
+        try:
+            return self.source.page_data(at, size)
+        except TruncatedStream:
+            self.cut = PageData(words, self.source.peek(at + size)[at:])
+            raise
 
     def check_whole(self) -> None:
         """Raise IncompleteStream if the stream, read to its end, lacks what a guest can't run without. Of a PV guest's,

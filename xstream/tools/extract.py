@@ -4,7 +4,7 @@ from typing import Callable, Iterator, List, NamedTuple, Optional, Tuple
 
 from xstream.containers.opening import AnyReader, reading
 from xstream.errors import LimitExceeded, StreamError
-from xstream.guest.load import Loader, WholeRecordLoader
+from xstream.guest.load import Loader, SalvageLoader
 from xstream.guest.memory import GuestMemory
 from xstream.kernels import pfns as pfn_kernel
 from xstream.limits import Limits
@@ -86,8 +86,9 @@ def extract(source: "StreamLike", sink: "SinkLike", *, salvage: bool = False, fo
     decompress and copy pages. The other arguments are those of :func:`xstream.open`.
 
     With ``salvage``, an error in the stream ends the reading and is in the report: the pages of every record before it
-    are written, of a stream with checkpoints those up to its last complete one. Damaged page data of a compressed image
-    (:mod:`xstream.stream.zstd`) doesn't end the reading.
+    are written, of a stream with checkpoints those up to its last complete one. If the input ends inside a batch, its
+    pages before the end are written too; then its other pages count as not mentioned. Damaged page data of a compressed
+    image (:mod:`xstream.stream.zstd`) doesn't end the reading.
 
     Raises StreamError or a subclass, with ``salvage`` only if there is no page to save or a limit is exceeded;
     shutil.SameFileError if source and sink are the same file; other OSErrors.
@@ -118,7 +119,7 @@ def _load(reader: AnyReader, memory: GuestMemory, salvage: bool, progress: Calla
     if not salvage:
         Loader(reader, memory, jobs=jobs).run(progress)
         return None
-    loader = WholeRecordLoader(reader, memory, jobs=jobs)
+    loader = SalvageLoader(reader, memory, jobs=jobs)
     try:
         loader.run(progress)
     except LimitExceeded:

@@ -137,6 +137,29 @@ class PendingPages:
             parts.append(part)
         return b"".join(parts)
 
+    def available(self) -> "Tuple[Buffer, Optional[TruncatedStream]]":
+        """The bytes up to where the input ends, and the error that says where, if that is before the last of them."""
+        held = None
+        data = bytearray()
+        try:
+            held = self.held()
+            while held is None and self.left:
+                # Piece by piece: a claimed size isn't trusted.
+                piece = memoryview(bytearray(min(PIECE, self.left)))
+                before = self._source.offset
+                try:
+                    got = self._source.read_into(piece)
+                except TruncatedStream:  # of compressed data, of which some may have been read
+                    data += piece[:self._source.offset - before]
+                    raise
+                data += piece[:got]
+                self.left -= got
+                if got < len(piece):
+                    self._check()
+        except TruncatedStream as error:
+            return data, error
+        return data if held is None else held, None
+
     def move_to(self, fd: int) -> int:
         """Write all bytes to a descriptor, inside the kernel if it can; returns their number."""
         self._claim()
