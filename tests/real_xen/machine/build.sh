@@ -15,10 +15,6 @@ made_from=$(cat "$HERE"/build.sh "$HERE"/dom0-init "$HERE"/domu-init | sha256sum
 [ "$(cat "$RX/made-from" 2>/dev/null)" != "$made_from" ] || exit 0
 R=$RX/root
 [ ! -e "$RX/made-from" ] || rm -f "$R/.rx-packages"
-# The mirrors that this machine itself uses; other suites are fetched from there, too.
-site() { apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' | grep "$1" | head -n 1; }
-MIRROR=${MIRROR:-$(site 'debian/*$')}
-SECMIRROR=${SECMIRROR:-$(site 'security/*$')}
 # Kernels are always this machine's own suite's.
 SUITE=${SUITE:-bookworm}
 XENVER=${XENVER:-4.17}
@@ -42,6 +38,10 @@ install_tools() {
     apt-cache show linux-image-amd64 >/dev/null 2>&1 || apt-get update -qq
 }
 (flock 9; install_tools) 9>"$(dirname "$RX")/.lock"
+# The mirrors that this machine itself uses; other suites are fetched from there, too. Known once the package lists are.
+site() { apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' | grep "$1" | head -n 1; }
+MIRROR=${MIRROR:-$(site 'debian/*$')}
+SECMIRROR=${SECMIRROR:-$(site 'security/*$')}
 
 # ---- hypervisor and kernels: download and unpack, never install
 if [ ! -e "$RX/unpack/.done" ]; then
@@ -90,7 +90,8 @@ if [ ! -e "$R/.rx-packages" ]; then
     log "apt-get install xen-utils-$XENVER and friends in the chroot"
     chroot "$R" sh -c "apt-get update -qq && apt-get -y -qq dist-upgrade &&
         q=qemu-system-xen; apt-cache show \$q >/dev/null 2>&1 || q=qemu-system-x86
-        apt-get install -y -qq --no-install-recommends xen-utils-$XENVER xenstore-utils python3-zstandard \
+        z=python3-zstandard; apt-cache show \$z >/dev/null 2>&1 || z=
+        apt-get install -y -qq --no-install-recommends xen-utils-$XENVER xenstore-utils \$z \
         \$q seabios ipxe-qemu iproute2 && apt-get clean" >"$RX/chroot.log" 2>&1
     chroot "$R" dpkg-query -W >"$R/.rx-packages"
 fi

@@ -16,6 +16,7 @@
 #              RX_SMP       CPUs                               (2)
 #              RX_CPU       QEMU's CPU model                   (EPYC,-smap,-monitor,-rdtscp)
 #              RX_XEN_ARGS, RX_DOM0_ARGS  further options of Xen and of dom0's kernel
+#              RX_MONITOR   unix socket for QEMU's monitor     (none)
 #              RX_ENV       shell assignments for the scenario, such as 'WANT="pv pvh"'
 # Exit status: the scenario's; 125 if dom0 brought nothing back.
 #
@@ -50,11 +51,13 @@ XEN="console=com1 com1=115200,8n1 vga=none dom0_mem=${RX_DOM0_MEM:-1024}M,max:${
 XEN="$XEN loglvl=info guest_loglvl=info spec-ctrl=no cpufreq=none cpuidle=0 dom0_max_vcpus=1 dom0_vcpus_pin ${RX_XEN_ARGS:-}"
 K="console=hvc0 quiet loglevel=5 panic=5 mitigations=off rdinit=/init ${RX_DOM0_ARGS:-}"
 esc() { printf %s "$1" | sed 's/,/,,/g'; }
+monitor=none
+[ -z "${RX_MONITOR:-}" ] || monitor=unix:$RX_MONITOR,server=on,wait=off
 start=$(date +%s)
 rc=0
 TMPDIR=$W/tmp timeout -k 10 "$TO" qemu-system-x86_64 \
     -machine pc -accel tcg,thread=multi -cpu "${RX_CPU:-EPYC,-smap,-monitor,-rdtscp}" -smp "${RX_SMP:-2}" -m "${RX_MEM:-3072}" \
-    -nodefaults -no-user-config -nic none -display none -monitor none -no-reboot \
+    -nodefaults -no-user-config -nic none -display none -monitor "$monitor" -no-reboot \
     -serial "file:$W/serial.log" \
     -kernel "$RX/xen" -append "$XEN" \
     -initrd "$RX/dom0.vmlinuz $(esc "$K"),$RX/dom0.initrd" \
