@@ -316,6 +316,31 @@ def test_skipping_what_is_there(skip):
     assert memory == expected[8192:] + b"\xee" * 4096 + expected[:8192]
 
 
+@given(parts=st.lists(st.tuples(st.integers(1, 5), st.booleans(), st.integers(0, 4095)), max_size=8),
+       tail=st.booleans(), begin=st.integers(0, 9000), skip=st.integers(0, 8192), following=st.integers(0, 6000))
+def test_holes_are_read_as_zeros(parts, tail, begin, skip, following):
+    """A file of runs of blocks, some left out, read from anywhere on: the same with ``holes`` as without."""
+    with tempfile.TemporaryFile() as file:
+        for blocks, hole, more in parts:
+            if hole:
+                file.seek(blocks * 4096, os.SEEK_CUR)
+            else:
+                file.write(filled(blocks, more).tobytes()[more:])
+        if tail:
+            file.seek(10000, os.SEEK_CUR)
+        file.truncate()
+        results = []
+        for holes in (False, True):
+            file.seek(begin)
+            memory, after = bytearray(b"\xee" * 12 * 4096), bytearray(b"\xee" * following)
+            got = built.read_pages(file.fileno(), memory, uint64([4, 5, 0, 11, 7]), skip, after, holes)
+            # How much of what follows comes along may differ.
+            more = os.read(file.fileno(), 100)
+            pages = 5 * 4096 - skip
+            results.append((memory, min(got, pages), (bytes(after[:max(0, got - pages)]) + more)[:100]))
+    assert results[0] == results[1]
+
+
 def test_interrupted_by_signals():
     """Signal handlers run and the transfer goes on, unless a handler raises."""
     reading, writing = os.pipe()

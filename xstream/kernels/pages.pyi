@@ -76,12 +76,14 @@ def write_batches(fd: int, record_type: int, words: BufferLike, ends: BufferLike
     """
 
 def read_pages(fd: int, memory: BufferLike, pfns: BufferLike, skip: int = 0,
-               following: Optional[BufferLike] = None) -> int:
+               following: Optional[BufferLike] = None, holes: bool = False) -> int:
     """Read the pages of ``pfns`` into their places in ``memory``, without the first ``skip`` bytes of them, which are
     there already.
 
     Bytes after the pages go to the buffer ``following`` if they come in the same read. Returns the number of bytes
-    read, those in ``following`` included: fewer than the pages' only at the end of input."""
+    read, those in ``following`` included: fewer than the pages' only at the end of input.
+
+    ``holes``: ``fd`` is a regular file's; where it has holes, fill the pages with zeros without reading."""
 
 def read_file_pages(fd: int, offset: int, memory: BufferLike, pfns: BufferLike) -> int:
     """Read pages that lie one after the other in a file, from ``offset`` on, into their places in ``memory``. If a PFN

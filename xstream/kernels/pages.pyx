@@ -3,7 +3,7 @@
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.exc cimport PyErr_CheckSignals, PyErr_SetFromErrno
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
-from libc.errno cimport EAGAIN, EINTR, errno
+from libc.errno cimport EAGAIN, EINTR, ENXIO, errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
@@ -27,7 +27,9 @@ cdef extern from "preadv.h" nogil:
     Py_ssize_t c_preadv "xs_preadv"(int fd, const iovec *pieces, int count, int64_t offset)
 
 cdef extern from "<stdio.h>" nogil:
+    int SEEK_SET
     int SEEK_CUR
+    int SEEK_END
 
 cdef extern from "<poll.h>" nogil:
     struct pollfd:
@@ -66,6 +68,11 @@ cdef enum:
     HEAD_BYTES = 16  # of a PAGE_DATA record, up to its first PFN word
     MOST = 0x7ffff000  # bytes that Linux moves in one call
     IN_ORDER = -1  # not from an offset, but from a descriptor's position on
+
+cdef enum:
+    # Of lseek; Linux' numbers, which the C library's header may hide.
+    SEEK_DATA = 3
+    SEEK_HOLE = 4
 
 cdef enum Direction:
     WRITING
@@ -483,8 +490,70 @@ def write_batches(int fd, uint32_t record_type, const uint8_t[::1] words not Non
     return done
 
 
+cdef Py_ssize_t read_most(int fd, iovec *vec, Py_ssize_t count, size_t most) noexcept nogil:
+    """As readv, but at most `most` bytes."""
+    cdef Py_ssize_t i = 0, got
+    cdef size_t whole
+    while i < min(count, <Py_ssize_t>PIECES) and vec[i].iov_len <= most:
+        most -= vec[i].iov_len
+        i += 1
+    if not most or i == min(count, <Py_ssize_t>PIECES):
+        return c_readv(fd, vec, <int>i)
+    whole = vec[i].iov_len
+    vec[i].iov_len = most
+    got = c_readv(fd, vec, <int>i + 1)
+    vec[i].iov_len = whole
+    return got
+
+
+cdef void clear(iovec **vec, Py_ssize_t *count, int64_t size) noexcept nogil:
+    """Fill the first `size` bytes with zeros, and pass over them."""
+    cdef Py_ssize_t part
+    while size > 0:
+        part = <Py_ssize_t>min(<int64_t>vec[0][0].iov_len, size)
+        memset(vec[0][0].iov_base, 0, part)
+        pass_over(vec, count, part)
+        size -= part
+
+
+cdef Py_ssize_t read_around_holes(int fd, _Pieces pieces, Py_ssize_t enough) except -1:
+    """Read a file as `move_all` does, but clear what would be read from its holes: that costs less, and leaves the page
+    cache to other files. Stops after `enough` bytes, and may read the rest only with the last of them."""
+    cdef iovec *vec = pieces.vec
+    cdef Py_ssize_t count = pieces.count, total = 0, moved
+    cdef int64_t here = seek(fd, 0), data, hole
+    while total < enough:
+        with nogil:
+            data = c_lseek(fd, here, SEEK_DATA)
+            if data < 0 and errno == ENXIO:  # nothing but a hole up to the end
+                data = c_lseek(fd, 0, SEEK_END)
+            data = min(data, here + enough - total)
+            if data > here:
+                clear(&vec, &count, data - here)
+                total += <Py_ssize_t>(data - here)
+                here = data
+            hole = c_lseek(fd, here, SEEK_HOLE)
+            c_lseek(fd, here, SEEK_SET)
+        if total == enough or hole <= here:
+            # All is there; or the file ends, or its file system can't tell where holes are.
+            return total + move_pieces(fd, vec, count, READING, enough - total)
+        with nogil:
+            moved = read_most(fd, vec, count, <size_t>(hole - here))
+        if moved > 0:
+            total += moved
+            here += moved
+            pass_over(&vec, &count, moved)
+        elif moved == 0:
+            break
+        elif errno == EINTR:
+            PyErr_CheckSignals()
+        else:
+            PyErr_SetFromErrno(OSError)
+    return total
+
+
 def read_pages(int fd, uint8_t[::1] memory not None, const uint64_t[::1] pfns not None, Py_ssize_t skip=0,
-               uint8_t[::1] following=None):
+               uint8_t[::1] following=None, bint holes=False):
     cdef _Pieces pieces = _Pieces(pfns.shape[0] + 1, 0)
     cdef Py_ssize_t bad
     check_pfns(pfns, memory.shape[0])
@@ -495,6 +564,8 @@ def read_pages(int fd, uint8_t[::1] memory not None, const uint64_t[::1] pfns no
     refuse(pfns, bad, memory.shape[0])
     if following is not None and following.shape[0]:
         pieces.add(<void *>&following[0], following.shape[0])
+    if holes:
+        return read_around_holes(fd, pieces, pfns.shape[0] * PAGE - skip)
     return move_all(fd, pieces, READING, pfns.shape[0] * PAGE - skip)
 
 

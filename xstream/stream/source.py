@@ -313,10 +313,11 @@ class DescriptorSource(StreamSource):
         super().__init__(base, exact=exact)
         self._fd = fd
         # Skipping a pipe's bytes by splicing them to /dev/null copies nothing; Python has splice() since 3.10.
-        mode = os.fstat(fd).st_mode
-        self._splices = hasattr(os, "splice") and stat.S_ISFIFO(mode)
-        self._seeks = stat.S_ISREG(mode)
-        self._has_peer = stat.S_ISSOCK(mode)
+        status = os.fstat(fd)
+        self._splices = hasattr(os, "splice") and stat.S_ISFIFO(status.st_mode)
+        self._seeks = stat.S_ISREG(status.st_mode)
+        self._has_peer = stat.S_ISSOCK(status.st_mode)
+        self._holes = self._seeks and 512 * status.st_blocks < status.st_size
 
     def can_drain(self) -> bool:
         return not self._has_peer
@@ -351,7 +352,7 @@ class DescriptorSource(StreamSource):
         self._base += self._start
         self._start = self._end = 0
         following = min(max(self._expected - self._base - left, 0), _BATCH_HEAD) if self.exact else _BATCH_HEAD
-        got = page_kernel.read_pages(self._fd, memory, pfns, held, self._buffer[:following])
+        got = page_kernel.read_pages(self._fd, memory, pfns, held, self._buffer[:following], self._holes)
         self._end = max(0, got - left)
         self._base += got - self._end
         return held + got - self._end
@@ -366,7 +367,7 @@ class DescriptorSource(StreamSource):
 
     def discard(self, size: int) -> int:
         done = min(size, self._end - self._start)
-        if self._seeks:
+        if self._seeks and done < size:
             self._start += done
             return done + self._seek_over(size - done)
         if not self._splices or done == size:

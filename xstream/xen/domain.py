@@ -9,6 +9,7 @@ from array import array
 
 from xstream.contexts import suppress
 from xstream.guest.guest import Completed, Guest, GuestError, Pages
+from xstream.kernels import pfns as pfn_kernel
 from xstream.wire.libxc import CpuidPolicy, MsrPolicy, SharedInfo
 from xstream.xen import interface, state
 from xstream.xen.errors import XenError
@@ -110,7 +111,7 @@ class XenGuest(Guest):
             mapped = self.xen.map_whole(self.domid, frames, writable=True)
         else:
             mapped = self.xen.map_frames(self.domid, frames)
-        missing = bytes(map(bool, mapped.errors)) if any(mapped.errors) else b""
+        missing = b"" if mapped.whole else bytes(map(bool, mapped.errors))
         return Pages(mapped.memory, _indices(len(frames)), missing, mapped)
 
     def unmap_pages(self, pages: Pages) -> None:
@@ -249,29 +250,36 @@ class XenGuest(Guest):
 
     def _populate_superpages(self, pfns: memoryview, frames: memoryview) -> int:
         """Populate as many whole superpages as Xen has memory for; returns how many PFNs those are."""
-        bases = self._populate_physmap(pfns[::_SUPERPAGE_PFNS], _SUPERPAGE_ORDER)
-        self._superpages = _SUPERPAGE_PFNS * len(bases) == len(pfns)
-        for number, base in enumerate(bases):
+        done = self._populate_physmap(pfns[::_SUPERPAGE_PFNS], _SUPERPAGE_ORDER)
+        made = done * _SUPERPAGE_PFNS
+        self._superpages = made == len(pfns)
+        if self.kind == "hvm":
+            frames[:made] = pfns[:made]
+            return made
+        for number, base in enumerate(self._made(done)):
             first = _SUPERPAGE_PFNS * number
-            frames[first:first + _SUPERPAGE_PFNS] = array("Q", range(base, base + _SUPERPAGE_PFNS))
-        return _SUPERPAGE_PFNS * len(bases)
+            following = (base * _ONES + _FOLLOWING).to_bytes(8 * _SUPERPAGE_PFNS, "little")
+            frames[first:first + _SUPERPAGE_PFNS] = memoryview(following).cast("Q")
+        return made
 
     def _populate_pages(self, pfns: memoryview, frames: memoryview) -> None:
         for first in range(0, len(pfns), _BATCH):
             part = pfns[first:first + _BATCH]
-            found = self._populate_physmap(part, 0)
-            if len(found) < len(part):
+            done = self._populate_physmap(part, 0)
+            if done < len(part):
                 raise GuestError("Xen had memory for {} of {} PFNs: the domain's limit is reached, or the host is "
-                                 "full".format(len(found), len(part)))
-            frames[first:first + _BATCH] = found
+                                 "full".format(done, len(part)))
+            frames[first:first + _BATCH] = part if self.kind == "hvm" else self._made(done)
 
-    def _populate_physmap(self, pfns: memoryview, order: int) -> "array[int]":
-        """Populate extents of 2 ** ``order`` pages at ``pfns``; returns the first frame of each that Xen made."""
-        wanted = array("Q", pfns)
-        self._list.view[:8 * len(wanted)] = wanted.tobytes()
-        argument = interface.RESERVATION.pack(self._list.address, len(wanted), order, 0, self.domid)
-        done, _ = self.xen.memory_op(interface.POPULATE_PHYSMAP, argument, "populate_physmap", self.domid)
-        return array("Q", bytes(self._list.view[:8 * done])) if self.kind == "pv" else wanted[:done]
+    def _populate_physmap(self, pfns: memoryview, order: int) -> int:
+        """Populate extents of 2 ** ``order`` pages at ``pfns``; returns how many Xen made."""
+        self._list.view[:8 * len(pfns)] = pfns.tobytes()
+        argument = interface.RESERVATION.pack(self._list.address, len(pfns), order, 0, self.domid)
+        return self.xen.memory_op(interface.POPULATE_PHYSMAP, argument, "populate_physmap", self.domid)[0]
+
+    def _made(self, count: int) -> memoryview:
+        """PV: the first frame of each extent that Xen made last."""
+        return self._list.view[:8 * count].cast("Q")
 
     def load_state(self, records: "Sequence[Record]") -> None:
         """Load the records in their order."""
@@ -312,8 +320,10 @@ def _ranges(pfns: memoryview) -> "Iterator[Tuple[int, int, bool]]":
     last = False
     while at < len(pfns):
         boundary = pfns[at] - pfns[at] % _SUPERPAGE_PFNS + _SUPERPAGE_PFNS
-        end = bisect.bisect_left(pfns, boundary, at + 1, min(at + _SUPERPAGE_PFNS, len(pfns)))
-        whole = end - at == _SUPERPAGE_PFNS and pfns[at:end] == array("Q", range(pfns[at], pfns[at] + _SUPERPAGE_PFNS))
+        end = min(at + _SUPERPAGE_PFNS, len(pfns))
+        if pfns[end - 1] >= boundary:
+            end = bisect.bisect_left(pfns, boundary, at + 1, end)
+        whole = end - at == _SUPERPAGE_PFNS and pfn_kernel.ascending(pfns[at:end])
         if at > start and whole != last:
             yield start, at, last
             start = at
@@ -329,3 +339,6 @@ def _indices(count: int) -> memoryview:
 
 
 _FIRST_INDICES = array("Q", range(_BATCH))
+#: Arrays of uint64 as one number each, to calculate with all of a superpage's frames at once: ones, and 0, 1, 2, ...
+_ONES = int.from_bytes(struct.pack("<Q", 1) * _SUPERPAGE_PFNS, "little")
+_FOLLOWING = int.from_bytes(_FIRST_INDICES[:_SUPERPAGE_PFNS].tobytes(), "little")

@@ -119,13 +119,15 @@ class HypercallBuffer:
 class ForeignMapping:
     """Frames of a domain in this process's memory: ``memory`` is a view of them, in the order asked for.
 
-    ``errors`` is an array of int: for each frame 0, or a negative error number (the frame isn't there).
+    ``errors`` is an array of int: for each frame 0, or a negative error number (the frame isn't there). ``whole``:
+    every frame is there.
     """
 
     def __init__(self, device: mmap.mmap, errors: "array[int]") -> None:
         self._map = device
         self.memory = memoryview(device)
         self.errors = errors
+        self.whole = errors.tobytes() == bytes(errors.itemsize * len(errors))
 
     def close(self) -> None:
         """Unmap the frames. Raises BufferError while other views of them are alive."""
@@ -261,7 +263,7 @@ class Privcmd:
     def map_whole(self, domid: int, frames: "Numbers", writable: bool = False) -> ForeignMapping:
         """``map_frames`` where every frame must be there. Raises XenError naming those that aren't."""
         mapped = self.map_frames(domid, frames, writable)
-        if any(mapped.errors):
+        if not mapped.whole:
             bad = [index for index, error in enumerate(mapped.errors) if error]
             number = -mapped.errors[bad[0]]
             mapped.close()
