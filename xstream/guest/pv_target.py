@@ -18,7 +18,7 @@ from xstream.wire import shared_info as shared_info_wire
 from xstream.wire import start_info as start_info_wire
 from xstream.wire import vcpu as vcpu_wire
 from xstream.wire.libxc import PAGE_SIZE, P2MFrames, PageData, SharedInfo, VcpuBasic
-from xstream.wire.pending import in_memory
+from xstream.wire.pending import PendingPages
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from xstream.stream.reader import AnyReader
     from xstream.wire.frames import Buffer
+    from xstream.wire.pending import Data
 
 _NOTAB = 0
 _PINNED = range(9, 13)
@@ -47,6 +48,7 @@ class TargetPV:
         self._leaves = array("Q")
         self._pfn_end = 0
         self._width = 0
+        self._scratch = memoryview(b"")
 
     def begin(self, guest_width: int) -> None:
         """The guest's width is known: 8 or 4."""
@@ -63,24 +65,36 @@ class TargetPV:
 
     def localised(self, reader: "AnyReader", record: PageData) -> PageData:
         """The batch with MFNs in its page tables. PFNs that they refer to are populated first. ``reader`` is the
-        stream's."""
-        record = checked_tables(reader, record)
+        stream's. The data is good until the next call."""
         types = data_types(record.words)
         if not any_tables(types):
             return record
-        tables = in_memory(record.data)
+        tables = self._in_scratch(record.data, len(types))
+        checked_tables(reader, record._replace(data=tables))
         wanted = uint64(BATCH_PFNS)
         count = BATCH_PFNS
         state = self._memory.state[:self._pfn_end]
         while count == BATCH_PFNS:
             count = pagetables.referenced(tables, types, state, wanted)
             self._memory.populate(wanted[:count])
-        data = bytearray(len(tables))
-        page, entry, reason = pagetables.localise(tables, types, self._p2m[:self._pfn_end], data)
+        page, entry, reason = pagetables.localise(tables, types, self._p2m[:self._pfn_end], tables)
         if reason != pagetables.OK:
             raise CorruptStream("page table entry without a frame", field="page table entry",
                                 got="entry {} of page {} of the batch".format(entry, page))
-        return record._replace(data=data)
+        return record._replace(data=tables)
+
+    def _in_scratch(self, data: "Data", pages: int) -> memoryview:
+        """A batch's pages, in memory that the next batch reuses: new memory costs a page fault for each page."""
+        if len(self._scratch) < pages * PAGE_SIZE:
+            self._scratch = memoryview(bytearray(pages * PAGE_SIZE))
+        scratch = self._scratch[:pages * PAGE_SIZE]
+        held = data.held() if isinstance(data, PendingPages) else data
+        if held is None:
+            assert isinstance(data, PendingPages)
+            data.read_into(scratch, memoryview(array("Q", range(pages))))
+        else:
+            scratch[:] = memoryview(held).cast("B")
+        return scratch
 
     def localised_vcpu(self, record: VcpuBasic) -> VcpuBasic:
         """A vcpu context with MFNs. All memory must have arrived."""
