@@ -21,7 +21,8 @@ from xstream.guest.guest import Cancelled, Completed, Guest, GuestError, HookErr
 from xstream.guest.load import Loaded, load
 from xstream.guest.memory import GuestMemory
 from xstream.guest.memory_view import MemoryView
-from xstream.guest.policies import Decision, Round, downtime_policy, xen_policy
+from xstream.guest.policies import Decision, downtime_policy, xen_policy
+from xstream.guest.rounds import Round
 from xstream.guest.restore import LayerRecord, Restored, restore
 from xstream.guest.save import Saved, save
 from xstream.guest.simulated import SimulatedGuest

@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Callable, List, Optional, Sequence, TypeVar
 
 from xstream.guest.guest import Guest
-from xstream.guest.policies import Round
 from xstream.guest.restore import Restored, Restorer
+from xstream.guest.rounds import Round
 from xstream.guest.save import Saved, Saver
 from xstream.kernels import pages as page_kernel
 from xstream.limits import Limits

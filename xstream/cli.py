@@ -682,7 +682,8 @@ def _save(options: Options) -> None:
 
 
 def _simulate_send(options: Options) -> None:
-    from xstream.guest.policies import Round, downtime_policy, xen_policy
+    from xstream.guest.policies import downtime_policy, xen_policy
+    from xstream.guest.rounds import Round
     from xstream.guest.simulated import SimulatedGuest
     from xstream.tools.simulate import send
     # The stream itself may be on stdout.

@@ -1,7 +1,8 @@
 """Settings of the helpers from the environment."""
 import pytest
 
-from xstream.guest.policies import Decision, Round
+from xstream.guest.policies import Decision
+from xstream.guest.rounds import Round
 from xstream.xen.settings import Settings
 
 

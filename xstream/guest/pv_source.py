@@ -9,9 +9,10 @@ from xstream.errors import StreamError
 from xstream.guest.guest import Guest, GuestError
 from xstream.guest.hooks import Hooks
 from xstream.guest.memory import uint64
-from xstream.guest.tables import LEVELS
+from xstream.guest.tables import LEVELS, any_tables, data_types
 from xstream.kernels import p2m as p2m_kernel
 from xstream.kernels import pages as page_kernel
+from xstream.kernels import pagetables
 from xstream.stream.writer import BATCH_PFNS
 from xstream.tuples import NamedTuple
 from xstream.wire import shared_info as shared_info_wire
@@ -30,6 +31,11 @@ _FRAME_MASK = (1 << 52) - (1 << 12)
 #: First and last virtual address reserved for the hypervisor, by guest width.
 _XEN_ADDRESSES = {8: (0xFFFF800000000000, 0xFFFF87FFFFFFFFFF), 4: (0xF5800000, 0xFFFFFFFF)}
 _ADDRESS_MASKS = {8: (1 << 48) - 1, 4: (1 << 32) - 1}
+_BAD_TABLE = {
+    pagetables.STALE: "an MFN that isn't the guest's",
+    pagetables.SUPERPAGE: "a superpage, which can't be saved",
+    pagetables.LEVEL: "a level that the guest doesn't have",
+}
 
 
 class _Linear(NamedTuple):
@@ -47,6 +53,7 @@ class SourceP2M:
     """
 
     def __init__(self, guest: Guest, hooks: Hooks, limit: int) -> None:
+        self._guest = guest
         self._hooks = hooks
         self.width = guest.guest_width
         self.levels = LEVELS[self.width]
@@ -95,6 +102,26 @@ class SourceP2M:
             if pfn < len(self.frames) and self.frames[pfn] == mfn:
                 return int(pfn)
         raise GuestError("{}: MFN {:#x} isn't the guest's".format(what, mfn))
+
+    def any_tables(self, words: memoryview) -> bool:
+        """Whether a batch, of which these are the PFN words, has page tables."""
+        return any_tables(data_types(words))
+
+    def normalise_tables(self, data: memoryview, words: memoryview, pfns: memoryview, *, paused: bool) -> bytearray:
+        """Normalise the page tables of a batch in place: MFNs become PFNs. ``data``: the pages of ``pfns``, those of
+        ``words`` that carry data.
+
+        Returns a byte for each page, nonzero for a table that the running guest was changing; once it is ``paused``,
+        and for anything else that can't be saved, raises GuestError.
+        """
+        torn = bytearray(len(pfns))
+        page, entry, reason = pagetables.normalise(
+            data, data_types(words), self.frames, self.m2p, data, torn, levels=self.levels, paused=paused,
+            compat_m2p_mfn=self._guest.compat_m2p_mfn)
+        if reason != pagetables.OK:
+            raise GuestError("the page table in PFN {:#x} has {} (entry {})".format(
+                pfns[page], _BAD_TABLE[reason], entry))
+        return torn
 
     def normalised(self, record: VcpuBasic) -> VcpuBasic:
         """The record with its MFNs translated to PFNs. Raises GuestError."""

@@ -17,15 +17,12 @@ from xstream.errors import (
 from xstream.guest.guest import GUEST_TYPES, Cancelled, Completed, Guest, GuestError, HookError
 from xstream.guest.hooks import Hooks
 from xstream.guest.memory import data_pfns, uint64
-from xstream.guest.memory_crc import memory_crc as crc_of_memory
 from xstream.guest.parallel import Workers, usable_cpus
-from xstream.guest.pv_target import TargetPV
 from xstream.guest.target import TargetMemory
 from xstream.kernels import pfns as pfn_kernel
 from xstream.limits import Limits
 from xstream.stream.reader import PageRun, Reader
 from xstream.stream.records import RecordReader
-from xstream.stream.sink import Sink, opened_sink
 from xstream.stream.source import NeedMoreData, PendingPages
 from xstream.stream.state import CONFIG_FIELDS, Kept, StateRecords, owned
 from xstream.tuples import NamedTuple
@@ -55,6 +52,8 @@ if TYPE_CHECKING:
     from typing import Callable, Dict, Iterator, List, Optional, Tuple, TypeVar, Union
 
     from xstream.guest.load import Spool
+    from xstream.guest.pv_target import TargetPV
+    from xstream.stream.sink import Sink
     from xstream.stream.types import SinkLike, SourceLike, StreamLike
     from xstream.wire.formats import AnyRecord
     from xstream.wire.libxc import Record
@@ -182,7 +181,7 @@ class Restorer:
         self._hooks = Hooks(guest)
         self._workers = Workers(usable_cpus() if jobs is None else jobs)
         self._memory = TargetMemory(self._hooks, guest.kind == "pv", self._limits.guest_pfns, self._workers)
-        self._pv = TargetPV(guest, self._hooks, self._memory) if guest.kind == "pv" else None
+        self._pv: Optional[TargetPV] = self._pv_part() if guest.kind == "pv" else None
         self._go_on = checkpoint
         self._wants_crc = memory_crc
         self._memory_crc: Optional[int] = None
@@ -190,6 +189,8 @@ class Restorer:
         self._back_channel: Optional[Sink] = None
         if back_channel is not None:
             import contextlib
+
+            from xstream.stream.sink import opened_sink
             self._stack = contextlib.ExitStack()
             self._back_channel = self._stack.enter_context(opened_sink(back_channel))
         self._progress = progress
@@ -204,6 +205,10 @@ class Restorer:
         self._differing: List[int] = []
         self._failover: Optional[Exception] = None
         self._completed = Completed()
+
+    def _pv_part(self) -> "TargetPV":
+        from xstream.guest.pv_target import TargetPV  # not needed for other guests
+        return TargetPV(self._guest, self._hooks, self._memory)
 
     @property
     def _reader(self) -> "AnyReader":
@@ -410,7 +415,7 @@ class Restorer:
                 self._blaming(kept, self._state.add, *kept)
         self._incoming = StateRecords(self._limits)
 
-    def _run_secondary(self, back_channel: Sink) -> bool:
+    def _run_secondary(self, back_channel: "Sink") -> bool:
         """COLO: let the guest run until the next checkpoint, and tell the primary what it changed."""
         self._finish()
         self._hooks.track_dirty(True)
@@ -443,8 +448,9 @@ class Restorer:
     def _finish(self) -> None:
         self._before_memory()
         if self._wants_crc:
+            from xstream.guest.memory_crc import memory_crc  # rarely asked for
             memory = self._memory
-            self._memory_crc = crc_of_memory(self._hooks, memory.pfn_end, memory.types_of, memory.frames_of)
+            self._memory_crc = memory_crc(self._hooks, memory.pfn_end, memory.types_of, memory.frames_of)
         try:
             self._completed = self._finish_pv(self._pv) if self._pv else self._finish_hvm()
         except ValueError as error:
@@ -487,7 +493,7 @@ class Restorer:
                 params[hvm_params.NUMBERS[name]] = port
         return params
 
-    def _finish_pv(self, pv: TargetPV) -> Completed:
+    def _finish_pv(self, pv: "TargetPV") -> Completed:
         records: List[Record] = [*self._state.of(TscInfo)]
         records += [pv.restored_info(record) for record in self._state.of(SharedInfo)]
         vcpus = [(record.vcpu_id, libxc.PER_VCPU.index(type(record)), kept, record)

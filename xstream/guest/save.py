@@ -12,14 +12,10 @@ from xstream.guest.enclosure import Enclosure
 from xstream.guest.guest import GUEST_TYPES, Cancelled, Guest, GuestError, HookError, Pages
 from xstream.guest.hooks import Hooks
 from xstream.guest.memory import data_pfns, uint64
-from xstream.guest.memory_crc import memory_crc as crc_of_memory
 from xstream.guest.parallel import usable_cpus
-from xstream.guest.policies import Decision, Round, xen_policy
-from xstream.guest.pv_source import SourceP2M
-from xstream.guest.tables import any_tables, data_types
+from xstream.guest.rounds import Round
 from xstream.kernels import p2m as p2m_kernel
 from xstream.kernels import pages as page_kernel
-from xstream.kernels import pagetables
 from xstream.kernels import pfns as pfn_kernel
 from xstream.limits import Limits
 from xstream.stream.packing import compressed
@@ -47,6 +43,7 @@ if TYPE_CHECKING:
 
     from xstream.guest.enclosure import DeviceModel, XenstoreData
     from xstream.guest.policies import Policy
+    from xstream.guest.pv_source import SourceP2M
     from xstream.kernels.buffers import Flags
     from xstream.stream.types import SinkLike, SourceLike
 
@@ -54,11 +51,6 @@ if TYPE_CHECKING:
 _BITMAP_PIECE = 8192
 _XTAB = 0xF
 _SUPERPAGE_PFNS = 512
-_BAD_TABLE = {
-    pagetables.STALE: "an MFN that isn't the guest's",
-    pagetables.SUPERPAGE: "a superpage, which can't be saved",
-    pagetables.LEVEL: "a level that the guest doesn't have",
-}
 
 
 class Saved(NamedTuple):
@@ -109,7 +101,7 @@ class Saver:
         self._enclosure = Enclosure(container, config=config, device_model=device_model, xenstore_data=xenstore_data,
                                     checkpointed=checkpoint is not None, limits=limits)
         self._live = live
-        self._policy = policy or xen_policy()
+        self._policy = policy
         self._verify = verify
         self._wants_crc = memory_crc
         self._memory_crc: Optional[int] = None
@@ -173,6 +165,7 @@ class Saver:
     def _set_up(self) -> None:
         """Write the headers and everything that precedes memory."""
         if self._guest.kind == "pv":
+            from xstream.guest.pv_source import SourceP2M  # not needed for other guests
             self._p2m = SourceP2M(self._guest, self._hooks, self._limits.guest_pfns)
         self._pfn_end = self._p2m.pfn_end if self._p2m else self._hooks.pfn_end()
         if self._pfn_end > self._limits.guest_pfns:
@@ -189,10 +182,12 @@ class Saver:
 
     def _live_rounds(self) -> "Iterator[None]":
         """Send rounds while the guest runs, until the policy stops. Dirty PFNs then aren't cleaned yet."""
+        from xstream.guest.policies import Decision, xen_policy  # not needed for other saves
+        policy = self._policy or xen_policy()
         dirty = self._everything()
         while True:
             yield from self._round(dirty, "live")
-            decision = self._policy(self._rounds[-1])
+            decision = policy(self._rounds[-1])
             if decision is Decision.ABORT:
                 raise Cancelled("the policy gave up after round {}".format(self._rounds[-1].number))
             if decision is Decision.STOP:
@@ -216,7 +211,8 @@ class Saver:
             self._writer.write(Verify())
             yield from self._round(self._everything(), "verify")
         if self._wants_crc:
-            self._memory_crc = crc_of_memory(self._hooks, self._pfn_end, self._types_of, self._frames_of)
+            from xstream.guest.memory_crc import memory_crc  # rarely asked for
+            self._memory_crc = memory_crc(self._hooks, self._pfn_end, self._types_of, self._frames_of)
         for record in self._hooks.state_records():
             if self._p2m and isinstance(record, VcpuBasic):
                 record = self._p2m.normalised(record)
@@ -328,7 +324,7 @@ class Saver:
             if any(pages.missing):
                 words, pages = self._without_missing(words, carrying, pages)
                 carrying = data_pfns(words)
-            if self._p2m and any_tables(data_types(words)):
+            if self._p2m and self._p2m.any_tables(words):
                 return self._send_with_tables(self._p2m, words, carrying, pages)
             self._writer.write_batch(words, pages.memory, pages.at)
             return len(carrying)
@@ -349,19 +345,13 @@ class Saver:
     def _frames_of(self, pfns: memoryview) -> memoryview:
         return self._p2m.frames_of(pfns) if self._p2m else pfns
 
-    def _send_with_tables(self, p2m: SourceP2M, words: memoryview, pfns: memoryview, pages: Pages) -> int:
+    def _send_with_tables(self, p2m: "SourceP2M", words: memoryview, pfns: memoryview, pages: Pages) -> int:
         """Send a batch that contains page tables: a copy in which they are normalised."""
         if not len(self._scratch):
             self._scratch = memoryview(bytearray(BATCH_PFNS * PAGE_SIZE))
         copy = self._scratch[:len(pfns) * PAGE_SIZE]
         page_kernel.gather(pages.memory, pages.at, copy)
-        torn = bytearray(len(pfns))
-        page, entry, reason = pagetables.normalise(
-            copy, data_types(words), p2m.frames, p2m.m2p, copy, torn, levels=p2m.levels, paused=self._suspended,
-            compat_m2p_mfn=self._guest.compat_m2p_mfn)
-        if reason != pagetables.OK:
-            raise GuestError("the page table in PFN {:#x} has {} (entry {})".format(
-                pfns[page], _BAD_TABLE[reason], entry))
+        torn = p2m.normalise_tables(copy, words, pfns, paused=self._suspended)
         if any(torn):
             words, kept = self._defer(words, pfns, torn)
             whole = memoryview(bytearray(len(kept) * PAGE_SIZE))

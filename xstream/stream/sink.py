@@ -6,11 +6,10 @@ import os
 import select
 import stat
 import struct
-import termios
 
 from xstream.contexts import contextmanager, suppress
 from xstream.kernels import pages as page_kernel
-from xstream.kernels import transfer, vmsplice
+from xstream.kernels import transfer
 from xstream.stream.output import replacing, written_in_place
 from xstream.wire.pending import PendingPages
 
@@ -165,6 +164,7 @@ class SplicingSink(DescriptorSink):
         transfer.widen_pipe(fd)
 
     def write_pages(self, head: "Sequence[Buffer]", memory: "Buffer", pfns: "Buffer") -> None:
+        from xstream.kernels import vmsplice  # other sinks need no such modules
         self.write(head)
         self.offset += vmsplice.splice_pages(self._fd, memory, pfns)
 
@@ -177,6 +177,7 @@ class SplicingSink(DescriptorSink):
                 raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
 
     def _unread(self) -> int:
+        import termios
         count: int = struct.unpack("i", fcntl.ioctl(self._fd, termios.FIONREAD, bytes(4)))[0]
         return count
 

@@ -10,8 +10,9 @@ from xstream.errors import StreamError
 from xstream.guest.guest import Cancelled, Guest, GuestError, HookError
 from xstream.guest.load import load
 from xstream.guest.memory import GuestMemory
-from xstream.guest.policies import Decision, Round
+from xstream.guest.policies import Decision
 from xstream.guest.restore import restore
+from xstream.guest.rounds import Round
 from xstream.guest.save import save
 from xstream.guest.simulated import SimulatedGuest
 from xstream.kernels import checksum

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import Callable, List, Optional, Union
 
-    from xstream.guest.policies import Round
+    from xstream.guest.rounds import Round
 
 _USAGE = "xstream-save-helper: libxl starts this program; set LIBXL_SAVE_HELPER to its path (see its man page)"
 # Stream types: xc_stream_type_t of xenguest.h.
@@ -142,7 +142,8 @@ def _save(parent: Libxl, request: SaveRequest) -> None:
     parent.log(libxl.INFO, "saving domain {} ({}, Xen {}.{})".format(request.domid, guest.kind, *guest.xen_version))
     remus = request.stream_type == _REMUS
     try:
-        saved = save(guest, request.io_fd, live=bool(request.flags & _LIVE), policy=settings.policy(),
+        live = bool(request.flags & _LIVE)
+        saved = save(guest, request.io_fd, live=live, policy=settings.policy() if live else None,
                      verify=bool(request.flags & _DEBUG) and not remus,
                      checkpoint=(lambda number: parent.ask(libxl.CHECKPOINT) == _GO_ON) if remus else None,
                      on_round=lambda last: parent.log(libxl.INFO, round_line(last)),
@@ -211,7 +212,8 @@ def _reported(parent: Libxl) -> "Callable[[int, int], None]":
 def _fail_writes_on_sigterm(io_fd: int) -> "Callable[[], bool]":
     """From SIGTERM on, writes to the stream fail, so that the save rolls back between two of libxl's callbacks, never
     within one. Returns a function that says whether SIGTERM has come."""
-    import signal  # takes time to load, and a restore doesn't need it
+    # The module signal itself is the same with enums around it, which take time to load.
+    import _signal as signal  # type: ignore[import-not-found]
     unwritable = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
     came: List[int] = []
 

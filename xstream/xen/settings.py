@@ -5,7 +5,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Mapping, Optional
 
-    from xstream.guest.policies import Decision, Policy, Round
+    from xstream.guest.policies import Decision, Policy
+    from xstream.guest.rounds import Round
 
 _DOWNTIME, _ROUNDS, _GIVE_UP = "XSTREAM_DOWNTIME", "XSTREAM_ROUNDS", "XSTREAM_GIVE_UP"
 _MEMORY_CRC = "XSTREAM_MEMORY_CRC"
