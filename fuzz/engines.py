@@ -63,6 +63,8 @@ def restore(data: bytes, rng: random.Random) -> bool:
     if first[0] == "ok" and verdict[0] == "error" and verdict[1][0] == "IncompleteStream" \
             and "HVM_CONTEXT" not in verdict[1][6]:
         return False  # libxenguest insists on nothing else, nor does restore
+    if first[0] == "ok" and verdict[0] == "error" and verdict[1][4:6] == ("HVM_CONTEXT", "typecode"):
+        return False  # restore passes on entries of machines that aren't Xen's
     refused = first[0] == "ok" and first[1][0] == "refused"
     if first[0] == "ok" and not refused and first[1][4] != "None":
         return False  # an error after a complete checkpoint is a failover to it, not a failure

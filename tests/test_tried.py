@@ -250,8 +250,9 @@ def test_a_vcpu_without_what_another_has(kind, name):
     def stream(*tail):
         return samples.pv(tail=b"".join((samples.tsc_info(), samples.shared_info(), *tail, samples.end())))
 
+    blob = samples.extended() if kind == 0x05 else bytes(16 + 576)
     basic, second, more = samples.vcpu_basic(), samples.vcpu_basic(vcpu_id=1), [
-        samples.vcpu(kind, vcpu, struct.pack("<II", 0, 32) + bytes(120)) for vcpu in range(2)]
+        samples.vcpu(kind, vcpu, blob) for vcpu in range(2)]
     assert xstream.verify(stream(basic, second)) and xstream.verify(stream(basic, more[0], second, more[1]))
     for tail, lacking in (((basic, more[0], second), 1), ((basic, second, more[1]), 0)):
         with pytest.raises(xstream.IncompleteStream) as caught:

@@ -267,3 +267,9 @@ def test_hostile_variable_entries():
     xsave_entry = entry(16, struct.pack("<QQQ", 7, 7, 7) + bytes(512) + struct.pack("<QQ", 7, 0) + bytes(48 + 256))
     msr_entry = entry(20, struct.pack("<I4xIIQ", 1, 0x48, 0, 1))
     assert_hostile_bytes_survive(read_all, HEADER + xsave_entry + msr_entry + END)
+
+
+@pytest.mark.parametrize("name", GENUINE)
+def test_genuine_contexts_are_what_xen_takes(name):
+    hvm_context.check(blob(name))
+    assert_hostile_bytes_survive(hvm_context.check, blob(name), 7)

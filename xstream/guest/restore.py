@@ -21,12 +21,12 @@ from xstream.guest.parallel import Workers, usable_cpus
 from xstream.guest.target import TargetMemory
 from xstream.kernels import pfns as pfn_kernel
 from xstream.limits import Limits
-from xstream.stream.reader import PageRun, Reader
+from xstream.stream.reader import PageRun, Reader, from_legacy
 from xstream.stream.records import RecordReader
 from xstream.stream.source import NeedMoreData, PendingPages
 from xstream.stream.state import CONFIG_FIELDS, Kept, StateRecords, owned
 from xstream.tuples import NamedTuple
-from xstream.wire import console, hvm_context, hvm_params, libvirt, libxc, libxl, xenopsd, xl
+from xstream.wire import console, hvm_context, hvm_params, libvirt, libxc, libxl, vcpu, xenopsd, xl
 from xstream.wire.frames import FRAME
 from xstream.wire.libxc import (
     Checkpoint,
@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from xstream.stream.sink import Sink
     from xstream.stream.types import SinkLike, SourceLike, StreamLike
     from xstream.wire.formats import AnyRecord
+    from xstream.wire.frames import Buffer
     from xstream.wire.libxc import Record
 
 #: Most PFNs that a failed comparison names.
@@ -474,7 +475,7 @@ class Restorer:
         """The context, without which no HVM guest runs: Xen refuses a missing or broken one."""
         for kept in self._state.items():
             if isinstance(kept.record, HvmContext) and len(kept.record.blob):
-                self._blaming(kept, hvm_context.parse, kept.record.blob, base=_BODY)
+                self._blaming(kept, _check_hvm_context, kept.record.blob, base=_BODY)
                 return kept.record
         reader = self._reader
         raise IncompleteStream("the stream ends without HVM_CONTEXT", missing=("HVM_CONTEXT",), layer=libxc.LAYER,
@@ -503,6 +504,8 @@ class Restorer:
         for _, _, kept, record in vcpus:
             records.append(self._blaming(kept, pv.localised_vcpu, record)
                            if isinstance(record, VcpuBasic) else record)
+            if not from_legacy(self._reader):
+                self._blaming(kept, vcpu.check, record, base=_BODY)
         _, _, first, record = vcpus[0]
         completed = self._blaming(first, pv.write_start_info, record)
         self._hooks.load_state(records)
@@ -517,6 +520,10 @@ class Restorer:
         except StreamError as error:
             place: _Place = kept.where
             raise _located(error, kept.record, place._replace(offset=place.offset + base))
+
+
+def _check_hvm_context(untrusted: "Buffer") -> None:
+    hvm_context.check(untrusted, unknown=True)  # the guest's machine may have entries of its own
 
 
 def _located(error: StreamError, record: "AnyRecord", place: _Place) -> StreamError:

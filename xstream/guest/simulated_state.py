@@ -30,7 +30,7 @@ _LEAVES: Sequence[Tuple[int, int]] = [
 _HVM_MAGIC = 0x54381286
 #: (typecode, length) of the HVM context's entries for each vcpu, and for the domain.
 _PER_VCPU = [(2, 1032), (5, 24), (6, 1024), (14, 240), (18, 24), (19, 8)]
-_PER_DOMAIN = [(3, 8), (4, 400), (7, 16), (8, 8), (9, 8), (10, 56), (11, 24), (12, 432), (13, 16)]
+_PER_DOMAIN = [(3, 8), (4, 400), (7, 16), (8, 8), (9, 8), (10, 56), (11, 24), (12, 1048), (13, 8)]
 
 #: HVM parameters in the order in which Xen writes them; the pages are beyond the memory of a guest under 4 GiB.
 SPECIAL_PAGES = {1: 0xFEFFC, 5: 0xFEFFD, 6: 0xFEFFB, 27: 0xFEFF8, 28: 0xFEFF9, 29: 0xFEFFA, 17: 0xFEFFF}

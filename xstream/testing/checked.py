@@ -433,7 +433,7 @@ def _check_hvm_state(records: "Sequence[Record]") -> None:
     for record in records:
         if isinstance(record, libxc.HvmContext):
             try:
-                hvm_context.parse(record.blob)
+                hvm_context.check(record.blob, unknown=True)
             except StreamError as error:
                 raise violated("HvmContext has to be a chain of entries from HEADER to END", str(error))
         if isinstance(record, libxc.HvmParams):

@@ -45,8 +45,7 @@ def _check_hvm_context(record: "libxc.HvmContext") -> None:
     if not len(record.blob):
         return  # check_whole() reports it
     from xstream.wire import hvm_context
-    # The chain of entries, but not their lengths: these differ between versions of Xen.
-    hvm_context.parse(record.blob)
+    hvm_context.check(record.blob)
 
 
 def _check_vcpu_extended(record: "libxc.VcpuExtended") -> None:
@@ -73,7 +72,7 @@ def _check_hvm_tail(record: "legacy.HvmTail") -> None:
     from xstream.wire import hvm_context, legacy, libxc
     # check_whole() reports an empty one.
     if libxc.hvm_context_begins(record.context):
-        _shifted(legacy.MAGIC_PFNS_SIZE + 4, hvm_context.parse, record.context)
+        _shifted(legacy.MAGIC_PFNS_SIZE + 4, hvm_context.check, record.context)
 
 
 def _check_toolstack(record: "legacy.Toolstack", width: int) -> None:

@@ -13,11 +13,12 @@ from xstream.stream.ordering import P2M_FRAMES, VCPU_BASIC
 from xstream.stream.reader import from_legacy
 from xstream.tuples import NamedTuple
 from xstream.wire import libxc, signatures, vcpu
+from xstream.wire.frames import FRAME
 from xstream.wire.libxc import PAGE_SIZE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Dict, Iterable, Optional, Tuple
+    from typing import Dict, Iterable, Optional, Tuple, Union
 
     from xstream.guest.deltas import DeltaDecoder
     from xstream.wire.formats import AnyRecord
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 _NOTAB = 0
 _NEVER_SENT = 0xF
 _PINNED = 8
+#: vcpus whose registers are looked at: Xen's limit for PV guests.
+_MOST_VCPUS = 8192
 
 
 class _Shapes:
@@ -70,6 +73,7 @@ class PfnChecks:
         self._leaves_from = ""  # the name of their record
         self._contexts: Dict[int, _Context] = {}  # by vcpu id
         self._contexts_size = 0
+        self._faults: Dict[Tuple[int, type], StreamError] = {}  # of other registers
         self._decoder: Optional[DeltaDecoder] = None
         self._verdict: Optional[StreamError] = None
         self._checkpoints = 0
@@ -89,6 +93,8 @@ class PfnChecks:
             self._note_context(record.vcpu_id, record.blob, libxc.type_name(VCPU_BASIC))
         elif isinstance(record, libxc.Verify):
             self._verifying = True
+        elif isinstance(record, (libxc.VcpuXsave, libxc.VcpuMsrs)):
+            self._note_registers(record)
         elif isinstance(record, libxc.Checkpoint):
             if self._decoder is not None:
                 self._decoder.end()
@@ -153,6 +159,19 @@ class PfnChecks:
                                     expected="at most {} bytes of contexts".format(limit), got=self._contexts_size)
         self._contexts[vcpu_id] = _Context(bytes(blob), self._reader.index, self._reader.offset, name)
 
+    def _note_registers(self, record: "Union[libxc.VcpuXsave, libxc.VcpuMsrs]") -> None:
+        """Take note of registers that Xen refuses. That is known last of all: libxenguest passes them on."""
+        key = record.vcpu_id, type(record)
+        if self._converted or not len(record.blob) or record.vcpu_id >= _MOST_VCPUS:
+            return
+        self._faults.pop(key, None)
+        try:
+            vcpu.check(record)
+        except StreamError as error:
+            self._faults[key] = error.located(
+                layer=self._reader.memory.layer, base=self._reader.offset + FRAME.size, record=self._reader.index,
+                record_type=libxc.type_name(libxc.type_of(record)))
+
     def _judge(self) -> "Optional[StreamError]":
         """What is wrong with the guest as it is now, or None."""
         if not self._reader.pt_levels:
@@ -169,7 +188,7 @@ class PfnChecks:
             except StreamError as error:
                 return error.located(layer=self._reader.memory.layer, base=self._reader.offset,
                                      record=self._reader.index, record_type=self._leaves_from)
-        return None
+        return min(self._faults.items(), key=lambda fault: fault[0][0])[1] if self._faults else None
 
     def _check_context(self, blob: bytes, vcpu_id: int) -> None:
         """The frames in a context: start info of vcpu 0, GDT, top-level page tables."""

@@ -26,6 +26,7 @@ VERSION = 1
 MAX_ENTRIES = 65536
 
 END, HEADER, CPU, CPU_XSAVE, CPU_MSR = 0, 1, 2, 16, 20
+_PIC, _PICS = 3, 2
 
 _DESCRIPTOR = struct.Struct("<HHI")
 
@@ -185,15 +186,37 @@ def decode(entry: Entry) -> "Fields":
         return _decode_msrs(entry)
     if entry.typecode == CPU and len(entry.data) == _CPU_COMPAT.size:
         return _CPU_COMPAT.decode(entry.data)
-    kind = _KINDS.get(entry.typecode)
-    if kind is None:
+    if entry.typecode not in _KINDS:
         return {}
-    if kind.fixed and len(entry.data) != kind.layout.size:
-        raise _wrong_length(entry, kind.layout.size)
-    if len(entry.data) > kind.layout.size:
-        raise UnsupportedStream("{} entry of a later version".format(entry.name), offset=entry.offset + 4,
-                                field="length", expected="at most {}".format(kind.layout.size), got=len(entry.data))
-    return kind.layout.decode(entry.data)
+    _check_length(entry)
+    return _KINDS[entry.typecode].layout.decode(entry.data)
+
+
+def check(untrusted: "Buffer", *, unknown: bool = False) -> None:
+    """Raise what :func:`parse` raises, and for what every Xen refuses of the entries: an unknown typecode, a second
+    HEADER, a length that :func:`decode` refuses, a third PIC, a CPU_MSR without MSRs or with reserved bits, an XSAVE
+    area of another size than its components take. Their other contents aren't judged. ``unknown``: accept unknown
+    typecodes, which a machine that isn't Xen's may have.
+
+    Source: hvm_load() and _hvm_check_entry() in xen/arch/x86/hvm/save.c, hvm_load_cpu_xsave_states() and
+    hvm_load_cpu_msrs() in hvm.c, vpic_check() in vpic.c.
+    """
+    for entry in parse(untrusted)[1:-1]:
+        if unknown and entry.typecode not in NAMES:
+            continue
+        if entry.typecode not in NAMES or entry.typecode == HEADER:
+            raise UnsupportedStream("entry of the HVM context that no Xen restores", offset=entry.offset,
+                                    field="typecode", expected="a known typecode, after the HEADER",
+                                    got=entry.typecode)
+        if entry.typecode == CPU_XSAVE:
+            _check_xsave(entry)
+        elif entry.typecode == CPU_MSR:
+            _check_msrs(entry)
+        elif entry.typecode == _PIC and entry.instance >= _PICS:
+            raise CorruptStream("PIC entry of a wrong instance", offset=entry.offset + 2, field="instance",
+                                expected="under {}".format(_PICS), got=entry.instance)
+        else:
+            _check_length(entry)
 
 
 def xsave_area(entry: Entry) -> memoryview:
@@ -244,11 +267,43 @@ def _check_strictly(blob: memoryview, entries: "List[Entry]") -> None:
                               got=len(blob) - end - _DESCRIPTOR.size)
 
 
-def _decode_xsave(entry: Entry) -> "Fields":
+def _check_length(entry: Entry) -> None:
+    kind = _KINDS[entry.typecode]
+    if kind.fixed and len(entry.data) != kind.layout.size:
+        raise _wrong_length(entry, kind.layout.size)
+    if len(entry.data) > kind.layout.size:
+        raise UnsupportedStream("{} entry of a later version".format(entry.name), offset=entry.offset + 4,
+                                field="length", expected="at most {}".format(kind.layout.size), got=len(entry.data))
+
+
+def _check_xsave(entry: Entry) -> None:
+    size = xsave.area_size(_xsave_head(entry)["xcr0_accum"])
+    wanted = 0 if size is None else _XSAVE_HEAD.size + size
+    # Xen 4.3.0 and before sent zeros after the area.
+    if wanted and (len(entry.data) < wanted or any(entry.data[wanted:])):
+        raise _wrong_length(entry, wanted)
+
+
+def _xsave_head(entry: Entry) -> "Fields":
     least = _XSAVE_HEAD.size + xsave.MIN_SIZE
     if len(entry.data) < least:
         raise _wrong_length(entry, "at least {}".format(least))
-    fields = _XSAVE_HEAD.decode(entry.data)
+    return _XSAVE_HEAD.decode(entry.data)
+
+
+def _check_msrs(entry: Entry) -> None:
+    registers = _decode_msrs(entry)["msrs"]
+    if not registers:
+        raise _wrong_length(entry, "at least one MSR")
+    for index, msr in enumerate(registers):
+        if msr.flags:
+            raise CorruptStream("reserved bits of an MSR aren't zero", field="msrs[{}]".format(index), expected=0,
+                                offset=entry.offset + _DESCRIPTOR.size + _COUNT.size + index * msrs.SIZE + 4,
+                                got=msr.flags)
+
+
+def _decode_xsave(entry: Entry) -> "Fields":
+    fields = _xsave_head(entry)
     fields.update(xsave.decode(xsave_area(entry)))
     return fields
 

@@ -10,7 +10,7 @@ import struct
 
 from xstream.errors import CorruptStream, StreamError
 from xstream.tuples import NamedTuple
-from xstream.wire import features, xsave
+from xstream.wire import features, libxc, msrs, xsave
 from xstream.wire.layouts import Layout, prefixed
 
 TYPE_CHECKING = False
@@ -74,6 +74,8 @@ _EXTENDED = Layout(
 _EXTENDED_LEAST = 32
 
 _XCR0 = Layout(("xcr0", "Q"), ("xcr0_accum", "Q"))
+#: Bytes of a record's body before the blob.
+_HEAD = 8
 
 
 def basic(untrusted: "Buffer") -> "Fields":
@@ -241,6 +243,50 @@ def xsave_state(untrusted: "Buffer") -> "Dict[str, int]":
     except StreamError as error:
         raise error.located(base=_XCR0.size)
     return fields
+
+
+def check_xsave(untrusted: "Buffer") -> None:
+    """Raise CorruptStream for a VCPU_XSAVE blob that every Xen refuses: part of an area, components in use but none
+    that ever were, another size than those that were in use take.
+
+    A blob that is empty, or of only a header, is accepted, and nothing is said of one without components: libxenguest
+    passes it on. Source: XEN_DOMCTL_setvcpuextstate in xen/arch/x86/domctl.c.
+    """
+    length = len(untrusted)
+    if not length or length == _XCR0.size:
+        return
+    least = _XCR0.size + xsave.MIN_SIZE
+    if length < least:
+        raise CorruptStream("XSAVE state of a wrong size", offset=0, field="length",
+                            expected="{} or at least {}".format(_XCR0.size, least), got=length)
+    head = _XCR0.decode(untrusted)
+    if head["xcr0"] and not head["xcr0_accum"]:
+        raise CorruptStream("components in use that never were", offset=8, field="xcr0_accum",
+                            expected="at least {:#x}".format(head["xcr0"]), got=0)
+    size = xsave.area_size(head["xcr0_accum"])
+    if size is not None and length != _XCR0.size + size:
+        raise CorruptStream("XSAVE state of a wrong size", offset=0, field="length", expected=_XCR0.size + size,
+                            got=length)
+
+
+def check(record: "libxc.Record") -> None:
+    """Check the blob of a VcpuXsave or VcpuMsrs record; raises CorruptStream with an offset relative to the body."""
+    try:
+        if isinstance(record, libxc.VcpuXsave):
+            check_xsave(record.blob)
+        elif isinstance(record, libxc.VcpuMsrs):
+            check_msrs(record.blob)
+    except StreamError as error:
+        raise error.located(base=_HEAD)
+
+
+def check_msrs(untrusted: "Buffer") -> None:
+    """Raise CorruptStream for a VCPU_MSRS blob that every Xen refuses: reserved bits that aren't zero.
+    Source: XEN_DOMCTL_set_vcpu_msrs in xen/arch/x86/domctl.c."""
+    for index, msr in enumerate(msrs.parse(untrusted)):
+        if msr.flags:
+            raise CorruptStream("reserved bits of an MSR aren't zero", offset=index * msrs.SIZE + 4,
+                                field="msrs[{}]".format(index), expected=0, got=msr.flags)
 
 
 def xsave_area(untrusted: "Buffer") -> memoryview:

@@ -11,7 +11,7 @@ from xstream.wire.layouts import Layout, prefixed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Dict, Mapping, Tuple
+    from typing import Dict, Mapping, Optional, Tuple
 
     from xstream.wire.frames import Buffer
     from xstream.wire.layouts import Fields, Row
@@ -39,6 +39,9 @@ _AREA = Layout(*(prefixed("fpu", FXSAVE) + (("xstate_bv", "Q"), ("xcomp_bv", "Q"
 #: :func:`xstream.wire.policies.xstate_places` has those of a guest's own CPU.
 FIXED_PLACES: "Dict[int, Tuple[int, int]]" = {2: (576, 256)}
 
+#: By the components in use, x87 always: those that have their place in the FXSAVE region, and YMM after the header.
+_SIZES = {1: MIN_SIZE, 3: MIN_SIZE, 7: MIN_SIZE + 256}
+
 
 def decode(untrusted: "Buffer") -> "Fields":
     """Fields of an area: those of the FXSAVE region (``fpu.fcw`` ...), ``xstate_bv``, ``xcomp_bv``; none if it is
@@ -50,6 +53,12 @@ def decode(untrusted: "Buffer") -> "Fields":
         raise CorruptStream("XSAVE area too short for its header", offset=0, field="length",
                             expected="at least {}".format(MIN_SIZE), got=len(untrusted))
     return _AREA.decode(untrusted)
+
+
+def area_size(xcr0_accum: int) -> "Optional[int]":
+    """The bytes that an area takes in which these components have been in use; None where that depends on the CPU, or
+    if there are none."""
+    return _SIZES.get(xcr0_accum)
 
 
 def component_names(mask: int) -> "Tuple[str, ...]":
