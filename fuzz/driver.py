@@ -1,7 +1,7 @@
 """Runs the fuzzer; ``scripts/fuzz`` sets up what it needs and starts this.
 
     driver.py --work FOLDER replay              every seed through every target
-    driver.py --work FOLDER mutants [PERCENT]   mutants through each target, the same as long as the seeds are
+    driver.py --work FOLDER mutants [PERCENT]   a number of mutants of each seed through each target, always the same
     driver.py --work FOLDER blind [SECONDS]     random mutants through all targets of streams, as fast as they go
     driver.py --work FOLDER calls [SECONDS]     kernels by themselves, as fast as they go
     driver.py --work FOLDER TARGET [SECONDS]    one target, guided by coverage; "all": each input decides on one
@@ -23,7 +23,7 @@ import time
 import traceback
 import zlib
 from pathlib import Path
-from typing import Any, Dict, List, Set, Tuple
+from typing import Any, Dict, Iterator, List, Set, Tuple
 
 try:
     import atheris
@@ -121,17 +121,33 @@ class Inputs:
     def __init__(self) -> None:
         self.whole = seeds.streams()
         self.bodies = seeds.bodies(self.whole)
-        good = [data for data in self.whole.values() if verified(data, {"limits": LIMITS})[0] == "ok"]
+        good = [data for data in self.whole.values() if is_good(data)]
         self.mutator = mutator.Mutator(list(self.whole.values()), good, atheris.Mutate if guided() else None)
 
     def seeds_of(self, name: str) -> List[bytes]:
         return list((self.bodies if name in OF_BODIES else self.whole).values())
 
+    def fixed(self, name: str, percent: float) -> Iterator[bytes]:
+        """A target's mutants. Each depends on its seed, its number and the donors alone: a new seed adds mutants, and
+        changes no other."""
+        donors = [self.whole[donor] for donor in seeds.DONORS]
+        ways = [(seed, hashlib.sha256(seed).hexdigest(),
+                 mutator.Mutator(donors, [seed] if is_good(seed) else [], gentle=0.75).mutate)
+                for seed in self.seeds_of(name)]
+        for number in range(int(MUTANTS[name] * percent / 100)):
+            for seed, digest, mutate in ways:
+                key = "{} {} {}".format(name, digest, number)
+                yield mutator.scrambled(seed, random.Random(key)) if name in OF_BODIES else mutate(seed, key)
+
     def mutant(self, name: str, number: int) -> bytes:
-        """One of 2^64 mutants for a target."""
+        """One of 2^64 mutants for a target, as the seeds are now."""
         rng = random.Random("{} {}".format(name, number))
         seed = rng.choice(self.seeds_of(name))
         return mutator.scrambled(seed, rng) if name in OF_BODIES else self.mutator.mutate(seed, rng.getrandbits(48))
+
+
+def is_good(data: bytes) -> bool:
+    return verified(data, {"limits": LIMITS})[0] == "ok"
 
 
 def guided() -> bool:
@@ -156,8 +172,7 @@ def mutants(runner: Runner, inputs: Inputs, percent: float, work: Path) -> None:
         child = os.fork()
         if not child:
             last = work / "last-of-{}".format(name.replace(" ", "-"))
-            for number in range(int(MUTANTS[name] * percent / 100)):
-                data = inputs.mutant(name, number)
+            for data in inputs.fixed(name, percent):
                 last.write_bytes(data)  # what a memory error in a kernel leaves behind
                 runner.run(name, data)
             finish(runner, name)
@@ -181,10 +196,10 @@ def names_of(target: str) -> List[str]:
 
 
 def blind(runner: Runner, inputs: Inputs, names: List[str], seconds: float) -> None:
-    numbers = random.Random()
+    numbers, weights = random.Random(), [MUTANTS[name] for name in names]  # as much time for each
     end, told = time.time() + seconds, time.time()
     while time.time() < end:
-        name = numbers.choice(names)
+        name, = numbers.choices(names, weights)
         data = inputs.mutant(name, numbers.getrandbits(64))
         if runner.run(name, data) and name not in OF_BODIES and not runner.executions % 16:
             inputs.mutator.remember(data)

@@ -2,14 +2,29 @@
 import contextlib
 import os
 import random
+import socket
 import struct
 import tempfile
-from typing import Any, Dict, List
+import threading
+from typing import Any, Callable, Dict, List, Tuple
 
 import numpy
 from common import PAGE, Target, check
 
-from xstream.kernels import batches, checksum, contents, deltas, hashes, p2m, pages, pagetables, pfns, transfer, zframes
+from xstream.kernels import (
+    batches,
+    checksum,
+    contents,
+    deltas,
+    hashes,
+    p2m,
+    pages,
+    pagetables,
+    pfns,
+    transfer,
+    vmsplice,
+    zframes,
+)
 
 
 def kernels(data: bytes, rng: random.Random) -> None:
@@ -317,8 +332,14 @@ def call_pages(words: numpy.ndarray, size: int, rng: random.Random) -> int:
         elif kind < 0.5:
             memory[page * PAGE:(page + 1) * PAGE] = view(words)[page * 8:][:PAGE]
     parts, index = pieces(memoryview(memory), PAGE), memoryview(bytearray(8)).cast("Q")
-    zero = [pages.zero_pages(page, index) for page in parts]
-    same(zero, [not any(page) for page in parts], "zero pages")
+    numbers, zeros, before = view(numpy.arange(8, dtype=numpy.uint64)).cast("Q"), index_of(8), pages.implementation()
+    for name in pages.implementations():
+        pages.use(name)
+        zero = [pages.zero_pages(page, index) for page in parts]
+        same(zero, [not any(page) for page in parts], "zero pages")
+        count = pages.zero_pfns(memory, numbers, zeros)
+        same(zeros[:count], numpy.flatnonzero(zero), "PFNs of zero pages")
+    pages.use(before)
     sums, hashed = numpy.zeros(8, numpy.uint32), numpy.zeros(8, numpy.uint64)
     checksum.crc32c_pages(memory, memoryview(sums))
     hashes.xxh64_pages(memory, memoryview(hashed))
@@ -327,7 +348,13 @@ def call_pages(words: numpy.ndarray, size: int, rng: random.Random) -> int:
         hashes.xxh64_pages(page, memoryview(one))
         check(one[0] == hashed[number] and checksum.crc32c(page) == sums[number], "hash of a page")
         contents.classify(page, memoryview(kinds)[number:number + 1])
-    return 42 + call_checksums(words, size) + call_deltas(words, memory) + call_page_tables(words, rng)
+    return 34 + 9 * len(pages.implementations()) + call_checksums(words, size) + call_deltas(words, memory) \
+        + call_page_tables(words, rng)
+
+
+def index_of(count: int) -> Bytes:
+    """Room for numbers."""
+    return memoryview(bytearray(8 * count)).cast("Q")
 
 
 def call_checksums(words: numpy.ndarray, size: int) -> int:
@@ -335,18 +362,22 @@ def call_checksums(words: numpy.ndarray, size: int) -> int:
     data, calls = view(words, 1)[:1500], 0
     expected = None
     before = checksum.implementation()
+    page, sums = memoryview(view(words, 3)[:PAGE]), numpy.zeros(1, numpy.uint32)
     for name in checksum.implementations():
         checksum.use(name)
+        checksum.crc32c_pages(page, memoryview(sums))
+        check(sums[0] == checksum.crc32c(page), "the checksum of a page", name)
         value = combined = 0
         for piece in pieces(data, 5 * size):
             value = checksum.crc32c(piece, value)
             combined = checksum.crc32c_combine(combined, checksum.crc32c(piece), len(piece))
             calls += 3
         check(value == combined == checksum.crc32c(data), "checksums in pieces", name)
-        check(expected in (None, value), "checksums by implementation", name)
-        expected = value
+        found = value, checksum.crc32c(page)
+        check(expected in (None, found), "checksums by implementation", name)
+        expected = found
     checksum.use(before)
-    return calls
+    return calls + 4 * len(checksum.implementations())
 
 
 def call_deltas(words: numpy.ndarray, memory: bytearray) -> int:
@@ -479,6 +510,86 @@ def call_files(words: numpy.ndarray, size: int, rng: random.Random) -> int:
     return 9
 
 
+def call_transfers(words: numpy.ndarray, size: int, rng: random.Random) -> int:
+    """Bytes from any kind of file to any other, and pages by reference into a pipe that is full at times."""
+    data = view(words)[:rng.randrange(8 * WORDS)]
+    pairs = socket.socketpair(), os.pipe()
+    ends = pairs[0][0].detach(), pairs[0][1].detach(), *pairs[1]
+    with tempfile.TemporaryFile() as file, tempfile.TemporaryFile() as copy:
+        file.write(data)
+        file.flush()
+        most, plain, sink = rng.randrange(2 * len(data) + 1), file.fileno(), copy.fileno()
+        wanted = bytes(data[:most])
+        for source, into in ((plain, ends[1]), (ends[0], ends[3]), (ends[2], sink), (plain, sink)):
+            os.lseek(plain, 0, os.SEEK_SET)
+            moved = transfer.transfer(source, into, most if source == plain else len(wanted))
+            check(moved == len(wanted), "bytes moved", moved, len(wanted))
+        transfer.begin_writing(sink, len(wanted))
+        check(os.pread(sink, 4 * len(data) + 1, 0) == 2 * wanted, "bytes moved through all kinds of files")
+    memory = bytearray((view(words).tobytes() * 5)[:8 * PAGE])
+    numbers = numpy.array([rng.randrange(8) for _ in range(40)], numpy.uint64)
+    os.set_blocking(ends[3], rng.random() < 0.5)
+    taken: List[bytes] = []
+    reader = threading.Thread(target=lambda: taken.append(_read(ends[2], 40 * PAGE)))
+    reader.start()
+    sent = vmsplice.splice_pages(ends[3], memory, view(numbers).cast("Q"))
+    reader.join()
+    expected = bytearray(40 * PAGE)
+    pages.gather(memory, view(numbers).cast("Q"), expected)
+    check(sent == len(expected) and taken[0] == expected, "pages sent by reference")
+    for end in ends:
+        os.close(end)
+    return 7
+
+
+def _read(fd: int, size: int) -> bytes:
+    found = b""
+    while len(found) < size:
+        found += os.read(fd, size - len(found))
+    return found
+
+
+def call_refusals(words: numpy.ndarray, size: int, rng: random.Random) -> int:
+    """Buffers of sizes that don't fit together: nothing outside them is read or written."""
+    data, null = view(words, rng.choice((0, 1))), os.open("/dev/null", os.O_RDWR)
+    numbers = view(words & numpy.uint64(rng.choice((1, 7, 63, (1 << 64) - 1)))).cast("Q")
+
+    def argument(kind: str) -> Any:
+        if kind in "if":
+            return rng.choice((0, 1, 4, 8, 16, 1 << 20)) if kind == "i" else null
+        at = rng.randrange(WORDS - 1100)
+        if kind in "qQ":
+            count = rng.choice((0, 1, 2, size, 64, 512, 1024))
+            return numbers[at:at + count] if kind == "q" else index_of(count)
+        count = rng.choice((0, 1, 8, 64, PAGE, 3 * PAGE))
+        return data[:count] if kind == "b" else bytearray(data[at:at + count])
+
+    for _ in range(64):
+        kernel, kinds = rng.choice(REFUSING)
+        with contextlib.suppress(ValueError, IndexError, OverflowError, OSError):
+            kernel(*map(argument, kinds))
+    os.close(null)
+    return 64
+
+
+#: Kernels, and their arguments: bytes, numbers (both capital if written), an integer, a descriptor.
+REFUSING: Tuple[Tuple[Callable[..., object], str], ...] = (
+    (pfns.unpack, "bQB"), (pfns.pack, "qBB"), (pfns.check, "bii"), (pfns.widen, "biiiB"), (pfns.narrow, "biB"),
+    (pfns.count_data, "b"), (pfns.data_pfns, "bQ"), (pfns.highest_pfn, "b"), (pfns.mark, "bB"),
+    (pfns.select, "bBiiBQ"), (pfns.populated_of, "qBB"), (pfns.forget, "qBQ"), (pfns.types_of, "bB"),
+    (pfns.populated, "bB"), (pfns.populated_pfns, "biQ"), (pfns.bitmap_to_pfns, "biQ"), (pfns.pfns_to_bitmap, "qB"),
+    (pfns.runs, "qQQ"), (pfns.ascending, "q"), (pfns.batch_end, "qii"), (p2m.lookup, "qqQ"), (p2m.types_at, "bqB"),
+    (p2m.changed, "qqB"), (p2m.widen, "bQ"), (p2m.narrow, "qB"), (p2m.claim, "bBQ"), (p2m.assign, "Qqq"),
+    (p2m.populated_only, "qbQ"), (pages.scatter, "Bqb"), (pages.gather, "bqB"), (pages.compare, "bqbQ"),
+    (pages.zero_pages, "bQ"), (pages.zero_pfns, "bqQ"), (pages.write_pages, "fbbqii"),
+    (pages.write_batches, "fibqbii"), (pages.read_pages, "fBqi"), (pages.pwrite_pages, "fqbi"),
+    (pages.pread_pages, "fqB"), (batches.scan, "biiiiBQ"), (batches.scan_sparse, "bqiiiiB"),
+    (batches.scatter, "Bqbq"), (checksum.crc32c_pages, "bB"), (contents.classify, "bB"), (hashes.xxh64_pages, "bQ"),
+    (deltas.decode, "bBq"), (deltas.encode, "BbB"), (pagetables.referenced, "bbBQ"), (pagetables.localise, "bbqB"),
+    (vmsplice.splice_pages, "fbq"), (zframes.header, "bi"), (zframes.follow, "bi"), (zframes.agreeing, "bbii"),
+)
+
+
 def _batches_of(numbers: List[int], ends: List[int], data: bytes) -> bytes:
     made, begin = b"", 0
     for end in ends:
@@ -490,5 +601,5 @@ def _batches_of(numbers: List[int], ends: List[int], data: bytes) -> bytes:
 
 
 CALLS = (call_words, call_states, call_bitmaps, call_legacy, call_tables, call_pages, call_batches, call_frames,
-         call_cache, call_files)
+         call_cache, call_files, call_transfers, call_refusals)
 TARGETS: Dict[str, Target] = {"kernels": kernels}

@@ -5,7 +5,7 @@ Half of the mutants are good streams with changes that should leave them good; t
 """
 import random
 import struct
-from typing import Callable, List, Optional, Sequence, Tuple
+from typing import Callable, List, Optional, Sequence, Tuple, Union
 
 PAGE = 4096
 LONGEST = 1 << 17  # of a mutant; pages dominate, and more of them exercise nothing new
@@ -254,12 +254,12 @@ Change = Callable[["Mutator", List[Piece]], None]
 
 
 class Mutator:
-    """``seeds``: streams to take pieces from; ``good``: those to begin with where the mutant is to be good.
-    ``scramble(body, size)`` changes bytes without knowing what they are."""
+    """``seeds``: streams to take pieces from; ``good``: those to begin with where the mutant is to be good, which is
+    the share ``gentle`` of them. ``scramble(body, size)`` changes bytes without knowing what they are."""
 
     def __init__(self, seeds: Sequence[bytes], good: Sequence[bytes],
-                 scramble: Optional[Callable[[bytes, int], bytes]] = None) -> None:
-        self.seeds, self.good = list(seeds), list(good)
+                 scramble: Optional[Callable[[bytes, int], bytes]] = None, gentle: float = 0.6) -> None:
+        self.seeds, self.good, self._gentle = list(seeds), list(good), gentle
         self._scramble = scramble or self._flip
         self.rng = random.Random(0)
 
@@ -270,10 +270,10 @@ class Mutator:
         else:
             self.good[self.rng.randrange(len(self.good))] = data
 
-    def mutate(self, data: bytes, seed: int) -> bytes:
+    def mutate(self, data: bytes, seed: Union[int, str]) -> bytes:
         """A mutant of ``data``, or of a good stream."""
         rng = self.rng = random.Random(seed)
-        gentle = rng.random() < 0.6
+        gentle = bool(self.good) and rng.random() < self._gentle
         pieces = split(rng.choice(self.good) if gentle else data)
         for _ in range(rng.choice((1, 1, 2, 3, 5))):
             change = rng.choice(GENTLE if gentle or rng.random() < 0.2 else HOSTILE)

@@ -20,6 +20,9 @@ import xstream  # noqa: E402
 from xstream.stream import signs  # noqa: E402
 from xstream.wire import hvm_context, hvm_params, legacy, libxc, msrs, xenopsd  # noqa: E402
 
+#: The streams of which pieces get into the fixed mutants of others.
+DONORS = ("hvm3", "pv3", "legacy hvm64", "legacy pv32 by 64", "libxl", "xl", "libvirt", "xenopsd", "checkpoints",
+          "colo")
 #: Pages that a genuine stream keeps, and the size beyond which what is left isn't used.
 _PAGES, _LARGEST = 5, mutator.LONGEST
 

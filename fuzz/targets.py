@@ -24,6 +24,7 @@ from common import (
     SOURCES,
     Finding,
     Outcome,
+    Ran,
     Target,
     about_pages,
     around_memory,
@@ -370,6 +371,7 @@ def commands(data: bytes, rng: random.Random) -> bool:
             ["convert", stream, out, "--to", rng.choice(CONTAINERS)], ["convert", stream, out, "--to", "config"]))
         if words[0] != "policy":
             words += ["--limit", "256M"]
+        Ran.tools += 1
         status = printed(lambda: cli.main(words))
         check(status in (0, 1, 2, 4), "exit status", status, words[:1] + words[2:])
         check(not os.path.exists(out) or status == 0 or "--salvage" in words, "a file left", words)

@@ -15,6 +15,7 @@ if not FUZZ.is_dir():
 sys.path.append(str(FUZZ))
 
 import common  # noqa: E402
+import driver  # noqa: E402
 import kernel_calls  # noqa: E402
 import mutator  # noqa: E402
 from registry import MUTANTS, TARGETS  # noqa: E402
@@ -34,6 +35,16 @@ def test_many_mutants_of_good_streams_are_good():
     good = [common.verified(mutant, {"limits": common.LIMITS})[0] == "ok" for mutant in mutants]
     assert 60 < sum(good) < 160
     assert mutants[7] == mutate.mutate(samples.hvm(), 7)
+
+
+def test_a_new_seed_changes_no_mutant():
+    inputs = driver.Inputs()
+    before = [hash(mutant) for mutant in inputs.fixed("verify", 1)]
+    inputs.whole["new"] = samples.hvm() + b"anything"
+    after = [hash(mutant) for mutant in inputs.fixed("verify", 1)]
+    seeds = len(inputs.whole)
+    assert [number for at, number in enumerate(after) if at % seeds != seeds - 1] == before
+    assert len(set(after)) > 0.9 * len(after)
 
 
 @pytest.mark.parametrize("target", TARGETS)
