@@ -45,9 +45,9 @@ def zero_pfns(memory: BufferLike, pfns: BufferLike, out: BufferLike) -> int:
 def writev(fd: int, buffers: Iterable[BufferLike], sparse: bool = False) -> int:
     """Write all buffers, in order; returns the number of bytes.
 
-    ``sparse``: the descriptor is a regular file's, at its end: seek over blocks of 4096 bytes, aligned in the file,
-    that are zeros within one piece of memory, so that they become holes. The file's size is right even if it ends in
-    one.
+    ``sparse``: the descriptor is a regular file's, at its end: seek over zeros within one piece of memory, so that they
+    become holes, where these are 32 KiB or more of blocks of 4096 bytes, aligned in the file. The file's size is right
+    even if it ends in one.
     """
 
 def readv(fd: int, buffers: Iterable[BufferLike]) -> int:

@@ -68,6 +68,7 @@ cdef enum:
     HEAD_BYTES = 16  # of a PAGE_DATA record, up to its first PFN word
     MOST = 0x7ffff000  # bytes that Linux moves in one call
     IN_ORDER = -1  # not from an offset, but from a descriptor's position on
+    LEAST_HOLE = 32 << 10  # bytes of zeros that are worth a hole in a file
 
 cdef enum:
     # Of lseek; Linux' numbers, which the C library's header may hide.
@@ -346,7 +347,8 @@ cdef Py_ssize_t run_of_blocks(const uint8_t *data, Py_ssize_t blocks, bint *zero
 
 
 cdef Py_ssize_t write_sparse(int fd, _Pieces pieces) except -1:
-    """Write everything, but seek over whole blocks of the file that a piece would fill with zeros."""
+    """Write everything, but seek over whole blocks of the file that a piece would fill with zeros, if they are at least
+    LEAST_HOLE bytes: each hole takes several system calls, and nearly all zeros of a guest are in long runs."""
     cdef _Pieces held = _Pieces(pieces.count, 0)  # not written yet
     cdef int64_t position = seek(fd, 0)           # of the byte after those
     cdef Py_ssize_t i, left, size, total = 0
@@ -364,6 +366,7 @@ cdef Py_ssize_t write_sparse(int fd, _Pieces pieces) except -1:
                     zero, size = False, min(left, size or PAGE)
                 else:
                     size = PAGE * run_of_blocks(data, left // PAGE, &zero)
+                    zero = zero and size >= LEAST_HOLE
                 if not zero:
                     held.extend(<void *>data, size)
                 data += size
