@@ -5,6 +5,7 @@ import os
 import random
 import struct
 import sys
+import types
 
 import containers
 import genuine_streams
@@ -543,6 +544,29 @@ def test_without_the_library(tmp_path, monkeypatch):
     with pytest.raises(xstream.UnsupportedStream, match="zstandard"):
         xstream.convert(STREAM, tmp_path / "out.zst")
     assert not (tmp_path / "out.zst").exists()
+
+
+@pytest.mark.skipif(sys.version_info < (3, 9), reason="not applicable: Python 3.14's module has no backport")
+@pytest.mark.parametrize("size", [0, 48 << 20])
+def test_the_standard_library_alone(size, tmp_path, monkeypatch):
+    """Python 3.14's module is found by its name, for frames and for what isn't cut into frames."""
+    monkeypatch.setattr(packing, "SMALL_IMAGE", size)
+    if sys.version_info < (3, 14):
+        backport = importlib.import_module("backports.zstd")
+        monkeypatch.setitem(sys.modules, "compression", types.ModuleType("compression"))
+        monkeypatch.setitem(sys.modules, "compression.zstd", backport)
+    module = sys.modules["compression.zstd"]
+    monkeypatch.setitem(sys.modules, "zstandard", None)
+    assert zstd.library().error is module.ZstdError
+    image = compressed(STREAM, tmp_path, jobs=2)
+    assert decompressed(image) == STREAM and records(bytes(image)) == records(STREAM)
+    guest, plain = SimulatedGuest.empty("hvm"), SimulatedGuest.empty("hvm")
+    xstream.restore(tmp_path / "out.zst", guest, jobs=2)
+    xstream.restore(STREAM, plain)
+    assert guest.memory.buffer == plain.memory.buffer
+    unsized = zstandard.ZstdCompressor(write_content_size=False).compress(STREAM)
+    with WAYS["pipe"](unsized) as source:
+        assert xstream.verify(source) == xstream.verify(STREAM)
 
 
 # From one compressed image to another
