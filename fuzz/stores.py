@@ -94,7 +94,8 @@ def seekable(data: bytes, rng: random.Random) -> bool:
     plain = read_plainly(changed, options)
     with ways.mapped(changed) as path:
         by_table = read(path, options)
-        if plain[-1][0] == "end":
+        # A frame that is cut looks like the end of a stream with checkpoints, unless a table says that it was longer.
+        if plain[-1][0] == "end" and not (options.get("checkpointed") and by_table[-1][0] == "error"):
             differ("read by its table, an image differs", ("", plain), ("", by_table), options)
         memory, view = (attempt(lambda: memory_of(loaded(path, options))), attempt(lambda: xstream.MemoryView(
             path, **without(dict(options, checkpointed=True), "strict"))))
