@@ -204,7 +204,7 @@ def _transfer(items: Items, target: Target, progress: Progress) -> None:
         with contextlib.closing(items):
             for layer, record in items:
                 if layer == libxc.LAYER:
-                    _check(checks, record)
+                    _check(checks, record, copied=layer == reader.layer and not reader.memory.ended)
                 if isinstance(record, _ENDS):
                     # A copy of an incomplete or bad stream must not look complete, so this comes before its END.
                     if layer == libxc.LAYER:
@@ -226,12 +226,15 @@ def _transfer(items: Items, target: Target, progress: Progress) -> None:
     checks.finish()
 
 
-def _check(checks: RecordChecks, record: "AnyRecord") -> None:
-    """Check a record of the libxc stream to write, as verify would."""
+def _check(checks: RecordChecks, record: "AnyRecord", *, copied: bool) -> None:
+    """Check a record of the libxc stream to write, as verify would. ``copied``: the source's last one."""
     if isinstance(record, (libxc.PageData, PageRun)):
         checks.batches(record.words)
-    else:
+        return
+    try:
         checks.record(record)
+    except StreamError as error:
+        raise checks.located(error, record) if copied else error
 
 
 def _copied(reader: AnyReader, *, runs: bool) -> Items:

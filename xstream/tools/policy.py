@@ -37,7 +37,8 @@ class PolicyReport(NamedTuple):
 
     - ``compatible``: None if either has no CPUID policy, so that nothing can be said; else whether there are no
       ``reasons`` against it and nothing is ``lost``;
-    - ``reasons``: what makes Xen itself refuse: :func:`xstream.wire.policies.conflicts`;
+    - ``reasons``: what makes Xen itself refuse: :func:`xstream.wire.policies.conflicts`; none if
+      ``compatible`` is None;
     - ``lost``: features of ``a`` that ``b`` lacks;
     - ``notes``: differing bits that aren't features to lose: those that Xen accumulates over a pool of hosts or handles
       specially, such as RSBA or MD_CLEAR.
@@ -116,5 +117,6 @@ def with_record(found: Policy, record: "AnyRecord", reader: "AnyReader") -> Poli
 
 def compare_policies(a: Policy, b: Policy) -> PolicyReport:
     """Compare leaf by leaf and MSR by MSR; what one policy doesn't have counts as zeros."""
+    reasons = policies.conflicts(a.leaves, a.msrs, b.leaves, b.msrs) if a.leaves and b.leaves else ()
     return PolicyReport(a, b, policies.differences(a.leaves, b.leaves), policies.msr_differences(a.msrs, b.msrs),
-                        policies.conflicts(a.leaves, a.msrs, b.leaves, b.msrs))
+                        reasons)

@@ -6,14 +6,17 @@ from xstream.wire.libxc import GUEST_WIDTHS
 # What type checkers need; the modules themselves are only loaded for streams that need them.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Optional
+    from typing import Dict, Optional
 
+    from xstream.errors import StreamError
     from xstream.tools.pfn_checks import PfnChecks
     from xstream.wire.formats import AnyRecord
     from xstream.wire.frames import Buffer
 
 
 _MEMORY = ("legacy", "libxc")
+#: Where a record's body lies in it, by layer.
+_BODY_OFFSET: "Dict[str, int]" = {"libxc": 8, "libxl": 8}
 
 
 class RecordChecks:
@@ -43,6 +46,15 @@ class RecordChecks:
         checks = self._need_pfn_checks()
         if checks is not None:
             checks.note(record)
+
+    def located(self, error: "StreamError", record: "AnyRecord") -> "StreamError":
+        """The error of ``record`` with its place, if the reader has just returned that record."""
+        if error.layer is None:
+            from xstream.wire.formats import record_name
+            reader = self._reader
+            error.located(layer=reader.layer, base=reader.offset + _BODY_OFFSET.get(reader.layer, 0),
+                          record=reader.index, record_type=record_name(reader.layer, record))
+        return error
 
     def finish(self) -> None:
         """Check what only the end can tell."""

@@ -10,14 +10,11 @@ from xstream.wire.libxc import PAGE_SIZE, PageData
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, Dict, Optional, Tuple, Union
+    from typing import Callable, Optional, Tuple, Union
 
     from xstream.stream.types import StreamLike
     from xstream.wire.formats import AnyRecord
     from xstream.wire.frames import Buffer
-
-#: Where a record's body lies in it, by layer.
-_BODY_OFFSET: "Dict[str, int]" = {"libxc": 8, "libxl": 8}
 
 
 class VerifyReport(NamedTuple):
@@ -111,15 +108,11 @@ class Verifier:
         self._checks.batches(words)
 
     def _check(self, record: "AnyRecord") -> None:
-        reader = self._reader
         try:
             self._checks.record(record)
         except StreamError as error:
-            if error.layer is None:
-                from xstream.wire.formats import record_name
-                error.located(layer=reader.layer, base=reader.offset + _BODY_OFFSET.get(reader.layer, 0),
-                              record=reader.index, record_type=record_name(reader.layer, record))
-            raise
+            raise self._checks.located(error, record)
+
 
 
 def verify(source: "StreamLike", *, format: "Optional[str]" = None, limits: Limits = Limits(), strict: bool = False,

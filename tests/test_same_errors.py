@@ -1,0 +1,60 @@
+"""The same damage is the same error, whichever verb meets it."""
+import io
+import struct
+
+import containers
+import pytest
+import samples
+
+import xstream
+
+ATTRIBUTES = ("layer", "offset", "record", "record_type", "field", "expected", "got")
+VERBS = {
+    "extract": lambda stream: xstream.extract(stream, io.BytesIO()),
+    "digest": xstream.digest,
+    "convert": lambda stream: xstream.convert(stream, io.BytesIO()),
+}
+STREAM = samples.hvm()
+BAD_POLICY = samples.record(0x11, bytes(23))
+
+
+def damages():
+    """Streams by what is wrong with them: the frame and order of records, PFN words, pages that are cut off."""
+    bad_word = samples.hvm(memory=samples.batch([samples.word(5, 7)], [samples.page(3)]))
+    late = STREAM[:-len(samples.end())] + samples.static_data_end() + samples.end()
+    yield "marker", b"\0" + STREAM[1:]
+    yield "header cut", STREAM[:30]
+    yield "record cut", STREAM[:-3]
+    yield "pages cut", STREAM[:STREAM.index(samples.page(2)) + 100]
+    yield "page type", bad_word
+    yield "order", late
+    yield "unknown", STREAM[:-len(samples.end())] + samples.record(0x55, b"") + samples.end()
+    yield "policy size", samples.headers() + BAD_POLICY + STREAM[40:]
+    yield "no state", STREAM[:40] + samples.static_data_end() + samples.end()
+
+
+def error_of(verb, stream):
+    with pytest.raises(xstream.StreamError) as caught:
+        verb(stream)
+    return type(caught.value), {name: getattr(caught.value, name) for name in ATTRIBUTES}
+
+
+@pytest.mark.parametrize("wrap", [bytes, lambda stream: containers.xl(containers.libxl(stream))], ids=["libxc", "xl"])
+@pytest.mark.parametrize("verb", VERBS)
+def test_structure(verb, wrap):
+    for what, stream in damages():
+        if (verb, what) == ("convert", "no state"):
+            continue  # found at the end of the memory stream, before that is written, and not at the container's
+        assert error_of(VERBS[verb], wrap(stream)) == error_of(xstream.verify, wrap(stream)), what
+
+
+@pytest.mark.parametrize("wrap", [bytes, lambda stream: containers.xl(containers.libxl(stream))], ids=["libxc", "xl"])
+def test_bodies(wrap):
+    """What is wrong inside a record's body: convert finds it as verify does. extract and digest load memory alone: they
+    look at no body, except for whether an HVM context is whole."""
+    body = bytearray(samples.hvm_context())
+    struct.pack_into("<I", body, 12, 0x7FFFFFFF)  # the length of the first entry
+    damaged = STREAM.replace(samples.hvm_context(), bytes(body))
+    found = error_of(xstream.verify, wrap(damaged))
+    assert error_of(VERBS["convert"], wrap(damaged)) == found
+    assert found[1]["record_type"] == "HVM_CONTEXT" and found[1]["got"] == 0x7FFFFFFF
