@@ -206,7 +206,7 @@ class LibxlTarget(Target):
             self._physmap = _physmap(record, self.origin)
         elif libxl.LAYER not in self.origin.formats and blob is not None:
             if self.parts.device_model is None:
-                blob = in_memory(blob, self.limits.body_length)
+                blob = in_memory(blob, self.origin.reader)
                 self._device_model = libxl.EmulatorContext(_emulator_id(record), 0, blob) if len(blob) else None
         else:
             self._leaves_out_device_model = self._leaves_out_device_model or blob is not None
@@ -329,7 +329,7 @@ class XenopsdTarget(Target):
             self._take_own(record)  # type: ignore[arg-type]  # as the layer says
         elif blob is not None:
             if self.parts.device_model is None:
-                self._device_model = in_memory(blob, self.limits.body_length)
+                self._device_model = in_memory(blob, self.origin.reader)
         else:
             self.drop(layer, record)
 

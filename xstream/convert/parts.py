@@ -45,7 +45,7 @@ def find_device_model(reader: AnyReader, progress: Callable[[int], object]) -> b
         progress(reader.source.offset)
         blob = device_model_of(record)
         if blob is not None:
-            found = in_memory(blob, reader.limits.body_length)
+            found = in_memory(blob, reader)
         if reader.checkpoints > checkpoints:
             checkpoints, complete = reader.checkpoints, found
     found = complete if checkpoints else found
@@ -66,10 +66,10 @@ def device_model_of(record: "AnyRecord") -> "Optional[Data]":
     return record.data if isinstance(record, xenopsd.Blob) and record.type in xenopsd.QEMU_RECORDS else None
 
 
-def in_memory(data: "Union[Buffer, PendingPages]", most: int) -> bytes:
-    """A blob of a suspend image as bytes, read if it is still in the source. Raises LimitExceeded if it has more than
-    ``most`` bytes."""
+def in_memory(data: "Union[Buffer, PendingPages]", reader: AnyReader) -> bytes:
+    """A blob of a reader's last record as bytes, read if it is still in the source. Raises LimitExceeded."""
+    most = reader.limits.body_length
     if len(data) > most:
-        raise LimitExceeded("record longer than the limit", layer=xenopsd.LAYER, field="length",
-                            expected="at most {}".format(most), got=len(data))
+        raise LimitExceeded("record longer than the limit", layer=reader.layer, record=reader.index,
+                            offset=reader.offset, field="length", expected="at most {}".format(most), got=len(data))
     return data.read() if isinstance(data, PendingPages) else bytes(data)

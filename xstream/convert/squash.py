@@ -77,7 +77,7 @@ class Squash:
 
     def _add(self, layer: str, record: "AnyRecord") -> None:
         if isinstance(record, xenopsd.Blob):
-            record = record._replace(data=in_memory(record.data, self._reader.limits.body_length))
+            record = record._replace(data=in_memory(record.data, self._reader))
         begun = self._reader.memory.index >= 0
         (self._next if begun else self._before).add(record, layer)
 
