@@ -191,14 +191,21 @@ def test_a_small_image_is_one_frame(jobs, small, tmp_path, count):
         assert view[5].tobytes() == pages[5]
 
 
+def sent_again():
+    """Random pages in one batch, and the same pages in the next."""
+    pages = [random.Random(pfn).getrandbits(8 * 4096).to_bytes(4096, "little") for pfn in range(64)]
+    return [batch([word(start + number) for number in range(64)], pages) for start in (0, 64)]
+
+
 def test_where_small_images_end(small, tmp_path, monkeypatch):
     """Of a larger one, nothing that was held back is lost; more than one frame may hold makes several."""
-    size = len(STREAM)
+    stream = samples.hvm(memory=b"".join(sent_again()))
+    size = len(stream)
     for limit, most, sizes in ((size, 1 << 20, [size]), (size, 500000, [500000, size - 500000])):
         monkeypatch.setattr(packing, "SMALL_IMAGE", limit)
         monkeypatch.setattr(packing, "MOST_CONTENTS", most)
-        image = compressed(STREAM, tmp_path)
-        assert [frame.size for frame in opened_frames(image)] == sizes and decompressed(image) == STREAM
+        image = compressed(stream, tmp_path)
+        assert [frame.size for frame in opened_frames(image)] == sizes and decompressed(image) == stream
     for limit in (0, 1000, len(STREAM) // 2, len(STREAM) - 1):
         monkeypatch.setattr(packing, "SMALL_IMAGE", limit)
         assert [len(pages_of(compressed(STREAM, tmp_path, jobs=jobs))) for jobs in (1, 2)] == [PAGES // BATCH] * 2
@@ -206,6 +213,16 @@ def test_where_small_images_end(small, tmp_path, monkeypatch):
     monkeypatch.setattr(packing, "SMALL_IMAGE", 1 << 20)
     xstream.convert(tmp_path / "out.zst", tmp_path / "copy again.zst")  # which has frames already
     assert (tmp_path / "copy.zst").read_bytes() == (tmp_path / "copy again.zst").read_bytes()
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_small_images_keep_their_frames(small, tmp_path, jobs):
+    """Unless zstd makes a smaller file: of pages that are sent again."""
+    once, again = sent_again()
+    for memory, count in ((once, 3), (once + again, 1)):
+        stream = samples.hvm(memory=memory)
+        image = compressed(stream, tmp_path, jobs=jobs)
+        assert len(opened_frames(image)) == count and decompressed(image) == stream
 
 
 def test_much_that_is_not_pages(tmp_path, monkeypatch):

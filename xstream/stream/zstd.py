@@ -48,6 +48,7 @@ class Library(NamedTuple):
 
     - ``compress(data, level, whole)``: a frame with a content checksum and the size of the contents; ``whole``: for a
       small image, of which it takes a little longer and finds what repeats far apart;
+    - ``usual_size(data, level)``: the size of the frame that ``zstd`` makes of a file by default;
     - ``decompress(frame, size)``: the contents, ``size`` bytes at most;
     - ``decompress_into(frame, into)``: write the contents to ``into``, which must have their size; returns how many
       bytes were written, or another number than ``len(into)`` if the contents have another size.
@@ -56,6 +57,7 @@ class Library(NamedTuple):
     """
 
     compress: "Callable[[Buffer, int, bool], bytes]"
+    usual_size: "Callable[[Buffer, int], int]"
     decompress: "Callable[[Buffer, int], bytes]"
     decompress_into: "Callable[[Buffer, memoryview], int]"
     error: "Type[BaseException]"
@@ -85,6 +87,10 @@ def standard_library(module: "Any") -> Library:
             parameter.compression_level: level, parameter.window_log: window, parameter.checksum_flag: 1,
             parameter.enable_long_distance_matching: int(whole)}))
 
+    def usual_size(data: "Buffer", level: int) -> int:
+        compressor = module.ZstdCompressor(level)
+        return len(compressor.compress(data)) + len(compressor.flush())
+
     def decompress(frame: "Buffer", size: int) -> bytes:
         decompressor = module.ZstdDecompressor()
         contents = bytes(decompressor.decompress(frame, size))
@@ -98,7 +104,7 @@ def standard_library(module: "Any") -> Library:
         into[:] = contents[:len(into)].ljust(len(into), b"\0")
         return len(contents)
 
-    return Library(compress, decompress, decompress_into, module.ZstdError)
+    return Library(compress, usual_size, decompress, decompress_into, module.ZstdError)
 
 
 def _level_and_window(level: int, whole: bool) -> "Tuple[int, int]":
@@ -119,6 +125,11 @@ def zstandard_library(module: "Any") -> Library:
                 compression_level=wanted[0], window_log=wanted[1], write_checksum=True, write_content_size=True,
                 enable_ldm=whole))
         return bytes(of_thread.compressor.compress(data))
+
+    def usual_size(data: "Buffer", level: int) -> int:
+        # Like zstd, piece by piece: contents that are given in one go are compressed in another way.
+        compressor = module.ZstdCompressor(level).compressobj()
+        return len(compressor.compress(data)) + len(compressor.flush())
 
     def decompressor() -> "Any":
         if not hasattr(of_thread, "decompressor"):
@@ -142,7 +153,7 @@ def zstandard_library(module: "Any") -> Library:
             # The checksum may be left, or more contents than expected.
             return done + len(reader.read(1))
 
-    return Library(compress, decompress, decompress_into, module.ZstdError)
+    return Library(compress, usual_size, decompress, decompress_into, module.ZstdError)
 
 
 def level_of(compression: str) -> int:
