@@ -147,6 +147,8 @@ class Kernels:
     def _encode_deltas(self) -> "Made":
         held, changed = self._changed()
         out = bytearray(deltas.bound(BATCH_PFNS))
+        # Not into what is held: nothing would differ in the next round.
+        copy = changed.copy()
 
         def encode(part: slice) -> None:
             deltas.encode(held[part].reshape(-1), changed[part].reshape(-1), out)
@@ -154,7 +156,7 @@ class Kernels:
             held[part].view(numpy.uint32)[:, ::16] ^= numpy.uint32(1)
         return [ours("legacy page deltas of pages of which one 32-bit word in 16 has changed",
                      self._by_batches(encode, len(held))),
-                limit("memcpy", "copy the pages", lambda: numpy.copyto(held, changed))], held.nbytes
+                limit("memcpy", "copy the pages", lambda: numpy.copyto(copy, changed))], held.nbytes
 
     def _decode_deltas(self) -> "Made":
         held, changed = self._changed()
