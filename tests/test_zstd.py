@@ -574,7 +574,7 @@ def test_the_standard_library_alone(size, tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, "compression.zstd", backport)
     module = sys.modules["compression.zstd"]
     monkeypatch.setitem(sys.modules, "zstandard", None)
-    assert zstd.library().error is module.ZstdError
+    assert seekable.zstd_library().error is module.ZstdError
     image = compressed(STREAM, tmp_path, jobs=2)
     assert decompressed(image) == STREAM and records(bytes(image)) == records(STREAM)
     guest, plain = SimulatedGuest.empty("hvm"), SimulatedGuest.empty("hvm")

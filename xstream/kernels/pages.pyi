@@ -22,10 +22,10 @@ PAGE_SIZE: int
 HEADS_APART: bool
 #: Whether to read the pages of a mapped file by ``read_file_pages`` rather than to copy them out of the mapping by
 #: ``scatter``: page faults on the mapping and its removal can take longer than the copy. On AMD EPYC (Zen 5), 256 MiB
-#: take 0.55 to 0.7 of the time if they are read, in shared memory and in files that Linux caches in small folios; in a
-#: file of large folios, of which many pages are mapped at a fault, 1.06 to 1.17 of it. On Intel CPUs with FSRM Linux
-#: copies slowly: reading them from a pipe takes 84 ms on a Xeon, mapping and copying them 48. So this is False on
-#: those, where it wasn't measured, and True everywhere else.
+#: take 0.55 to 0.7 of the time if they are read, in shared memory and in files made by copying; in files that were
+#: written directly 1.06 to 1.17 of it, probably because Linux caches those in large folios and maps many pages at a
+#: fault. On Intel CPUs with FSRM Linux copies slowly: reading them from a pipe takes 84 ms on a Xeon, mapping and
+#: copying them 48. So this is False on those, where it wasn't measured, and True everywhere else.
 READS_FILES: bool
 
 def scatter(memory: BufferLike, pfns: BufferLike, pages: BufferLike) -> None:

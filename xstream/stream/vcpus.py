@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _ALIKE = (VCPU_EXTENDED, VCPU_XSAVE)
 _KINDS = (VCPU_BASIC, *_ALIKE, VCPU_MSRS)
 #: vcpus that are looked at; Xen's limit for PV guests.
-_MOST_VCPUS = 8192
+MOST_VCPUS = 8192
 #: Records of vcpus that are named.
 _MOST_NAMED = 8
 #: A record of one MSR, and of the seven that Xen sends at most. How many there are differs from vcpu to vcpu.
@@ -49,7 +49,7 @@ class VcpuRecords:
             whole = record.leaves[:len(record.leaves) // _LEAF.size * _LEAF.size]
             self._needs_xsave = any(leaf == _XSAVE_LEAF and c & _XSAVE_BIT
                                     for leaf, _, _, _, c, _ in _LEAF.iter_unpack(whole))
-        elif record_type in _KINDS and isinstance(record, libxc.PER_VCPU) and record.vcpu_id < _MOST_VCPUS:
+        elif record_type in _KINDS and isinstance(record, libxc.PER_VCPU) and record.vcpu_id < MOST_VCPUS:
             self._last = record.vcpu_id
             self._ids[record_type].add(record.vcpu_id)
             size = FRAME.size + padded(8 + len(record.blob))

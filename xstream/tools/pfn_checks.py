@@ -11,6 +11,7 @@ from xstream.guest.memory import reserve
 from xstream.kernels import pfns as pfn_kernel
 from xstream.stream.ordering import P2M_FRAMES, VCPU_BASIC
 from xstream.stream.reader import from_legacy
+from xstream.stream.vcpus import MOST_VCPUS
 from xstream.tuples import NamedTuple
 from xstream.wire import libxc, signatures, vcpu
 from xstream.wire.frames import FRAME
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 _NOTAB = 0
 _NEVER_SENT = 0xF
 _PINNED = 8
-#: vcpus whose registers are looked at: Xen's limit for PV guests.
-_MOST_VCPUS = 8192
 
 
 class _Shapes:
@@ -162,7 +161,7 @@ class PfnChecks:
     def _note_registers(self, record: "Union[libxc.VcpuXsave, libxc.VcpuMsrs]") -> None:
         """Take note of registers that Xen refuses. That is known last of all: libxenguest passes them on."""
         key = record.vcpu_id, type(record)
-        if self._converted or not len(record.blob) or record.vcpu_id >= _MOST_VCPUS:
+        if self._converted or not len(record.blob) or record.vcpu_id >= MOST_VCPUS:
             return
         self._faults.pop(key, None)
         try:

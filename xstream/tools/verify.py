@@ -114,7 +114,6 @@ class Verifier:
             raise self._checks.located(error, record)
 
 
-
 def verify(source: "StreamLike", *, format: "Optional[str]" = None, limits: Limits = Limits(), strict: bool = False,
            checkpointed: bool = False, width: "Optional[int]" = None, guest: "Optional[str]" = None,
            progress: "Callable[[int], object]" = lambda offset: None) -> VerifyReport:

@@ -295,11 +295,7 @@ def _check_msrs(entry: Entry) -> None:
     registers = _decode_msrs(entry)["msrs"]
     if not registers:
         raise _wrong_length(entry, "at least one MSR")
-    for index, msr in enumerate(registers):
-        if msr.flags:
-            raise CorruptStream("reserved bits of an MSR aren't zero", field="msrs[{}]".format(index), expected=0,
-                                offset=entry.offset + _DESCRIPTOR.size + _COUNT.size + index * msrs.SIZE + 4,
-                                got=msr.flags)
+    msrs.check(registers, entry.offset + _DESCRIPTOR.size + _COUNT.size)
 
 
 def _decode_xsave(entry: Entry) -> "Fields":

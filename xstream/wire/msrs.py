@@ -72,6 +72,15 @@ def parse(untrusted: "Buffer") -> "Tuple[Msr, ...]":
     return tuple(Msr(*fields) for fields in _MSR.iter_unpack(untrusted))
 
 
+def check(msrs: "Iterable[Msr]", offset: int = 0) -> None:
+    """Raise CorruptStream for reserved bits that aren't zero, which every Xen refuses. ``offset``: where the array
+    begins."""
+    for index, msr in enumerate(msrs):
+        if msr.flags:
+            raise CorruptStream("reserved bits of an MSR aren't zero", offset=offset + index * SIZE + 4,
+                                field="msrs[{}]".format(index), expected=0, got=msr.flags)
+
+
 def build(msrs: "Iterable[Msr]") -> bytes:
     """The array's bytes."""
     return b"".join(_MSR.pack(*msr) for msr in msrs)

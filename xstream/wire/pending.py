@@ -125,17 +125,7 @@ class PendingPages:
 
     def read(self) -> bytes:
         """All bytes, in one copy."""
-        self._claim()
-        parts = []
-        while self.left:
-            # Piece by piece: a claimed size isn't trusted.
-            part = memoryview(bytearray(min(PIECE, self.left)))
-            got = self._source.read_into(part)
-            self.left -= got
-            if got < len(part):
-                self._check()
-            parts.append(part)
-        return b"".join(parts)
+        return b"".join(self.owned_pieces(PIECE))  # piece by piece: a claimed size isn't trusted
 
     def available(self) -> "Tuple[Buffer, Optional[TruncatedStream]]":
         """The bytes up to where the input ends, and the error that says where, if that is before the last of them."""

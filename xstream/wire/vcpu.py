@@ -283,10 +283,7 @@ def check(record: "libxc.Record") -> None:
 def check_msrs(untrusted: "Buffer") -> None:
     """Raise CorruptStream for a VCPU_MSRS blob that every Xen refuses: reserved bits that aren't zero.
     Source: XEN_DOMCTL_set_vcpu_msrs in xen/arch/x86/domctl.c."""
-    for index, msr in enumerate(msrs.parse(untrusted)):
-        if msr.flags:
-            raise CorruptStream("reserved bits of an MSR aren't zero", offset=index * msrs.SIZE + 4,
-                                field="msrs[{}]".format(index), expected=0, got=msr.flags)
+    msrs.check(msrs.parse(untrusted))
 
 
 def xsave_area(untrusted: "Buffer") -> memoryview:
