@@ -154,7 +154,7 @@ class _Splitter:
         number, length = struct.unpack_from("<II", self.data, self.at)
         body = self.data[self.at + 8:self.at + 8 + length]
         made = Piece("record", body, number)
-        if number == 1 and layers[-1] == "libxc" and length >= 8:
+        if number == 1 and layers[-1] == "libxc" and len(body) >= 8:
             count, = struct.unpack_from("<I", body)
             words = [word for word, in struct.iter_unpack("<Q", body[8:8 + 8 * count][:8 * ((len(body) - 8) // 8)])]
             pages = [body[at:at + PAGE] for at in range(8 + 8 * count, len(body), PAGE)]

@@ -29,6 +29,13 @@ def test_pieces_put_together_are_the_stream(name):
     assert mutator.join(mutator.split(STREAMS[name])) == STREAMS[name]
 
 
+@pytest.mark.parametrize("name", ["hvm3", "pv3", "pv64", "xl"])
+def test_pieces_of_a_cut_stream(name):
+    whole = STREAMS[name]
+    for end in [*range(200), *range(200, len(whole), 61)]:
+        assert mutator.join(mutator.split(whole[:end])) == whole[:end]
+
+
 def test_many_mutants_of_good_streams_are_good():
     mutate = mutator.Mutator(list(STREAMS.values()), [samples.hvm(), samples.pv()])
     mutants = [mutate.mutate(samples.hvm(), seed) for seed in range(200)]
