@@ -3,14 +3,16 @@ import io
 import struct
 
 import containers
+import legacy_samples
 import pytest
 import samples
+from ways import WAYS
 
 import xstream
 
 ATTRIBUTES = ("layer", "offset", "record", "record_type", "field", "expected", "got")
 VERBS = {
-    "extract": lambda stream: xstream.extract(stream, io.BytesIO()),
+    "extract": lambda stream, **options: xstream.extract(stream, io.BytesIO(), **options),
     "digest": xstream.digest,
     "convert": lambda stream: xstream.convert(stream, io.BytesIO()),
 }
@@ -58,3 +60,35 @@ def test_bodies(wrap):
     found = error_of(xstream.verify, wrap(damaged))
     assert error_of(VERBS["convert"], wrap(damaged)) == found
     assert found[1]["record_type"] == "HVM_CONTEXT" and found[1]["got"] == 0x7FFFFFFF
+
+
+def without_state():
+    """Streams whose first checkpoint lacks state and whose second is cut inside its pages, with the place of the
+    record that completes the first: layer, offset, number."""
+    checkpoint = samples.record(0x0E)
+    pages = samples.batch([samples.word(1)], [samples.page(7)])[:-1000]
+    first = samples.checkpointed(1)[:-len(checkpoint)].replace(samples.hvm_context(), b"") + checkpoint
+    libxc = first + pages
+    yield "libxc", libxc, ("libxc", len(first) - len(checkpoint), 6)
+    first = containers.libxl_checkpointed(1).replace(samples.hvm_context(), b"")
+    libxl = first + pages
+    yield "libxl", libxl, ("libxl", len(first) - len(containers.checkpoint_end()), 3)
+    head = len(containers.xl_header())
+    yield "xl", containers.xl(libxl), ("libxl", head + len(first) - len(containers.checkpoint_end()), 3)
+    first = legacy_samples.remus().replace(legacy_samples.hvm_tail(blob=b"0"),
+                                           legacy_samples.hvm_tail(context=b"", blob=b"0"))
+    yield "legacy", first + legacy_samples.batch(8, [legacy_samples.word(0)], [samples.page(1)])[:-9], (
+        "legacy", len(first), 8)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("verb", ["verify", "extract", "digest", "MemoryView"])
+@pytest.mark.parametrize("stream, place", [case[1:] for case in without_state()],
+                         ids=[case[0] for case in without_state()])
+def test_what_a_checkpoint_lacks_from_every_source(stream, place, verb, way):
+    """The error is located at the checkpoint, wherever a source notices that what follows is cut off."""
+    verbs = dict(VERBS, verify=xstream.verify, MemoryView=xstream.MemoryView)
+    with WAYS[way](stream) as source, pytest.raises(xstream.IncompleteStream) as caught:
+        verbs[verb](source, checkpointed=True)
+    error = caught.value
+    assert (error.layer, error.offset, error.record, error.missing) == (*place, ("HVM_CONTEXT",))

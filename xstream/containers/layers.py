@@ -25,7 +25,7 @@ from xstream.wire.frames import FRAME, padded
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import ModuleType
-    from typing import Callable, Dict, Optional, TypeVar, Union
+    from typing import Callable, Dict, Optional, Tuple, TypeVar, Union
 
     from xstream.stream.legacy_reader import LegacyReader
     from xstream.wire.formats import AnyRecord
@@ -327,6 +327,8 @@ class LibxlReader(LayerReader):
         self._nesting = libxl_nesting()
         self._domain: Optional[Reader] = None
         self._checkpoints = 0
+        #: As RecordReader's.
+        self.last_checkpoint: Optional[Tuple[str, int, int]] = None
 
     @property
     def checkpoints(self) -> int:
@@ -334,12 +336,15 @@ class LibxlReader(LayerReader):
 
     def next_record(self) -> "Optional[AnyRecord]":
         try:
-            return super().next_record()
+            record = super().next_record()
         except TruncatedStream:
             # After a complete checkpoint the input may end anywhere: what follows it is void.
             if not self._checkpoints:
                 raise
             return None
+        if isinstance(record, libxl.CheckpointEnd):
+            self.last_checkpoint = self.layer, self.index, self.offset
+        return record
 
     def take_inner(self) -> "Optional[AnyLayer]":
         if self._nesting.state == "libxc":

@@ -235,8 +235,24 @@ class NestedReader(RecordReader):
     @property
     def checkpoints(self) -> int:
         """The number of complete checkpoints. In a libxl stream CHECKPOINT_END completes one."""
-        counting = next((reader for _, reader in self._met if reader.layer == libxl.LAYER), self._memory)
+        counting = self._counting
         return 0 if counting is None else counting.checkpoints
+
+    @property
+    def last_checkpoint(self) -> "Optional[Tuple[str, int, int]]":  # type: ignore[override]
+        """The record that completed the last checkpoint: its layer, number and offset; None before the first."""
+        counting = self._counting
+        return None if counting is None else counting.last_checkpoint
+
+    @property
+    def _counting(self) -> "Union[LibxlReader, MemoryReader, None]":
+        """The reader whose records complete checkpoints."""
+        return next((reader for _, reader in self._met if isinstance(reader, LibxlReader)), self._memory)
+
+    @property
+    def ended(self) -> bool:  # type: ignore[override]
+        """Whether the outermost layer's last record has been read."""
+        return self._outermost.ended
 
     @property
     def pt_levels(self) -> int:

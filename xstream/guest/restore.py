@@ -7,7 +7,6 @@ from array import array
 from xstream.containers.opening import AnyReader, open_stream
 from xstream.contexts import suppress
 from xstream.errors import (
-    IncompleteStream,
     LimitExceeded,
     MemoryMismatch,
     StreamError,
@@ -22,7 +21,7 @@ from xstream.guest.target import TargetMemory
 from xstream.kernels import pfns as pfn_kernel
 from xstream.limits import Limits
 from xstream.stream.reader import PageRun, Reader, from_legacy
-from xstream.stream.records import RecordReader
+from xstream.stream.records import RecordReader, incomplete
 from xstream.stream.source import NeedMoreData, PendingPages
 from xstream.stream.state import CONFIG_FIELDS, Kept, StateRecords, owned
 from xstream.tuples import NamedTuple
@@ -477,10 +476,7 @@ class Restorer:
             if isinstance(kept.record, HvmContext) and len(kept.record.blob):
                 self._blaming(kept, _check_hvm_context, kept.record.blob, base=_BODY)
                 return kept.record
-        reader = self._reader
-        raise IncompleteStream("the stream ends without HVM_CONTEXT", missing=("HVM_CONTEXT",), layer=libxc.LAYER,
-                               offset=reader.offset, record=reader.index, field="records", expected="HVM_CONTEXT",
-                               got="the end of the stream")
+        raise incomplete(self._reader.memory, ("HVM_CONTEXT",))
 
     def _params(self) -> "Dict[int, int]":
         """The parameters to set, by index: the stream's, and this host's event channels."""

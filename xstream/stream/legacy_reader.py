@@ -184,6 +184,8 @@ class LegacyReader(RecordReader):
             data = getattr(record, "data", None)
             if isinstance(data, PendingPages):
                 data.where = self.layer, self.index, legacy.type_name(record)
+            elif isinstance(record, libxc.Checkpoint):
+                self.last_checkpoint = self.layer, self.index, start
         return record
 
     # The header

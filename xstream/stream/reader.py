@@ -116,6 +116,14 @@ class AnyReader(Protocol):
         """The layers met so far, outermost first."""
 
     @property
+    def ended(self) -> bool:
+        """Whether the stream's last record has been read."""
+
+    @property
+    def last_checkpoint(self) -> "Optional[Tuple[str, int, int]]":
+        """The record that completed the last checkpoint: its layer, number and offset; None before the first."""
+
+    @property
     def memory(self) -> "Union[Reader, LegacyReader]":
         """The reader of the memory stream: a Reader or LegacyReader; raises OrderError if there is none."""
 
@@ -268,7 +276,7 @@ class Reader(RecordReader):
         return {"version": identity.version, "guest": identity.guest, "made_by": identity.made_by}
 
     @property
-    def ended(self) -> bool:
+    def ended(self) -> bool:  # type: ignore[override]
         """Whether END has come."""
         return self._ordering is not None and self._ordering.ended
 
@@ -452,6 +460,8 @@ class Reader(RecordReader):
             raise error.located(layer=self.layer, base=base, record=index,
                                 record_type=None if record_type is None else libxc.type_name(record_type))
         self.index, self.offset = index, start
+        if record_type == CHECKPOINT:
+            self.last_checkpoint = self.layer, index, start
         return record
 
     def _check_length(self, length: int) -> None:

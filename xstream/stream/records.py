@@ -28,6 +28,10 @@ class RecordReader:
     #: After a TruncatedStream: the batch that the input's end cuts off, with as much of its data as there is, if the
     #: source knew that before the batch was returned. None otherwise.
     cut: "Optional[PageData]" = None
+    #: Whether the stream's last record has been read.
+    ended = False
+    #: The record that completed the last checkpoint: its layer, number and offset; None before the first.
+    last_checkpoint: "Optional[Tuple[str, int, int]]" = None
 
     def __enter__(self: "Self") -> "Self":
         return self
@@ -57,7 +61,7 @@ class RecordReader:
         the bytes that follow the stream are looked at, unless the source is ``exact``."""
         missing = self.missing or self._lost()
         if missing:
-            raise _incomplete(self, missing)  # type: ignore[arg-type]  # all subclasses are readers
+            raise incomplete(self, missing)  # type: ignore[arg-type]  # all subclasses are readers
 
     def _lost(self) -> "Tuple[str, ...]":
         """Records that what follows the end of the stream has taken the place of; needs ``missing`` to be empty."""
@@ -85,9 +89,13 @@ def after_end(source: Source, most: int = 256 << 10) -> "Tuple[memoryview, Optio
     return after[:most], source.offset + len(after) if len(after) <= most else None
 
 
-def _incomplete(reader: "AnyReader", missing: "Tuple[str, ...]") -> IncompleteStream:
-    """The error for a stream that ends without what ``missing`` names."""
+def incomplete(reader: "AnyReader", missing: "Tuple[str, ...]") -> IncompleteStream:
+    """The error for a stream that ends without what ``missing`` names. It is located at the last record; where the
+    input ends after a checkpoint, at the one that completed this: not every source notices that a later record is cut
+    off before it has been returned."""
+    place = reader.last_checkpoint if not reader.ended else None
+    layer, number, offset = place or (reader.layer, reader.index, reader.offset)
     return IncompleteStream(
         "not whole: the stream ends without records that a guest can't run without, as after an interrupted save",
-        missing=missing, layer=reader.layer, offset=reader.offset, record=reader.index, field="records",
-        expected=", ".join(missing), got="the end of the stream")
+        missing=missing, layer=layer, offset=offset, record=number, field="records", expected=", ".join(missing),
+        got="the end of the stream")
