@@ -96,7 +96,8 @@ def state(xcr0, accum, area):
 @pytest.mark.parametrize("kind, blob", [
     (0x06, state(0, 0, 0)), (0x06, state(7, 7, 0)), (0x06, state(3, 3, 576)), (0x06, state(1, 1, 576)),
     (0x06, state(3, 7, 832)), (0x06, state(0, 0, 576)), (0x06, state(7, 0xE7, 2440)), (0x06, b""),
-    (0x0C, msrs(0)[8:]), (0x0C, msrs(0, 0)[8:]), (0x0C, bytes(16)), (0x0C, b"")])
+    (0x0C, msrs(0)[8:]), (0x0C, msrs(0, 0)[8:]), (0x0C, bytes(16)), (0x0C, b""),
+    (0x05, b""), (0x05, bytes(8)), (0x05, struct.pack("<II", 0, 32)), (0x05, struct.pack("<II", 0, 999) + bytes(120))])
 def test_registers_that_xen_takes(kind, blob):
     assert xstream.verify(pv(kind, blob)).pages
 
@@ -104,14 +105,15 @@ def test_registers_that_xen_takes(kind, blob):
 @pytest.mark.parametrize("kind, field, blob", [
     (0x06, "length", state(7, 7, 1)), (0x06, "length", state(0, 0, 575)), (0x06, "length", state(3, 3, 832)),
     (0x06, "length", state(7, 7, 576)), (0x06, "length", state(7, 7, 840)), (0x06, "xcr0_accum", state(7, 0, 832)),
-    (0x0C, r"msrs\[1\]", msrs(0, 1)[8:])])
+    (0x0C, r"msrs\[1\]", msrs(0, 1)[8:]), (0x05, "size", struct.pack("<II", 0, 31) + bytes(64)),
+    (0x05, "size", bytes(7))])
 def test_registers_that_xen_refuses(kind, field, blob):
     name = libxc.type_name(kind)
     with pytest.raises(xstream.CorruptStream, match="{}, field {}".format(name, field)) as caught:
         xstream.verify(pv(kind, blob))
     assert caught.value.offset is not None and caught.value.record is not None
     with pytest.raises(xstream.CorruptStream):
-        vcpu.check(libxc.VcpuXsave(0, blob) if kind == 0x06 else libxc.VcpuMsrs(0, blob))
+        vcpu.check(libxc.parse(kind, bytes(8) + blob))
 
 
 def test_the_last_of_a_vcpus_records_counts():
@@ -125,12 +127,14 @@ def test_the_last_of_a_vcpus_records_counts():
     assert xstream.verify(samples.headers(samples.PV, xen=(0, 1)) + stream[40:]).pages
 
 
-def test_restoring_registers_that_xen_refuses(genuine_stream):
+@pytest.mark.parametrize("kind, place, bad, field", [
+    (libxc.VcpuXsave, 8, bytes(8), "xcr0_accum"), (libxc.VcpuExtended, 4, b"\x10", "size")])
+def test_restoring_registers_that_xen_refuses(genuine_stream, kind, place, bad, field):
     data = bytearray(genuine_stream("v3", "pv64.xs.xz").path.read_bytes())
     with xstream.open(bytes(data)) as reader:
-        at = next(reader.offset for record in reader if isinstance(record, libxc.VcpuXsave)) + 16
-    data[at + 8:at + 16] = bytes(8)
+        at = next(reader.offset for record in reader if isinstance(record, kind)) + 16 + place
+    data[at:at + len(bad)] = bad
     for judge in (xstream.verify, lambda stream: xstream.restore(stream, xstream.SimulatedGuest.empty("pv"))):
         with pytest.raises(xstream.CorruptStream) as caught:
             judge(bytes(data))
-        assert (caught.value.offset, caught.value.field) == (at + 8, "xcr0_accum")
+        assert (caught.value.offset, caught.value.field) == (at, field)

@@ -497,11 +497,11 @@ class Restorer:
                  for kept, record in ((kept, kept.record) for kept in self._state.items())
                  if isinstance(record, libxc.PER_VCPU)]
         vcpus.sort(key=lambda vcpu: vcpu[:2])
+        converted = from_legacy(self._reader)
         for _, _, kept, record in vcpus:
             records.append(self._blaming(kept, pv.localised_vcpu, record)
                            if isinstance(record, VcpuBasic) else record)
-            if not from_legacy(self._reader):
-                self._blaming(kept, vcpu.check, record, base=_BODY)
+            self._blaming(kept, vcpu.check, record, converted, base=_BODY)
         _, _, first, record = vcpus[0]
         completed = self._blaming(first, pv.write_start_info, record)
         self._hooks.load_state(records)

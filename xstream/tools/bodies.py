@@ -1,6 +1,6 @@
 """Checks of what is in a record's body, by the parsers that also show it: what Xen or the toolstack would refuse."""
 
-from xstream.errors import CorruptStream, StreamError
+from xstream.errors import StreamError
 
 # Each parser is loaded when a record needs it: most streams need few of them.
 TYPE_CHECKING = False
@@ -9,13 +9,8 @@ if TYPE_CHECKING:
 
     from xstream.wire import legacy, libxc, xenopsd, xl
     from xstream.wire.formats import AnyRecord
-    from xstream.wire.frames import Buffer
 
 _VCPU_HEAD = 8
-#: Offset of ``vmce`` in struct xen_domctl_ext_vcpucontext: where Xen lets it end.
-_VCPU_EXTENDED_LEAST = 32
-#: Its fields ``vcpu`` and ``size``.
-_VCPU_EXTENDED_HEAD = 8
 
 
 def check_body(record: "AnyRecord", guest_width: int, legacy_width: int = 0, *, converted: bool = False) -> None:
@@ -48,24 +43,9 @@ def _check_hvm_context(record: "libxc.HvmContext") -> None:
     hvm_context.check(record.blob)
 
 
-def _check_vcpu_extended(record: "libxc.VcpuExtended") -> None:
-    """Xen refuses a structure that says it has less than 32 bytes; it accepts more bytes than there are, as zeros.
-    libxenguest passes the record on without looking at it, and so does this check if the size is 0."""
-    _check_extended(record.blob, _VCPU_HEAD)
-
-
-def _check_extended(blob: "Buffer", at: int) -> None:
-    length = len(blob)
-    if not length:
-        return  # Xen 4.6 to 4.8 wrote empty ones
-    size = int.from_bytes(blob[4:8], "little")
-    if length < _VCPU_EXTENDED_HEAD or 0 < size < _VCPU_EXTENDED_LEAST:
-        raise CorruptStream("extended vcpu context of a wrong size", offset=at + 4, field="size",
-                            expected="at least {}".format(_VCPU_EXTENDED_LEAST), got=size)
-
-
 def _check_legacy_vcpu(record: "legacy.VcpuContext") -> None:
-    _check_extended(record.extended, len(record.basic))
+    from xstream.wire import vcpu
+    _shifted(len(record.basic), vcpu.check_extended, record.extended)
 
 
 def _check_hvm_tail(record: "legacy.HvmTail") -> None:
@@ -122,7 +102,6 @@ _SHARED_INFO = ("libxc.SharedInfo", "legacy.SharedInfo")
 # What each takes is a record of its class.
 _CHECKS: "Dict[str, Callable[[Any], None]]" = {
     "libxc.HvmContext": _check_hvm_context,
-    "libxc.VcpuExtended": _check_vcpu_extended,
     "libxc.VcpuMsrs": _check_vcpu_msrs,
     "libxc.CpuidPolicy": _check_cpuid_policy,
     "libxc.MsrPolicy": _check_msr_policy,

@@ -92,7 +92,7 @@ class PfnChecks:
             self._note_context(record.vcpu_id, record.blob, libxc.type_name(VCPU_BASIC))
         elif isinstance(record, libxc.Verify):
             self._verifying = True
-        elif isinstance(record, (libxc.VcpuXsave, libxc.VcpuMsrs)):
+        elif isinstance(record, (libxc.VcpuExtended, libxc.VcpuXsave, libxc.VcpuMsrs)):
             self._note_registers(record)
         elif isinstance(record, libxc.Checkpoint):
             if self._decoder is not None:
@@ -158,14 +158,14 @@ class PfnChecks:
                                     expected="at most {} bytes of contexts".format(limit), got=self._contexts_size)
         self._contexts[vcpu_id] = _Context(bytes(blob), self._reader.index, self._reader.offset, name)
 
-    def _note_registers(self, record: "Union[libxc.VcpuXsave, libxc.VcpuMsrs]") -> None:
+    def _note_registers(self, record: "Union[libxc.VcpuExtended, libxc.VcpuXsave, libxc.VcpuMsrs]") -> None:
         """Take note of registers that Xen refuses. That is known last of all: libxenguest passes them on."""
         key = record.vcpu_id, type(record)
-        if self._converted or not len(record.blob) or record.vcpu_id >= MOST_VCPUS:
+        if not len(record.blob) or record.vcpu_id >= MOST_VCPUS:
             return
         self._faults.pop(key, None)
         try:
-            vcpu.check(record)
+            vcpu.check(record, self._converted)
         except StreamError as error:
             self._faults[key] = error.located(
                 layer=self._reader.memory.layer, base=self._reader.offset + FRAME.size, record=self._reader.index,
