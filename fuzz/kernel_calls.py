@@ -333,12 +333,15 @@ def call_pages(words: numpy.ndarray, size: int, rng: random.Random) -> int:
             memory[page * PAGE:(page + 1) * PAGE] = view(words)[page * 8:][:PAGE]
     parts, index = pieces(memoryview(memory), PAGE), memoryview(bytearray(8)).cast("Q")
     numbers, zeros, before = view(numpy.arange(8, dtype=numpy.uint64)).cast("Q"), index_of(8), pages.implementation()
+    backwards, gathered = view(numpy.arange(7, -1, -1, dtype=numpy.uint64)).cast("Q"), bytearray(8 * PAGE)
     for name in pages.implementations():
         pages.use(name)
         zero = [pages.zero_pages(page, index) for page in parts]
         same(zero, [not any(page) for page in parts], "zero pages")
         count = pages.zero_pfns(memory, numbers, zeros)
         same(zeros[:count], numpy.flatnonzero(zero), "PFNs of zero pages")
+        pages.gather(memory, backwards, gathered)
+        check(gathered == b"".join(reversed(parts)), "gathered pages")
     pages.use(before)
     sums, hashed = numpy.zeros(8, numpy.uint32), numpy.zeros(8, numpy.uint64)
     checksum.crc32c_pages(memory, memoryview(sums))
@@ -348,7 +351,7 @@ def call_pages(words: numpy.ndarray, size: int, rng: random.Random) -> int:
         hashes.xxh64_pages(page, memoryview(one))
         check(one[0] == hashed[number] and checksum.crc32c(page) == sums[number], "hash of a page")
         contents.classify(page, memoryview(kinds)[number:number + 1])
-    return 34 + 9 * len(pages.implementations()) + call_checksums(words, size) + call_deltas(words, memory) \
+    return 34 + 10 * len(pages.implementations()) + call_checksums(words, size) + call_deltas(words, memory) \
         + call_page_tables(words, rng)
 
 

@@ -35,6 +35,7 @@ else:
 
         _fields = ()
         _field_defaults = {}
+        _defaults = ()
         _annotated = {}
         __signature__ = _Signature()
 
@@ -45,6 +46,7 @@ else:
             cls._annotated = getattr(cls, "__annotations__", {})  # before Python 3.10 a class without fields has none
             cls._fields = cls.__match_args__ = tuple(cls._annotated)
             cls._field_defaults = {name: vars(cls)[name] for name in cls._fields if name in vars(cls)}
+            cls._defaults = tuple(cls._field_defaults.values())
             for index, name in enumerate(cls._fields):
                 setattr(cls, name, _tuplegetter(index, "") if _tuplegetter else _by_index(index))
 
@@ -56,6 +58,9 @@ else:
         @classmethod
         def _complete(cls, values, named):
             """The values of all fields, with those given by name and the defaults."""
+            lacking = len(cls._fields) - len(values)
+            if not named and 0 < lacking <= len(cls._defaults):  # most often: no names to look up
+                return values + cls._defaults[-lacking:]
             rest = cls._fields[len(values):]
             unknown = [name for name in named if name not in rest]
             missing = [name for name in rest if name not in named and name not in cls._field_defaults]

@@ -8,7 +8,7 @@ from xstream.kernels import checksum, pages
 #: Implementations of CRC32C in order of preference, best last, and the CPU flags that each needs.
 CRC32C = (("generic", set()), ("sse4.2", {"sse4_2"}), ("pclmul", {"sse4_2", "pclmulqdq"}),
           ("vpclmul-avx2", {"avx2", "vpclmulqdq"}), ("vpclmul-avx512", {"avx2", "avx512f", "vpclmulqdq"}))
-ZERO_PAGES = (("generic", set()), ("avx2", {"avx2"}))
+PAGES = (("generic", set()), ("avx2", {"avx2"}), ("memcpy", {"avx2"}))
 
 
 def flags():
@@ -18,12 +18,16 @@ def flags():
 
 
 def test_everything_that_the_cpu_has_is_offered_and_the_best_is_used():
-    for kernel, every in ((checksum, CRC32C), (pages, ZERO_PAGES)):
-        able = tuple(name for name, needs in every if needs <= flags())
-        assert kernel.implementations() == able
-        assert kernel.implementation() == able[-1]
+    for kernel, every in ((checksum, CRC32C), (pages, PAGES)):
+        assert kernel.implementations() == tuple(name for name, needs in every if needs <= flags())
+    assert checksum.implementation() == checksum.implementations()[-1]
+    vectors = "memcpy" if is_known_to_copy_well() else "avx2"
+    assert pages.implementation() == (vectors if "avx2" in flags() else "generic")
+
+
+def is_known_to_copy_well():
+    return "GenuineIntel" in Path("/proc/cpuinfo").read_text() and "fsrm" in flags()
 
 
 def test_heads_go_together_with_pages_on_cpus_known_to_copy_well_then():
-    known = "GenuineIntel" in Path("/proc/cpuinfo").read_text() and "fsrm" in flags()
-    assert pages.HEADS_APART is not known
+    assert pages.HEADS_APART is not is_known_to_copy_well()

@@ -71,8 +71,8 @@ EVERY = [("kernel, " + name, built, name) for name in built.implementations()] +
 
 
 @pytest.fixture(params=EVERY, ids=[name for name, _, _ in EVERY])
-def scanning(request):
-    """The reference, and the kernel with each implementation of the zero-page scan."""
+def each(request):
+    """The reference, and the kernel with each implementation of what depends on the CPU."""
     _, module, name = request.param
     if not name:
         yield module
@@ -86,14 +86,24 @@ def scanning(request):
 
 @pytest.mark.parametrize("at", [0, 1, 15, 16, 31, 32, 255, 256, 2048, 4094, 4095])
 @pytest.mark.parametrize("shift", [0, 1, 4095])
-def test_zero_pages(scanning, at, shift):
-    kernel = scanning
+def test_zero_pages(each, at, shift):
+    kernel = each
     pages = aligned(5, shift).reshape(-1, 4096)
     pages[1, at] = 1
     pages[3, at] = 0x80
     found = numpy.zeros(5, numpy.uint64)
     assert kernel.zero_pages(pages.reshape(-1), found) == 3 and found[:3].tolist() == [0, 2, 4]
     assert kernel.zero_pfns(pages.reshape(-1), uint64([3, 2, 1, 4]), found) == 2 and found[:2].tolist() == [2, 4]
+
+
+@pytest.mark.parametrize("pfns", [[], [3], [0, 1], [6, 0, 3], [*range(7)], [5, 5, 2, 5]])
+@pytest.mark.parametrize("shift", [0, 16, 1, 4095])
+def test_gather(each, pfns, shift):
+    memory, out = aligned(7, shift), numpy.ones((len(pfns) + 1) * 4096, numpy.uint8)
+    memory[:] = filled(7).reshape(-1)
+    each.gather(memory, uint64(pfns), out[:-4096])
+    assert out[:-4096].tobytes() == filled(7)[pfns].tobytes()
+    assert out[-4096:].all()
 
 
 @pytest.mark.parametrize("call", [

@@ -104,8 +104,7 @@ class Suite:
         return Sweeps(extent.sweep, extent.effort, extent.coarse)
 
     def _engines(self) -> engines.Engines:
-        # A quarter of the size, because simulated guests take long to make.
-        return engines.Engines(max(1, self._extent.size // 4 // PAGE_SIZE), self._partner)
+        return engines.Engines(max(1, self._extent.size // PAGE_SIZE), self._partner)
 
     def _measure_parts(self, run: runs.Document, guest: BenchGuest, names: Optional[Set[str]]) -> None:
         with contextlib.closing(verbs.Verbs(guest, self._partner)) as of_verbs:

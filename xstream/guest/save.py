@@ -34,7 +34,6 @@ from xstream.wire.libxc import (
     StaticDataEnd,
     VcpuBasic,
     Verify,
-    words_of,
 )
 
 TYPE_CHECKING = False
@@ -315,8 +314,9 @@ class Saver:
         """Send PFNs as one record; returns the number of pages in it."""
         types = memoryview(bytearray(len(pfns)))
         self._hooks.page_types(self._frames_of(pfns), types)
-        words = words_of(pfns, types)
-        carrying = data_pfns(words)
+        words, carrying = memoryview(bytearray(8 * len(pfns))), uint64(len(pfns))
+        pfn_kernel.pack(pfns, types, words)
+        carrying = carrying[:pfn_kernel.data_pfns(words, carrying)]
         if not len(carrying):
             self._writer.write_batch(words, b"", carrying)
             return 0

@@ -1,4 +1,4 @@
-/* Copying pages into guest memory, where nothing reads them soon, and out of it. */
+/* Copying pages into guest memory, where nothing reads them soon. */
 #ifndef XSTREAM_PAGECOPY_H
 #define XSTREAM_PAGECOPY_H
 
@@ -50,24 +50,6 @@ static void xs_stream_four(uint8_t *const to[4], const uint8_t *const from[4]) {
             }
     _mm_sfence();
 }
-
-/* Copy a page, and begin to load another one, line by line. On AMD EPYC (Zen 5) this takes 0.75 to 0.9 of the time of
-   memcpy() after the beginning of a page was prefetched, the least with huge pages; whether memcpy() uses REP MOVSB or
-   vectors makes little difference. */
-static inline void xs_copy_ahead(uint8_t *to, const uint8_t *from, const uint8_t *next) {
-    size_t at;
-    for (at = 0; at < XS_PAGE; at += 64) {
-        const __m128i *s = (const __m128i *)(from + at);
-        __m128i *d = (__m128i *)(to + at);
-        __m128i a = _mm_loadu_si128(s), b = _mm_loadu_si128(s + 1);
-        __m128i c = _mm_loadu_si128(s + 2), e = _mm_loadu_si128(s + 3);
-        _mm_prefetch((const char *)(next + at), _MM_HINT_T0);
-        _mm_storeu_si128(d, a);
-        _mm_storeu_si128(d + 1, b);
-        _mm_storeu_si128(d + 2, c);
-        _mm_storeu_si128(d + 3, e);
-    }
-}
 #else
 static int xs_may_stream(uint8_t *const to[4]) {
     (void)to;
@@ -77,13 +59,6 @@ static int xs_may_stream(uint8_t *const to[4]) {
 static void xs_stream_four(uint8_t *const to[4], const uint8_t *const from[4]) {
     (void)to;
     (void)from;
-}
-
-static inline void xs_copy_ahead(uint8_t *to, const uint8_t *from, const uint8_t *next) {
-    size_t at;
-    for (at = 0; at < XS_PAGE; at += 64)
-        __builtin_prefetch(next + at);
-    memcpy(to, from, XS_PAGE);
 }
 #endif
 
@@ -104,14 +79,6 @@ static void xs_copy_page(xs_copies *copies, uint8_t *to, const uint8_t *from) {
     copies->from[copies->held] = from;
     if (++copies->held == 4)
         xs_finish_copies(copies);
-}
-
-/* Begin to load a page that will be copied soon: the CPU's own prefetching stops at the end of each page, and starts
-   again only after some misses on the next. The first 1024 bytes are enough to cover that time. */
-static inline void xs_prefetch_page(const uint8_t *page) {
-    int at;
-    for (at = 0; at < 1024; at += 64)
-        __builtin_prefetch(page + at, 0, 2);
 }
 
 #endif

@@ -100,7 +100,8 @@ def pread_pages(fd: int, pfns: BufferLike, pages: BufferLike) -> None:
     """Read each page from a raw memory image, at offset PFN x 4096; past the end of the file there are zeros."""
 
 def implementation() -> str:
-    """The implementation of the zero-page scan in use: "generic" or "avx2". Chosen on import by the CPU's features."""
+    """What the zero-page scan and ``gather`` use: "generic", "avx2", or "memcpy", which is avx2 with the C library's
+    memcpy for ``gather``. Chosen on import by the CPU's features: "memcpy" on Intel CPUs with FSRM."""
 
 def implementations() -> Tuple[str, ...]:
     """The implementations that this CPU can run."""

@@ -48,8 +48,12 @@ cdef extern from "pagecopy.h" nogil:
         int held
     void copy_page "xs_copy_page"(copies_held *copies, unsigned char *to, const unsigned char *source)
     void finish_copies "xs_finish_copies"(copies_held *copies)
-    void prefetch_page "xs_prefetch_page"(const unsigned char *page)
-    void copy_ahead "xs_copy_ahead"(unsigned char *to, const unsigned char *source, const unsigned char *following)
+
+cdef extern from "gather.h" nogil:
+    ctypedef void (*copy_function "xs_copy_function")(uint8_t *to, const uint8_t *source, const uint8_t *later) noexcept
+    void copy_begin "xs_copy_begin"(uint8_t *to, const uint8_t *source, const uint8_t *soon) noexcept
+    void copy_lines "xs_copy_lines"(uint8_t *to, const uint8_t *source, const uint8_t *next) noexcept
+    void copy_lines_avx2 "xs_copy_lines_avx2"(uint8_t *to, const uint8_t *source, const uint8_t *next) noexcept
 
 cdef extern from "zero.h" nogil:
     ctypedef int (*zero_function "xs_zero_function")(const uint8_t *page) noexcept
@@ -63,10 +67,6 @@ cdef extern from "cpu.h" nogil:
 PAGE_SIZE = PAGE
 HEADS_APART = not has_intel_fsrm()
 READS_FILES = not has_intel_fsrm()
-# Whether gather() loads the next page while it copies one, instead of the beginning of the page after that before. Not on
-# Intel CPUs with FSRM, where the latter is as fast as memory.
-cdef bint by_lines = not has_intel_fsrm()
-
 cdef enum:
     PIECES = 1024  # IOV_MAX on Linux
     HEAD_BYTES = 16  # of a PAGE_DATA record, up to its first PFN word
@@ -83,22 +83,33 @@ cdef enum Direction:
     WRITING
     READING
 
-cdef zero_function is_zero = is_zero_avx2 if has_avx2() else is_zero_generic
+# The implementation in use, by `use`.
+cdef zero_function is_zero
+cdef copy_function copy_for_gather
+cdef Py_ssize_t gather_ahead  # which page, after the one that is copied, is loaded meanwhile
 
 
 def implementations():
-    return ("generic", "avx2") if has_avx2() else ("generic",)
+    return ("generic", "avx2", "memcpy") if has_avx2() else ("generic",)
 
 
 def implementation():
-    return "generic" if is_zero == is_zero_generic else "avx2"
+    if is_zero == is_zero_generic:
+        return "generic"
+    return "memcpy" if copy_for_gather == copy_begin else "avx2"
 
 
 def use(str name not None):
-    global is_zero
+    global is_zero, copy_for_gather, gather_ahead
     if name not in implementations():
         raise ValueError("no implementation {!r} on this machine".format(name))
     is_zero = is_zero_generic if name == "generic" else is_zero_avx2
+    copy_for_gather = copy_lines if name == "generic" else copy_lines_avx2 if name == "avx2" else copy_begin
+    gather_ahead = 2 if name == "memcpy" else 1
+
+
+# On Intel CPUs with FSRM, memcpy() is as fast as memory once the beginning of a page has been loaded.
+use("generic" if not has_avx2() else "memcpy" if has_intel_fsrm() else "avx2")
 
 
 cdef check_pfns(const uint64_t[::1] pfns, Py_ssize_t size):
@@ -174,13 +185,8 @@ cdef Py_ssize_t gather_pages(const uint8_t[::1] memory, const uint64_t[::1] pfns
         page = page_at(memory, pfns, i)
         if page == NULL:
             return i
-        later = page_at(memory, pfns, i + (1 if by_lines else 2))
-        if by_lines:
-            copy_ahead(&pages[i * PAGE], page, page if later == NULL else later)
-            continue
-        if later != NULL:
-            prefetch_page(later)
-        memcpy(&pages[i * PAGE], page, PAGE)
+        later = page_at(memory, pfns, i + gather_ahead)
+        copy_for_gather(&pages[i * PAGE], page, page if later == NULL else later)
     return -1
 
 
