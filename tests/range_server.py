@@ -7,12 +7,13 @@ import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from socketserver import ThreadingMixIn
-from typing import Any, Iterator
+from typing import Any, Dict, Iterator
 
 
 class Server(ThreadingMixIn, HTTPServer):
     """``sent``: the bytes of all bodies; ``requests``: the ranges asked for; ``ranges``: whether they are understood;
-    ``fail_from``: the offset from which on every range is refused."""
+    ``fail_from``: the offset from which on every range is refused; ``answers``: statuses for paths, instead of what
+    is there."""
 
     daemon_threads = True
 
@@ -21,6 +22,7 @@ class Server(ThreadingMixIn, HTTPServer):
         self.folder, self.ranges = folder, ranges
         self.sent, self.requests = 0, []
         self.fail_from = 1 << 62
+        self.answers: Dict[str, int] = {}
         self.lock = threading.Lock()
 
     def url(self, name: str) -> str:
@@ -46,8 +48,12 @@ class Handler(BaseHTTPRequestHandler):
 
     def _answer(self, body: bool) -> None:
         path = self.server.folder / self.path.lstrip("/")
+        if self.path in self.server.answers:
+            self._send(self.server.answers[self.path], {}, 0)
+            return
         if path.is_dir():
-            page = "".join('<a href="{0}">{0}</a>\n'.format(name) for name in sorted(os.listdir(str(path)))).encode()
+            names = sorted(entry.name + "/" * entry.is_dir() for entry in os.scandir(str(path)))
+            page = "".join('<a href="{0}">{0}</a>\n'.format(name) for name in names).encode()
             self._send(200, {"Content-Type": "text/html"}, len(page))
             if body:
                 self.wfile.write(page)

@@ -41,8 +41,10 @@ class _Files(paramiko.SFTPServerInterface):
         return os.path.join(self._served.folder, self.canonicalize(path).lstrip("/"))
 
     def list_folder(self, path):
+        folder = self._local(path)
+        if folder in self._served.refused:
+            return paramiko.SFTP_PERMISSION_DENIED
         try:
-            folder = self._local(path)
             return [paramiko.SFTPAttributes.from_stat(os.stat(os.path.join(folder, name)), name)
                     for name in os.listdir(folder)]
         except OSError as error:
@@ -64,10 +66,11 @@ class _Files(paramiko.SFTPServerInterface):
 
 
 class Served:
-    """``url(name)``: of a file in the folder; ``sent``: bytes of file contents that were sent."""
+    """``url(name)``: of a file in the folder; ``sent``: bytes of file contents that were sent; ``refused``: folders,
+    by their local path, that aren't listed."""
 
     def __init__(self, folder, port):
-        self.folder, self.sent = str(folder), 0
+        self.folder, self.sent, self.refused = str(folder), 0, set()
         self._base = "sftp://{}:{}@127.0.0.1:{}/".format(USER, PASSWORD, port)
 
     def url(self, name):

@@ -2,6 +2,7 @@
 import gzip
 import io
 import json
+import re
 import struct
 import subprocess
 import sys
@@ -117,6 +118,34 @@ def test_a_folder_of_a_web_server(tmp_path):
         assert [place.path for place in fleet.find_all(server.url("*"))] == [server.url("a"), server.url("b")]
 
 
+@pytest.mark.parametrize("pattern", ["", "**", "*/*", "**/a"])
+def test_a_folder_of_a_web_server_that_is_not_listed(tmp_path, capsys, pattern):
+    """The images beside it are found."""
+    for name in ("bad", "good"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a").write_bytes(samples.hvm())
+    with range_server.serving(tmp_path) as server:
+        for status, said in ((503, "503"), (403, "403"), (404, "No such file or directory")):
+            server.answers = {"/bad/": status, "/bad": status}
+            bad, good = fleet.find_all(server.url(pattern))
+            assert (bad.path, good.path, good.error) == (server.url("bad/"), server.url("good/a"), None)
+            assert said in bad.error
+        assert cli.main(["scan", server.url(pattern)]) == 2
+        assert server.url("bad/") in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["", "*", "**", "a/*.xs", "**/*.xs"])
+def test_a_web_server_that_lists_nothing(tmp_path, name):
+    with range_server.serving(tmp_path) as server:
+        server.answers = dict.fromkeys(("/", "/a/", "/a"), 500)
+        place, = fleet.find_all(server.url(name))
+        assert "500" in place.error and fleet.scan_image(place).status == 2
+    with range_server.serving(tmp_path) as server:
+        gone = server.url(name)
+    place, = fleet.find_all(gone)
+    assert "onnect" in place.error and fleet.scan_image(place).status == 2
+
+
 def test_the_cache_knows_etags(tmp_path):
     (tmp_path / "files").mkdir()
     cache = str(tmp_path / "cache")
@@ -224,6 +253,9 @@ from werkzeug.serving import make_server
 moto, sent = DomainDispatcherApplication(create_backend_app), [0]
 
 def counting(environ, start_response):
+    if environ["PATH_INFO"].startswith("/closed"):
+        start_response("403 Forbidden", [("Content-Type", "application/xml")])
+        return [b"<Error><Code>AccessDenied</Code><Message>no listing for you</Message></Error>"]
     if environ["PATH_INFO"] == "/sent":
         start_response("200 OK", [])
         return [str(sent[0]).encode()]
@@ -269,4 +301,8 @@ def test_s3(s3, tmp_path, monkeypatch, capsys):
     assert {record["path"]: record for record in map(json.loads, capsys.readouterr().out.splitlines())} == records
     assert sent_by(s3) - before < 10000, "only listed"
     assert [place.path for place in fleet.find_all("s3://store/**/*.xs")] == ["s3://store/below/image.xs"]
-    assert "NoSuchBucket" in fleet.find_all("s3://other")[0].error or fleet.find_all("s3://other")[0].error
+    for name in ("", "/", "/*", "/*/*.xl", "/**", "/**/*.xl"):
+        for bucket, said in (("closed", "no listing for you|Forbidden"), ("other", "No such file or directory: ")):
+            place, = fleet.find_all("s3://" + bucket + name)
+            assert re.search(said, place.error), place
+            assert fleet.scan_image(place).status == 2

@@ -53,3 +53,27 @@ def test_pages_are_fetched_when_they_are_needed(server, tmp_path):
 def test_what_isnt_there(server, name):
     place, = fleet.find_all(server.url(name))
     assert place.error and fleet.scan_image(place).status == 2
+
+
+@pytest.mark.parametrize("name", ["store", "store/**", "store/*/*.xs", "store/**/*.xs"])
+def test_a_folder_that_is_not_listed(server, tmp_path, name):
+    """The images beside it are found."""
+    (tmp_path / "store" / "open").mkdir()
+    (tmp_path / "store" / "open" / "a.xs").write_bytes(samples.hvm())
+    server.refused.add(str(tmp_path / "store" / "below"))
+    found = {place.path: place.error for place in fleet.find_all(server.url(name))}
+    assert sorted(found) == [server.url("store/below"), server.url("store/open/a.xs")]
+    assert "denied" in found[server.url("store/below")] and found[server.url("store/open/a.xs")] is None
+    assert sorted(record.status for record in fleet.scan(server.url(name))) == [0, 2]
+
+
+def test_patterns(server, tmp_path):
+    for name in ("a.xs", "below/b.xs", "below/c.xl", "below/deeper/d.xs"):
+        (tmp_path / "store" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "store" / name).write_bytes(samples.hvm())
+    for pattern, names in (("*", "a.xs"), ("*.x[ls]", "a.xs"), ("*/*", "below/b.xs below/c.xl"),
+                           ("b*/[bd].xs", "below/b.xs"), ("**/*.xs", "a.xs below/b.xs below/deeper/d.xs"),
+                           ("*/**/*.xs", "below/b.xs below/deeper/d.xs"), ("**/deeper/**", "below/deeper/d.xs"),
+                           ("**", "a.xs below/b.xs below/c.xl below/deeper/d.xs")):
+        found = [place.path for place in fleet.find_all(server.url("store/" + pattern))]
+        assert found == [server.url("store/" + name) for name in names.split()], pattern

@@ -4,8 +4,10 @@ import glob
 import os
 import re
 import stat
+from fnmatch import fnmatchcase
+from functools import lru_cache
 from pathlib import PurePath
-from typing import IO, Any, Iterator, List, Mapping, NamedTuple, Optional
+from typing import IO, Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Tuple, Union
 
 from xstream.stream.ranges import RangeSource
 from xstream.stream.source import ObjectSource, Source, open_source
@@ -15,6 +17,10 @@ _STAMPS = ("ETag", "etag", "mtime", "LastModified", "last_modified", "Last-Modif
 
 #: The component of a pattern that matches any number of folders.
 _RECURSIVE = re.compile(r"(?:(?<=/)|\A)\*\*(?:/|\Z)")
+
+
+#: A name in a store, and what the store says of it or why it can't.
+_Found = Tuple[str, Union[Dict[str, Any], Exception]]
 
 
 class Place(NamedTuple):
@@ -50,7 +56,10 @@ def is_url(path: str) -> bool:
 
 def reason(error: BaseException) -> str:
     """What went wrong, for people: without the path if the error has one."""
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+    said = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    if isinstance(error, FileNotFoundError) and error.errno is None:  # fsspec's, which often have a path alone
+        return "{}: {}".format(os.strerror(errno.ENOENT), said)
+    return said
 
 
 def _matching(pattern: str) -> Iterator[Place]:
@@ -107,21 +116,83 @@ def _filesystem(url: str, options: Mapping[str, object]) -> Any:
 def _remote(url: str, options: Mapping[str, object]) -> Iterator[Place]:
     system, path = _filesystem(url, options)
     if "*" in path or "[" in path:  # "?" begins the query of a web address
-        found = system.glob(path, detail=True)
+        found = _matching_names(system, path)
     else:
         about = {} if url.endswith("/") else system.info(path)
         if about and about.get("type") != "directory":
             yield _described(url, about)
             return
-        found = system.find(path, detail=True)
+        found = _all_below(system, path)
     # The path may lack the URL's scheme and host.
     inner, outside = path.rstrip("/"), url.rstrip("/")
     outside = outside[:-len(inner)] if inner and outside.endswith(inner) else system.unstrip_protocol("")
-    files = {name: about for name, about in sorted(found.items()) if about.get("type") != "directory"}
-    for name, about in files.items():
-        yield _described(outside + name, about)
+    files = {name: about for name, about in found if isinstance(about, Exception) or about.get("type") != "directory"}
+    for name, about in sorted(files.items()):
+        yield Place(outside + name, error=reason(about)) if isinstance(about, Exception) else \
+            _described(outside + name, about)
     if not files:
         yield Place(url, error="no file matches")
+
+
+def _all_below(system: Any, folder: str) -> Iterator[_Found]:
+    """The files in a folder and in folders below."""
+    if _lists_at_once(system):
+        yield from system.find(folder, detail=True).items()
+        return
+    for name, about in _listing(system, folder):
+        if isinstance(about, Exception) or about.get("type") != "directory":
+            yield name, about
+        else:
+            yield from _all_below(system, name)
+
+
+def _matching_names(system: Any, pattern: str) -> Iterator[_Found]:
+    """What a pattern matches: fsspec's own glob() takes a folder that can't be listed for an empty one."""
+    if "**" in pattern and _lists_at_once(system):
+        yield from system.glob(pattern, detail=True).items()
+        return
+    if "http" in system.protocol:
+        pattern = pattern.replace("?", "[?]")
+    before = pattern[:re.search(r"[*?[]", pattern).start()].rpartition("/")[0]  # type: ignore[union-attr]  # has one
+    # With "**" a folder is looked at more than once.
+    listing = lru_cache(maxsize=None)(lambda folder: list(_listing(system, folder)))
+    yield from _descended(listing, before, pattern[len(before):].strip("/").split("/"))
+
+
+def _descended(listing: Callable[[str], List[_Found]], folder: str, components: List[str]) -> Iterator[_Found]:
+    """What matches the components of a pattern in a folder."""
+    first, rest = components[0], components[1:]
+    anything = first == "**"
+    if anything and rest:
+        yield from _descended(listing, folder, rest)
+    for name, about in listing(folder):
+        if isinstance(about, Exception):
+            yield name, about
+        elif anything or fnmatchcase(name.rstrip("/").rpartition("/")[2], first):
+            if not rest:
+                yield name, about
+            if about.get("type") == "directory" and (rest or anything):
+                yield from _descended(listing, name, components if anything else rest)
+
+
+def _listing(system: Any, folder: str) -> Iterator[_Found]:
+    """What is in a folder, without itself. If it can't be listed, the folder with the error: fsspec's walk() and find()
+    leave that out."""
+    web = "http" in system.protocol
+    try:
+        listed = system.ls(folder.rstrip("/") + "/" if web else folder, detail=True)
+    except Exception as error:  # of any file system and of its libraries
+        yield folder, error
+        return
+    for about in listed:
+        if about["name"].rstrip("/") != folder.rstrip("/"):
+            yield about["name"], about
+
+
+def _lists_at_once(system: Any) -> bool:
+    """Whether a store lists all that is below a folder in one go, as those of objects do. This raises its errors."""
+    from fsspec.asyn import AsyncFileSystem
+    return isinstance(system, AsyncFileSystem) and type(system)._find is not AsyncFileSystem._find
 
 
 def _described(url: str, about: Mapping[str, Any]) -> Place:
