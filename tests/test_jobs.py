@@ -12,10 +12,11 @@ from samples import NOTAB, XTAB, page, word
 
 from xstream import GuestMemory, Limits, StreamError, TruncatedStream, convert, load, restore, save
 from xstream.guest.copying import copy_pages
-from xstream.guest.parallel import TASK_PAGES, Workers, usable_cpus
+from xstream.guest.parallel import TASK_PAGES, Workers
 from xstream.guest.simulated import SimulatedGuest
 from xstream.kernels import pages as page_kernel
 from xstream.stream.source import open_source
+from xstream.stream.threads import usable_cpus
 from xstream.tools.digest import digest
 from xstream.tools.extract import extract
 

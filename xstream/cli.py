@@ -483,7 +483,7 @@ def _complain_of_unread(options: Options, report: "Union[Converted, DigestReport
 
 
 def _threads(options: Options) -> int:
-    from xstream.guest.parallel import usable_cpus
+    from xstream.stream.threads import usable_cpus
     return int(options.jobs) or min(usable_cpus(), MOST_JOBS)
 
 

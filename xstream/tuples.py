@@ -94,3 +94,10 @@ else:
 
         def __getnewargs__(self):
             return tuple(self)
+
+
+def kind_of(record: object) -> str:
+    """The class of a record, with the module that defines it: "libxc.HvmContext". For tables about records of formats
+    whose modules needn't be loaded."""
+    kind = type(record)
+    return "{}.{}".format(kind.__module__.rpartition(".")[2], kind.__name__)

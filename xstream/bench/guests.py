@@ -8,9 +8,10 @@ from xstream.guest.load import load
 from xstream.guest.memory import GuestMemory
 from xstream.guest.simulated_state import Registers, hvm_records, vcpu_context
 from xstream.stream.legacy_writer import LegacyWriter
-from xstream.stream.writer import BATCH_PFNS, Writer
+from xstream.stream.writer import Writer
 from xstream.wire import legacy, libxc
 from xstream.wire.libxc import (
+    BATCH_PFNS,
     PAGE_SIZE,
     DomainHeader,
     End,

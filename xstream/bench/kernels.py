@@ -12,8 +12,7 @@ from xstream.guest.memory import GuestMemory
 from xstream.kernels import checksum, deltas, pagetables
 from xstream.kernels import pages as page_kernel
 from xstream.kernels import pfns as pfn_kernel
-from xstream.stream.writer import BATCH_PFNS
-from xstream.wire.libxc import PAGE_SIZE, words_of
+from xstream.wire.libxc import BATCH_PFNS, PAGE_SIZE, words_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -31,7 +31,7 @@ from xstream.convert.conversion import convert
 from xstream.convert.exports import export
 from xstream.guest.load import load
 from xstream.guest.memory import GuestMemory
-from xstream.guest.parallel import usable_cpus
+from xstream.stream.threads import usable_cpus
 from xstream.tools.digest import digest_memory, run_digests
 from xstream.tools.extract import extract
 from xstream.tools.verify import verify

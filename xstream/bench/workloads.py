@@ -9,7 +9,8 @@ from typing import Callable, Iterator, List, NamedTuple, Optional, Tuple
 
 import numpy
 
-from xstream.guest.parallel import Workers, usable_cpus
+from xstream.guest.parallel import Workers
+from xstream.stream.threads import usable_cpus
 
 Work = Callable[[], object]
 

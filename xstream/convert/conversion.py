@@ -15,11 +15,9 @@ from xstream.kernels import transfer
 from xstream.limits import Limits
 from xstream.stream.legacy_reader import LegacyReader
 from xstream.stream.output import written_in_place
-from xstream.stream.packing import compressed
 from xstream.stream.reader import PageRun
-from xstream.stream.sink import Sink, check_not_same_file, opened_sink
+from xstream.stream.sink import Sink, check_not_same_file, compressed, compression_of, opened_sink
 from xstream.stream.source import DescriptorSource
-from xstream.stream.zstd import compression_of
 from xstream.tools.record_checks import RecordChecks
 from xstream.wire import legacy, libxc, libxl, xenopsd
 

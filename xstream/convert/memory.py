@@ -6,13 +6,14 @@ from typing import IO, Iterator, List, Optional, Tuple, Union
 
 from xstream.guest.deltas import DeltaDecoder
 from xstream.guest.load import Spool
-from xstream.guest.memory import GuestMemory, data_pfns, reserve
+from xstream.guest.memory import GuestMemory
 from xstream.kernels import pfns as pfn_kernel
+from xstream.kernels.buffers import reserve
 from xstream.limits import Limits
 from xstream.stream.legacy_reader import LegacyReader
-from xstream.stream.writer import BATCH_PFNS, batch_bounds
+from xstream.stream.writer import batch_bounds
 from xstream.wire import legacy
-from xstream.wire.libxc import PAGE_SIZE, PageData, words_of
+from xstream.wire.libxc import BATCH_PFNS, PAGE_SIZE, PageData, data_pfns, words_of
 from xstream.wire.pending import in_memory
 
 TYPE_CHECKING = False

@@ -5,6 +5,7 @@ from xstream.containers.opening import AnyReader
 from xstream.errors import LimitExceeded, MissingPart
 from xstream.stream.source import PendingPages
 from xstream.stream.state import CONFIG_FIELDS
+from xstream.tuples import kind_of
 from xstream.wire import legacy, libvirt, libxl, xend, xenopsd, xl
 
 TYPE_CHECKING = False
@@ -22,7 +23,7 @@ def find_config(reader: AnyReader, progress: Callable[[int], object]) -> bytes:
     """
     for record in reader:
         progress(reader.source.offset)
-        field = CONFIG_FIELDS.get(type(record))
+        field = CONFIG_FIELDS.get(kind_of(record))
         if field is not None and len(getattr(record, field)):
             return bytes(getattr(record, field)).rstrip(b"\0")
         if reader.layer not in (xl.LAYER, libvirt.LAYER, xend.LAYER, xenopsd.LAYER):

@@ -10,8 +10,8 @@ from xstream.fleet.image import ImageRecord, Settings, scan_image
 from xstream.fleet.places import Place, find_places, is_url, open_place
 from xstream.fleet.policy_file import MOST_BYTES, Against, is_policy_file, parse_policy
 from xstream.fleet.workers import in_processes, on_cluster
-from xstream.guest.parallel import usable_cpus
 from xstream.limits import Limits
+from xstream.stream.threads import usable_cpus
 from xstream.tools.policy import policy
 
 TYPE_CHECKING = False

@@ -1,6 +1,5 @@
 """Copying page data to its place in memory; out of a mapped file by reading that, where it is faster."""
 from xstream.errors import TruncatedStream
-from xstream.kernels import batches as batch_kernel
 from xstream.kernels import mapping as mapping_kernel
 from xstream.kernels import pages as page_kernel
 from xstream.stream.source import MappedFile
@@ -32,6 +31,7 @@ def copy_pages(memory: "Buffer", pfns: memoryview, data: memoryview) -> None:
 def copy_extents(memory: "Buffer", pfns: memoryview, data: memoryview, extents: memoryview) -> None:
     """As ``copy_pages``, for the pages of ``extents`` in ``data``: pairs of offset and number of pages, uint64."""
     if not _is_read(data, len(pfns), len(extents) // 2):
+        from xstream.kernels import batches as batch_kernel  # not needed where there are no runs
         batch_kernel.scatter(memory, pfns, data, extents)
         return
     first = 0

@@ -5,17 +5,19 @@ from xstream.containers.opening import AnyReader, reading
 from xstream.containers.reader import NestedReader
 from xstream.errors import MemoryMismatch, StreamError, TruncatedStream
 from xstream.guest.deltas import DeltaDecoder
-from xstream.guest.memory import Applied, GuestMemory, data_pfns, uint64
-from xstream.guest.parallel import Workers, usable_cpus
+from xstream.guest.memory import GuestMemory
+from xstream.guest.parallel import Applied, Workers
 from xstream.guest.tables import checked_tables
 from xstream.kernels import pfns as pfn_kernel
+from xstream.kernels.buffers import uint64
 from xstream.limits import Limits
 from xstream.stream.framed import FramedSource, name_pages
 from xstream.stream.reader import from_legacy
 from xstream.stream.source import ObjectSource, PendingPages, pieces
+from xstream.stream.threads import usable_cpus
 from xstream.tuples import NamedTuple
 from xstream.wire.legacy import CompressedBatch, CompressedPages, UnmappedPfns
-from xstream.wire.libxc import PAGE_SIZE, PageData
+from xstream.wire.libxc import PAGE_SIZE, PageData, data_pfns
 from xstream.wire.pending import in_memory
 
 TYPE_CHECKING = False

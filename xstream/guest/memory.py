@@ -5,19 +5,19 @@ import os
 from xstream.contexts import suppress
 from xstream.errors import LimitExceeded, StreamError
 from xstream.guest.copying import copy_extents, copy_pages
-from xstream.guest.parallel import ONE_THREAD, TASK_PAGES, Workers, task
+from xstream.guest.parallel import ONE_THREAD, Applied, Workers, jobs_for, run_shares, shares, task
 from xstream.kernels import buffers
 from xstream.kernels import pages as page_kernel
 from xstream.kernels import pfns as pfn_kernel
+from xstream.kernels.buffers import reserve, uint64
 from xstream.limits import Limits
 from xstream.stream.reader import PageRun
 from xstream.stream.source import PendingPages, pieces
-from xstream.tuples import NamedTuple
-from xstream.wire.libxc import PAGE_SIZE, PageData
+from xstream.wire.libxc import PAGE_SIZE, PageData, data_pfns
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, Iterator, List, Optional, Tuple, Union
+    from typing import Callable, List, Optional, Union
 
     import numpy
 
@@ -29,17 +29,8 @@ if TYPE_CHECKING:
 _RESERVED_PAGES = 1 << 28
 #: Pages zeroed, or moved, at once.
 _AT_ONCE = 1024
-_MAP_NORESERVE = 0x4000  # not in Python's mmap module before 3.13
 _MADV_HUGEPAGE = 14  # not in Python's mmap module before 3.8
 _HUGE_PAGES = 512  # pages in a huge page of 2 MiB
-
-
-class Applied(NamedTuple):
-    """What a batch did: the number of pages in it, of those the first of their PFN, and repetitions."""
-
-    data: int
-    new: int
-    resent: int
 
 
 class GuestMemory:
@@ -310,43 +301,3 @@ class GuestMemory:
             pages = len(piece) // PAGE_SIZE
             page_kernel.pwrite_pages(self._fd, pfns[done:done + pages], piece, self._sparse)
             done += pages
-
-
-def reserve(size: int) -> mmap.mmap:
-    """Zeroed bytes that use memory only where they are written."""
-    return mmap.mmap(-1, max(size, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE)
-
-
-def jobs_for(pfns: memoryview, applied: Applied, workers: Workers) -> int:
-    """How many threads may copy pages to these PFNs at once: one if a PFN may occur twice, because its last page
-    must win."""
-    return 1 if applied.resent and not pfn_kernel.ascending(pfns) else workers.jobs
-
-
-def shares(pages: int, jobs: int) -> "Iterator[Tuple[int, int]]":
-    """Ranges of a batch's pages of about equal size, at most one for each job and none smaller than a task is worth."""
-    count = max(1, min(jobs, pages // TASK_PAGES))
-    return ((pages * share // count, pages * (share + 1) // count) for share in range(count))
-
-
-def run_shares(extents: memoryview, jobs: int) -> "Iterator[Tuple[int, int, memoryview]]":
-    """The extents of a PageRun, in pieces that are worth a task (with one job, in one piece), each with the range of
-    pages in it."""
-    first = end = begin = 0
-    for at in range(0, len(extents), 2):
-        end += extents[at + 1]
-        if at + 2 == len(extents) or (jobs > 1 and end - first >= TASK_PAGES):
-            yield first, end, extents[begin:at + 2]
-            first, begin = end, at + 2
-
-
-def uint64(count: int) -> memoryview:
-    """A zeroed uint64 array."""
-    return memoryview(bytearray(8 * count)).cast("Q")
-
-
-def data_pfns(words: "Buffer") -> memoryview:
-    """The PFNs of the words that carry data, in order, uint64; a copy."""
-    pfns = uint64(pfn_kernel.count_data(words))
-    pfn_kernel.data_pfns(words, pfns)
-    return pfns

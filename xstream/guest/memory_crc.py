@@ -1,12 +1,11 @@
 """The CRC32C of a guest's whole memory, read through its hooks: the same at both ends of a good migration."""
 import itertools
-from array import array
 
 from xstream.guest.hooks import Hooks
 from xstream.kernels import checksum
 from xstream.kernels import pages as page_kernel
-from xstream.stream.writer import BATCH_PFNS
-from xstream.wire.libxc import PAGE_SIZE
+from xstream.kernels.buffers import uint64_of
+from xstream.wire.libxc import BATCH_PFNS, PAGE_SIZE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,11 +26,11 @@ def memory_crc(hooks: Hooks, pfn_end: int, types_of: "Callable[[int, int], bytes
         end = min(first + BATCH_PFNS, pfn_end)
         size = (end - first) * PAGE_SIZE
         counting = types_of(first, end).translate(_COUNTS)
-        indices = array("Q", itertools.compress(range(end - first), counting))
-        if not indices:
+        indices = uint64_of(itertools.compress(range(end - first), counting))
+        if not len(indices):
             crc = checksum.crc32c_zeros(crc, size)
             continue
-        data = hooks.read(frames_of(memoryview(array("Q", itertools.compress(range(first, end), counting)))))
+        data = hooks.read(frames_of(uint64_of(itertools.compress(range(first, end), counting))))
         if len(data) < size:
             image = bytearray(size)
             page_kernel.scatter(image, indices, data)

@@ -13,9 +13,10 @@ import numpy
 from xstream.containers.opening import open_stream
 from xstream.contexts import suppress
 from xstream.guest.load import Loader
-from xstream.guest.memory import GuestMemory, reserve
+from xstream.guest.memory import GuestMemory
 from xstream.kernels import batches as batch_kernel
 from xstream.kernels import pfns as pfn_kernel
+from xstream.kernels.buffers import reserve
 from xstream.limits import Limits
 from xstream.stream.reader import Identity
 from xstream.stream.seekable import FrameStore, SeekableSource

@@ -4,21 +4,28 @@ The kernels release the GIL while they copy and compute, so threads are enough. 
 what to do; only work on pages that don't depend on each other is shared. The order of records, and which error is
 raised, are therefore the same with any number of jobs.
 """
-from collections import deque
-
+from xstream.kernels import pfns as pfn_kernel
 from xstream.stream.threads import thread_pool
-from xstream.stream.threads import usable_cpus as usable_cpus
+from xstream.tuples import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
     from types import TracebackType
-    from typing import Callable, Deque, List, Optional, Sequence, Tuple, Type
+    from typing import Callable, Iterator, List, Optional, Sequence, Tuple, Type
 
 #: Pages that are worth a task of their own. Starting one costs about as much as copying ten pages.
 TASK_PAGES = 256
 #: Unfinished tasks per thread that Workers.begin leaves behind.
 _WAITING = 2
+
+
+class Applied(NamedTuple):
+    """What a batch did: the number of pages in it, of those the first of their PFN, and repetitions."""
+
+    data: int
+    new: int
+    resent: int
 
 
 def task(function: "Callable[..., object]", *values: object) -> "Callable[[], object]":
@@ -37,7 +44,7 @@ class Workers:
             raise ValueError("jobs must be at least 1, not {}".format(jobs))
         self.jobs = jobs
         self._pool: Optional[ThreadPoolExecutor] = None
-        self._begun: Deque[Tuple[Future[object], Tuple[int, int]]] = deque()
+        self._begun: List[Tuple[Future[object], Tuple[int, int]]] = []
 
     def begin(self, tasks: "Sequence[Callable[[], object]]", span: "Tuple[int, int]") -> None:
         """Start tasks that don't depend on each other; :meth:`wait` returns when they have ended. Returns at once,
@@ -65,7 +72,7 @@ class Workers:
             self._finish_first()
 
     def _finish_first(self) -> None:
-        task, _ = self._begun.popleft()
+        task, _ = self._begun.pop(0)
         task.result()
 
     def __enter__(self) -> "Workers":
@@ -78,7 +85,7 @@ class Workers:
     def close(self) -> None:
         """End the threads. Tasks that were begun and not waited for may or may not run."""
         while self._begun:
-            self._begun.popleft()[0].cancel()
+            self._begun.pop(0)[0].cancel()
         if self._pool is not None:
             self._pool.shutdown()
             self._pool = None
@@ -105,3 +112,26 @@ class Workers:
 
 
 ONE_THREAD = Workers()
+
+
+def jobs_for(pfns: memoryview, applied: Applied, workers: Workers) -> int:
+    """How many threads may copy pages to these PFNs at once: one if a PFN may occur twice, because its last page
+    must win."""
+    return 1 if applied.resent and not pfn_kernel.ascending(pfns) else workers.jobs
+
+
+def shares(pages: int, jobs: int) -> "Iterator[Tuple[int, int]]":
+    """Ranges of a batch's pages of about equal size, at most one for each job and none smaller than a task is worth."""
+    count = max(1, min(jobs, pages // TASK_PAGES))
+    return ((pages * share // count, pages * (share + 1) // count) for share in range(count))
+
+
+def run_shares(extents: memoryview, jobs: int) -> "Iterator[Tuple[int, int, memoryview]]":
+    """The extents of a PageRun, in pieces that are worth a task (with one job, in one piece), each with the range of
+    pages in it."""
+    first = end = begin = 0
+    for at in range(0, len(extents), 2):
+        end += extents[at + 1]
+        if at + 2 == len(extents) or (jobs > 1 and end - first >= TASK_PAGES):
+            yield first, end, extents[begin:at + 2]
+            first, begin = end, at + 2

@@ -3,21 +3,19 @@
 Source: tools/libs/guest/xg_sr_save_x86_pv.c and xg_sr_common_x86_pv.c.
 """
 import struct
-from array import array
 
 from xstream.errors import StreamError
 from xstream.guest.guest import Guest, GuestError
 from xstream.guest.hooks import Hooks
-from xstream.guest.memory import uint64
 from xstream.guest.tables import LEVELS, any_tables, data_types
 from xstream.kernels import p2m as p2m_kernel
 from xstream.kernels import pages as page_kernel
 from xstream.kernels import pagetables
-from xstream.stream.writer import BATCH_PFNS
+from xstream.kernels.buffers import uint64, uint64_of
 from xstream.tuples import NamedTuple
 from xstream.wire import shared_info as shared_info_wire
 from xstream.wire import vcpu as vcpu_wire
-from xstream.wire.libxc import PAGE_SIZE, P2MFrames, PVInfo, VcpuBasic
+from xstream.wire.libxc import BATCH_PFNS, PAGE_SIZE, P2MFrames, PVInfo, VcpuBasic
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -72,7 +70,7 @@ class SourceP2M:
         else:
             self._leaves = self._walk_tree(fields["arch.pfn_to_mfn_frame_list_list"])
         self.frames = self._read_p2m()
-        self.pfns = array("Q", [self.pfn_of(mfn, "p2m frame {}".format(at)) for at, mfn in enumerate(self._leaves)])
+        self.pfns = uint64_of(self.pfn_of(mfn, "p2m frame {}".format(at)) for at, mfn in enumerate(self._leaves))
 
     def records(self) -> "Tuple[Sequence[Record], Sequence[Record]]":
         """The records before and after the static records."""
@@ -145,7 +143,7 @@ class SourceP2M:
         out = bytearray(len(mfns) * PAGE_SIZE)
         view = memoryview(out)
         for start in range(0, len(mfns), BATCH_PFNS):
-            some = memoryview(array("Q", mfns[start:start + BATCH_PFNS]))
+            some = uint64_of(mfns[start:start + BATCH_PFNS])
             with self._hooks.mapped(some) as pages:
                 page_kernel.gather(pages.memory, pages.at, view[start * PAGE_SIZE:(start + len(some)) * PAGE_SIZE])
         return out

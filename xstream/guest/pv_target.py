@@ -2,27 +2,25 @@
 
 Source: tools/libs/guest/xg_sr_restore_x86_pv.c.
 """
-from array import array
 
 from xstream.errors import CorruptStream, StreamError
 from xstream.guest.guest import Completed, Guest
 from xstream.guest.hooks import Hooks
-from xstream.guest.memory import uint64
 from xstream.guest.tables import LEVELS, any_tables, checked_tables, data_types
 from xstream.guest.target import TargetMemory
 from xstream.kernels import p2m as p2m_kernel
 from xstream.kernels import pagetables
-from xstream.stream.writer import BATCH_PFNS
+from xstream.kernels.buffers import uint64, uint64_of
 from xstream.wire import console
 from xstream.wire import shared_info as shared_info_wire
 from xstream.wire import start_info as start_info_wire
 from xstream.wire import vcpu as vcpu_wire
-from xstream.wire.libxc import PAGE_SIZE, P2MFrames, PageData, SharedInfo, VcpuBasic
+from xstream.wire.libxc import BATCH_PFNS, PAGE_SIZE, P2MFrames, PageData, SharedInfo, VcpuBasic
 from xstream.wire.pending import PendingPages
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, Iterator, Tuple
+    from typing import Callable, List, Tuple
 
     from xstream.stream.reader import AnyReader
     from xstream.wire.frames import Buffer
@@ -45,7 +43,7 @@ class TargetPV:
         self._guest = guest
         self._hooks = hooks
         self._memory = memory
-        self._leaves = array("Q")
+        self._leaves: List[int] = []
         self._pfn_end = 0
         self._width = 0
         self._scratch = memoryview(b"")
@@ -59,7 +57,7 @@ class TargetPV:
         first = record.start_pfn // (PAGE_SIZE // self._width)
         # A range that is skipped has to be filled by a later record.
         self._leaves.extend([_NO_PFN] * (first - len(self._leaves)))
-        frames = array("Q", bytes(record.frames))
+        frames = memoryview(bytes(record.frames)).cast("Q")
         self._leaves[first:first + len(frames)] = frames
         self._pfn_end = max(self._pfn_end, record.end_pfn + 1)
 
@@ -91,7 +89,7 @@ class TargetPV:
         held = data.held() if isinstance(data, PendingPages) else data
         if held is None:
             assert isinstance(data, PendingPages)
-            data.read_into(scratch, memoryview(array("Q", range(pages))))
+            data.read_into(scratch, uint64_of(range(pages)))
         else:
             scratch[:] = memoryview(held).cast("B")
         return scratch
@@ -127,7 +125,7 @@ class TargetPV:
     def write_start_info(self, vcpu0: VcpuBasic) -> Completed:
         """Update the start info for this host. ``vcpu0`` is vcpu 0's context as it arrived."""
         pfn = vcpu_wire.frames(vcpu0.blob, self._width, in_stream=True).start_info
-        where = memoryview(array("Q", [pfn]))
+        where = uint64_of([pfn])
         page = self._memory.read(where)
         info = start_info_wire.parse(page, self._width)
         store = self._frame_of(info.store, "store_mfn")
@@ -142,7 +140,7 @@ class TargetPV:
 
     def _disconnect_console(self, pfn: int) -> None:
         """Mark the console ring as disconnected, as Xen does since 4.21; its contents stay."""
-        where = memoryview(array("Q", [pfn]))
+        where = uint64_of([pfn])
         page = self._memory.read(where)
         console.set_disconnected(page)
         self._memory.write(where, page)
@@ -153,7 +151,7 @@ class TargetPV:
             pinned = [(start + at, kind) for at, kind in _pinned(state[start:start + (1 << 20)])]
             for first in range(0, len(pinned), BATCH_PFNS):
                 some = pinned[first:first + BATCH_PFNS]
-                frames = self._memory.frames_of(memoryview(array("Q", [pfn for pfn, _ in some])))
+                frames = self._memory.frames_of(uint64_of(pfn for pfn, _ in some))
                 self._hooks.pin_tables(frames, memoryview(bytearray(kind for _, kind in some)))
 
     def _write_p2m(self) -> None:
@@ -167,7 +165,7 @@ class TargetPV:
             count = min(end - begin, len(leaves) * entries)
             frames = uint64(count)
             p2m_kernel.populated_only(self._p2m[begin:begin + count], self._memory.state[begin:begin + count], frames)
-            where = memoryview(leaves)
+            where = uint64_of(leaves)
             # Whatever follows the last entry stays.
             content = memoryview(self._memory.read(where))
             if self._width == 8:
@@ -194,8 +192,13 @@ def _is_data(kind: int) -> bool:
 _PINNED_TYPES = bytes(byte & 0xF ^ 0xF if byte & 0xF ^ 0xF in _PINNED else 0 for byte in range(256))
 
 
-def _pinned(state: "Buffer") -> "Iterator[Tuple[int, int]]":
-    """(index, type) of each state byte of a pinned page table."""
-    import re  # not needed for other guests
+def _pinned(state: "Buffer") -> "List[Tuple[int, int]]":
+    """(index, type) of each state byte of a pinned page table, in order."""
     kinds = bytes(state).translate(_PINNED_TYPES)
-    return ((match.start(), kinds[match.start()]) for match in re.finditer(b"[^\\0]", kinds))
+    found = []
+    for kind in _PINNED:
+        at = kinds.find(kind)
+        while at >= 0:
+            found.append((at, kind))
+            at = kinds.find(kind, at + 1)
+    return sorted(found)

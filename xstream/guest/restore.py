@@ -2,8 +2,6 @@
 
 Source of the order and the rules: tools/libs/guest/xg_sr_restore.c, xg_sr_restore_x86_hvm.c.
 """
-from array import array
-
 from xstream.containers.opening import AnyReader, open_stream
 from xstream.contexts import suppress
 from xstream.errors import (
@@ -15,20 +13,20 @@ from xstream.errors import (
 )
 from xstream.guest.guest import GUEST_TYPES, Cancelled, Completed, Guest, GuestError, HookError
 from xstream.guest.hooks import Hooks
-from xstream.guest.memory import data_pfns, uint64
-from xstream.guest.parallel import Workers, usable_cpus
+from xstream.guest.parallel import Workers
 from xstream.guest.target import TargetMemory
 from xstream.kernels import pfns as pfn_kernel
+from xstream.kernels.buffers import uint64, uint64_of
 from xstream.limits import Limits
 from xstream.stream.reader import PageRun, Reader, from_legacy
 from xstream.stream.records import RecordReader, incomplete
 from xstream.stream.source import NeedMoreData, PendingPages
 from xstream.stream.state import CONFIG_FIELDS, Kept, StateRecords, owned
-from xstream.tuples import NamedTuple
-from xstream.wire import console, hvm_context, hvm_params, libvirt, libxc, libxl, vcpu, xenopsd, xl
+from xstream.stream.threads import usable_cpus
+from xstream.tuples import NamedTuple, kind_of
+from xstream.wire import hvm_params, libxc
 from xstream.wire.frames import FRAME
 from xstream.wire.libxc import (
-    Checkpoint,
     CheckpointDirtyPfnList,
     CpuidPolicy,
     HvmContext,
@@ -41,19 +39,20 @@ from xstream.wire.libxc import (
     StaticDataEnd,
     TscInfo,
     VcpuBasic,
+    data_pfns,
 )
 from xstream.wire.pending import in_memory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from contextlib import ExitStack
-    from types import ModuleType
     from typing import Callable, Dict, Iterator, List, Optional, Tuple, TypeVar, Union
 
     from xstream.guest.load import Spool
     from xstream.guest.pv_target import TargetPV
     from xstream.stream.sink import Sink
     from xstream.stream.types import SinkLike, SourceLike, StreamLike
+    from xstream.wire import libvirt, libxl, xenopsd, xl
     from xstream.wire.formats import AnyRecord
     from xstream.wire.frames import Buffer
     from xstream.wire.libxc import Record
@@ -63,9 +62,9 @@ _NAMED_PFNS = 1024
 _STATIC = (CpuidPolicy, MsrPolicy)
 #: The guest's state, which goes to ``load_state``; every other record that is kept goes into the report.
 _STATE = (P2MFrames, TscInfo, SharedInfo, HvmContext, HvmParams) + libxc.PER_VCPU
-#: Records that only mark a place in the stream.
-_MARKS = (libxc.Verify, libxc.End, Checkpoint, libxl.LibxcContext, libxl.CheckpointEnd, libxl.CheckpointState,
-          libxl.End, xenopsd.MemoryImage, xenopsd.EndOfImage)
+#: Records that only mark a place in the stream, by name: a bare stream needs no container's module.
+_MARKS = {"libxc.Verify", "libxc.End", "libxc.Checkpoint", "libxl.LibxcContext", "libxl.CheckpointEnd",
+          "libxl.CheckpointState", "libxl.End", "xenopsd.MemoryImage", "xenopsd.EndOfImage"}
 
 _BODY = FRAME.size  # offset of a record's body
 
@@ -120,7 +119,7 @@ class Restored(NamedTuple):
         """The domain's configuration without trailing NULs: xl's, libvirt's XML, or xenopsd's Xenops record; None if
         the stream has none."""
         for _, record in self.records:
-            field = CONFIG_FIELDS.get(type(record))
+            field = CONFIG_FIELDS.get(kind_of(record))
             if field is not None:
                 return bytes(getattr(record, field)).rstrip(b"\0") or None
         return None
@@ -128,6 +127,7 @@ class Restored(NamedTuple):
     @property
     def device_model(self) -> "Optional[_Bytes]":
         """The device model's (QEMU's) record; None if the stream has none."""
+        from xstream.wire import libxl, xenopsd
         for _, record in reversed(self.records):
             if isinstance(record, libxl.EmulatorContext):
                 return bytes(record.blob)
@@ -138,6 +138,7 @@ class Restored(NamedTuple):
     @property
     def xenstore_data(self) -> "Tuple[Tuple[_Bytes, _Bytes], ...]":
         """(key, value) of the device model's xenstore entries; keys are relative to the device model's directory."""
+        from xstream.wire import libxl
         return tuple(pair for _, record in self.records if isinstance(record, libxl.EmulatorXenstoreData)
                      for pair in record.pairs)
 
@@ -336,7 +337,7 @@ class Restorer:
                     self._static[type(record)] = record
             elif isinstance(record, P2MFrames) and self._spool is None:
                 self._add_p2m_frames(record, place)
-            elif not isinstance(record, _MARKS):
+            elif kind_of(record) not in _MARKS:
                 self._incoming.add(self._in_memory(record), place)
         except StreamError as error:
             raise _located(error, record, place)
@@ -346,11 +347,12 @@ class Restorer:
 
     def _in_memory(self, record: "AnyRecord") -> "AnyRecord":
         """A record whose data no longer depends on the source."""
-        if isinstance(record, xenopsd.Blob) and isinstance(record.data, PendingPages):
-            if len(record.data) > self._limits.body_length:
+        data = getattr(record, "data", None)  # of a device model in an image of xenopsd
+        if isinstance(data, PendingPages):
+            if len(data) > self._limits.body_length:
                 raise LimitExceeded("device model's record longer than the limit", field="length",
-                                    expected="at most {}".format(self._limits.body_length), got=len(record.data))
-            return record._replace(data=record.data.read())
+                                    expected="at most {}".format(self._limits.body_length), got=len(data))
+            return record._replace(data=data.read())  # type: ignore[call-arg]  # it has the field
         return record
 
     def _before_memory(self) -> None:
@@ -459,6 +461,7 @@ class Restorer:
         self._hooks.complete(self._completed)
 
     def _finish_hvm(self) -> Completed:
+        from xstream.wire import console  # needed at the end
         records: List[Record] = [*self._state.of(TscInfo)]
         params = self._params()
         if params:
@@ -466,7 +469,7 @@ class Restorer:
         for index in _CLEARED_PAGES:
             if self._memory.is_populated(params.get(index, len(self._memory.state))):
                 page = console.cleared() if index == _CONSOLE_PFN else bytes(libxc.PAGE_SIZE)
-                self._memory.write(memoryview(array("Q", [params[index]])), page)
+                self._memory.write(uint64_of([params[index]]), page)
         self._hooks.load_state([*records, self._hvm_context()])
         return Completed(params.get(hvm_params.NUMBERS["STORE_PFN"]), params.get(_CONSOLE_PFN))
 
@@ -491,6 +494,7 @@ class Restorer:
         return params
 
     def _finish_pv(self, pv: "TargetPV") -> Completed:
+        from xstream.wire import vcpu  # HVM guests have no such records
         records: List[Record] = [*self._state.of(TscInfo)]
         records += [pv.restored_info(record) for record in self._state.of(SharedInfo)]
         vcpus = [(record.vcpu_id, libxc.PER_VCPU.index(type(record)), kept, record)
@@ -519,6 +523,7 @@ class Restorer:
 
 
 def _check_hvm_context(untrusted: "Buffer") -> None:
+    from xstream.wire import hvm_context  # PV guests have none
     hvm_context.check(untrusted, unknown=True)  # the guest's machine may have entries of its own
 
 
@@ -527,13 +532,10 @@ def _located(error: StreamError, record: "AnyRecord", place: _Place) -> StreamEr
     if error.layer is not None:
         return error
     # Pages of a checkpoint are written when the checkpoint is complete, which may be a record of another layer.
-    module = libxc if isinstance(record, PageData) else _WIRE.get(place.layer)
-    return error.located(layer=place.layer, record=place.number,
-                         record_type=module.type_name(module.type_of(record)) if module else None,
+    from xstream.wire.formats import record_name
+    layer = libxc.LAYER if isinstance(record, PageData) else place.layer
+    return error.located(layer=place.layer, record=place.number, record_type=record_name(layer, record),
                          base=0 if isinstance(error, TruncatedStream) else place.offset)
-
-
-_WIRE: "Dict[str, ModuleType]" = {libxc.LAYER: libxc, libxl.LAYER: libxl, xenopsd.LAYER: xenopsd}
 
 
 def _reported(state: StateRecords) -> "Iterator[LayerRecord]":

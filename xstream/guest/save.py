@@ -2,31 +2,25 @@
 
 Source of the order and the rules: tools/libs/guest/xg_sr_save.c; docs/features/migration.pandoc.
 """
-import itertools
 import time
-from array import array
 
 from xstream.contexts import suppress
 from xstream.errors import CorruptStream, LimitExceeded, StreamError
 from xstream.guest.enclosure import Enclosure
 from xstream.guest.guest import GUEST_TYPES, Cancelled, Guest, GuestError, HookError, Pages
 from xstream.guest.hooks import Hooks
-from xstream.guest.memory import data_pfns, uint64
-from xstream.guest.parallel import usable_cpus
 from xstream.guest.rounds import Round
-from xstream.kernels import p2m as p2m_kernel
 from xstream.kernels import pages as page_kernel
 from xstream.kernels import pfns as pfn_kernel
+from xstream.kernels.buffers import uint64, uint64_of
 from xstream.limits import Limits
-from xstream.stream.packing import compressed
-from xstream.stream.sink import Sink, opened_sink
-from xstream.stream.source import Source, open_source
-from xstream.stream.writer import BATCH_PFNS
-from xstream.stream.zstd import compression_of
+from xstream.stream.sink import Sink, compressed, compression_of, opened_sink
+from xstream.stream.threads import usable_cpus
 from xstream.tuples import NamedTuple
 from xstream.wire import libxc
 from xstream.wire.frames import FRAME
 from xstream.wire.libxc import (
+    BATCH_PFNS,
     PAGE_SIZE,
     CheckpointDirtyPfnList,
     DomainHeader,
@@ -34,6 +28,7 @@ from xstream.wire.libxc import (
     StaticDataEnd,
     VcpuBasic,
     Verify,
+    data_pfns,
 )
 
 TYPE_CHECKING = False
@@ -44,6 +39,7 @@ if TYPE_CHECKING:
     from xstream.guest.policies import Policy
     from xstream.guest.pv_source import SourceP2M
     from xstream.kernels.buffers import Flags
+    from xstream.stream.source import Source
     from xstream.stream.types import SinkLike, SourceLike
 
 #: Bytes of a dirty bitmap that are expanded to PFNs in one step.
@@ -105,7 +101,7 @@ class Saver:
         self._wants_crc = memory_crc
         self._memory_crc: Optional[int] = None
         self._checkpoint = checkpoint
-        self._back_channel: Optional[Source] = None if back_channel is None else open_source(back_channel)
+        self._back_channel: Optional[Source] = None if back_channel is None else _opened(back_channel)
         self._owns_back_channel = self._back_channel is not back_channel
         self._on_round = on_round
         self._progress = progress
@@ -268,7 +264,7 @@ class Saver:
             count = pfn_kernel.count_bits(bitmap)
         return count + pfn_kernel.count_bits(self._deferred)
 
-    def _merge_dirty_list(self, source: Source, dirty: bytearray) -> None:
+    def _merge_dirty_list(self, source: "Source", dirty: bytearray) -> None:
         """COLO: add the PFNs that the secondary has changed since the last checkpoint."""
         start = source.offset
         kind, length = FRAME.unpack_from(source.need(FRAME.size))
@@ -283,7 +279,7 @@ class Saver:
         body = bytes(source.need(FRAME.size + length)[FRAME.size:])
         try:
             libxc.parse(kind, body)
-            pfn_kernel.pfns_to_bitmap(array("Q", body), dirty)
+            pfn_kernel.pfns_to_bitmap(memoryview(body).cast("Q"), dirty)
         except (StreamError, IndexError) as error:
             raise CorruptStream("bad list of dirty PFNs: {}".format(error), field="pfns",
                                 expected="PFNs under {:#x}".format(self._pfn_end), layer=layer, offset=start)
@@ -333,13 +329,14 @@ class Saver:
         """A batch without the pages that the guest has given up since their types were read: they are sent again
         later."""
         words, kept = self._defer(words, pfns, pages.missing)
+        from xstream.kernels import p2m as p2m_kernel  # needed for few guests
         at = uint64(len(kept))
         p2m_kernel.lookup(pages.at, kept, at)
         return words, pages._replace(at=at)
 
     def _types_of(self, first: int, end: int) -> bytes:
         types = bytearray(end - first)
-        self._hooks.page_types(self._frames_of(memoryview(array("Q", range(first, end)))), memoryview(types))
+        self._hooks.page_types(self._frames_of(uint64_of(range(first, end))), memoryview(types))
         return bytes(types)
 
     def _frames_of(self, pfns: memoryview) -> memoryview:
@@ -365,7 +362,7 @@ class Saver:
         """Mark pages to be sent again once the guest is suspended; ``flags`` has a byte for each of ``pfns``, which are
         those of the words that carry data. Returns the batch's words, with type XTAB for these pages, and the indices
         of its other pages."""
-        deferred = array("Q", itertools.compress(pfns, flags))
+        deferred = uint64_of(pfn for pfn, flag in zip(pfns, flags) if flag)
         pfn_kernel.pfns_to_bitmap(deferred, self._deferred)
         first, last = deferred[0] // 8, deferred[-1] // 8 + 1
         pfn_kernel.pfns_to_bitmap(deferred, self._scratch_bits)
@@ -374,6 +371,11 @@ class Saver:
         self._scratch_bits[first:last] = bytes(last - first)
         pfn_kernel.pack(deferred, bytes([_XTAB]) * len(deferred), changed[8 * count:])
         return changed, kept[:pages]
+
+
+def _opened(back_channel: "SourceLike") -> "Source":
+    from xstream.stream.source import open_source  # not needed without COLO
+    return open_source(back_channel)
 
 
 def _union(first: bytearray, second: bytearray) -> bytearray:

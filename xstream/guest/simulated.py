@@ -6,14 +6,23 @@ from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
 from xstream.guest import simulated_pv, simulated_state
 from xstream.guest.guest import Completed, Guest, Pages
-from xstream.guest.memory import GuestMemory, data_pfns, uint64
+from xstream.guest.memory import GuestMemory
 from xstream.kernels import checksum, pagetables
 from xstream.kernels import p2m as p2m_kernel
 from xstream.kernels import pfns as pfn_kernel
+from xstream.kernels.buffers import uint64
 from xstream.limits import Limits
-from xstream.stream.writer import BATCH_PFNS
 from xstream.wire import console, shared_info, start_info
-from xstream.wire.libxc import PAGE_SIZE, HvmParams, SharedInfo, TscInfo, VcpuBasic, words_of
+from xstream.wire.libxc import (
+    BATCH_PFNS,
+    PAGE_SIZE,
+    HvmParams,
+    SharedInfo,
+    TscInfo,
+    VcpuBasic,
+    data_pfns,
+    words_of,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

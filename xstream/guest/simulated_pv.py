@@ -4,8 +4,9 @@ import struct
 from array import array
 from typing import Dict, List, NamedTuple, Union
 
-from xstream.guest.memory import GuestMemory, reserve
+from xstream.guest.memory import GuestMemory
 from xstream.kernels import p2m as p2m_kernel
+from xstream.kernels.buffers import reserve
 from xstream.wire.libxc import PAGE_SIZE
 
 INVALID = p2m_kernel.INVALID

@@ -1,28 +1,25 @@
 """The memory of a guest that is being restored: populated on demand, then written, or compared."""
-from array import array
-from collections import deque
 
 from xstream.contexts import suppress
 from xstream.errors import StreamError
 from xstream.guest.copying import copy_extents, copy_pages
 from xstream.guest.guest import HookError, Pages
 from xstream.guest.hooks import Hooks
-from xstream.guest.memory import Applied, data_pfns, jobs_for, reserve, run_shares, shares, uint64
-from xstream.guest.parallel import Workers, task
+from xstream.guest.parallel import Applied, Workers, jobs_for, run_shares, shares, task
 from xstream.kernels import buffers
 from xstream.kernels import p2m as p2m_kernel
 from xstream.kernels import pages as page_kernel
 from xstream.kernels import pfns as pfn_kernel
+from xstream.kernels.buffers import reserve, uint64, uint64_of
 from xstream.stream.reader import PageRun
 from xstream.stream.source import PendingPages, pieces
-from xstream.stream.writer import BATCH_PFNS
 from xstream.tuples import NamedTuple
-from xstream.wire.libxc import PAGE_SIZE
+from xstream.wire.libxc import BATCH_PFNS, PAGE_SIZE, data_pfns
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from concurrent.futures import Future
-    from typing import Callable, Deque, List, Optional, Sequence, Union
+    from typing import Callable, List, Optional, Sequence, Union
 
     from xstream.kernels.buffers import Numbers
     from xstream.wire.frames import Buffer
@@ -54,7 +51,7 @@ class TargetMemory:
         self._hooks = hooks
         self._workers = workers
         self._applied = Applied(0, 0, 0)  # of the batch that was entered last
-        self._unfinished: Deque[_Unfinished] = deque()
+        self._unfinished: List[_Unfinished] = []
         self.state = memoryview(reserve(limit))[:limit]
         self.pfn_end = 0  # one more than the highest PFN that a batch has named
         self.p2m: Optional[memoryview] = memoryview(reserve(8 * limit)).cast("B")[:8 * limit].cast("Q") if pv else None
@@ -151,10 +148,10 @@ class TargetMemory:
             self._finish_first()
 
     def _finish_first(self) -> None:
-        first = self._unfinished.popleft()
+        first = self._unfinished.pop(0)
         errors = list(filter(None, [each.exception() for each in first.tasks]))
         if errors:
-            self._unfinished.appendleft(first)
+            self._unfinished.insert(0, first)
             self.close()
             raise errors[0]
         self._hooks.unmap_pages(first.pages)
@@ -162,7 +159,7 @@ class TargetMemory:
     def close(self) -> None:
         """Return when nothing is being written any more, whatever has become of it."""
         while self._unfinished:
-            some = self._unfinished.popleft()
+            some = self._unfinished.pop(0)
             for each in some.tasks:
                 each.exception()
             with suppress(HookError):
@@ -200,7 +197,7 @@ class TargetMemory:
                 some = pfns[done:done + len(part) // PAGE_SIZE]
                 done += len(some)
                 found = uint64(len(some))
-                count = page_kernel.compare(self.read(some), memoryview(array("Q", range(len(some)))), part, found)
+                count = page_kernel.compare(self.read(some), uint64_of(range(len(some))), part, found)
                 differing += [some[index] for index in found[:count]]
         return differing
 

@@ -1,9 +1,15 @@
-"""Checks of the buffers that callers pass to kernels: errors name the argument, and come before anything is read."""
+"""Buffers for kernels: arrays are made, and what callers pass is checked: errors name the argument, and come before
+anything is read.
+
+The module array isn't used: it loads collections, which takes as long as ten of the package's modules.
+"""
+import mmap
+import struct
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import array as array_module
-    from typing import Iterator, Optional, Protocol, Union
+    from typing import Iterable, Iterator, Optional, Protocol, Union
 
     from _typeshed import ReadableBuffer
 
@@ -30,7 +36,24 @@ if TYPE_CHECKING:
     #: An array of bytes.
     Flags = Union[bytes, bytearray, memoryview, Array]
 
+_MAP_NORESERVE = 0x4000  # not in Python's mmap module before 3.13
 _FORMATS = {"uint8": ("B", 1), "uint64": ("LQ", 8)}
+
+
+def uint64(count: int) -> memoryview:
+    """A zeroed uint64 array."""
+    return memoryview(bytearray(8 * count)).cast("Q")
+
+
+def uint64_of(numbers: "Iterable[int]") -> memoryview:
+    """A uint64 array of these numbers; read-only."""
+    values = tuple(numbers)
+    return memoryview(struct.pack("{}Q".format(len(values)), *values)).cast("Q")
+
+
+def reserve(size: int) -> mmap.mmap:
+    """Zeroed bytes that use memory only where they are written."""
+    return mmap.mmap(-1, max(size, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE)
 
 
 def octets(name: str, buffer: "BufferLike", *, size: "Optional[int]" = None, writable: bool = False) -> memoryview:

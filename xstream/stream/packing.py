@@ -7,7 +7,6 @@ guest repeats is far apart in its stream.
 import mmap
 from collections import deque
 
-from xstream.contexts import contextmanager
 from xstream.kernels import pages as page_kernel
 from xstream.stream.sink import Sink
 from xstream.stream.threads import thread_pool
@@ -16,13 +15,11 @@ from xstream.stream.zstd import (
     ENTRY,
     FOOTER,
     FOOTER_MAGIC,
-    FORMAT,
     MOST_CONTENTS,
     PAGES_LEAST,
     PAGES_SIZE,
     SKIPPABLE,
     SKIPPABLE_MAGIC,
-    level_of,
     library,
 )
 from xstream.wire.pending import PendingPages
@@ -30,7 +27,7 @@ from xstream.wire.pending import PendingPages
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
-    from typing import Deque, Iterator, List, Optional, Sequence, Tuple, Union
+    from typing import Deque, List, Optional, Sequence, Tuple, Union
 
     from xstream.wire.frames import Buffer
 
@@ -41,22 +38,6 @@ _REST_SIZE = 8 << 20
 SMALL_IMAGE = 48 << 20
 #: Frames that wait for their turn, per thread.
 _WAITING = 2
-
-
-@contextmanager
-def compressed(sink: Sink, compress: "Optional[str]", threads: int = 1) -> "Iterator[Sink]":
-    """A sink that compresses into ``sink``, or without ``compress`` that sink itself. Page data that is compressed
-    already is copied, unless ``compress`` names a level. The image is ended when the block succeeds. Raises what
-    ZstdSink and level_of raise."""
-    if compress is None:
-        yield sink
-        return
-    into = ZstdSink(sink, level_of(compress), threads, copies=compress == FORMAT)
-    try:
-        yield into
-        into.finish()
-    finally:
-        into.close()
 
 
 class ZstdSink(Sink):

@@ -1,6 +1,5 @@
 """The reader of libxc streams."""
 from xstream.errors import CorruptStream, LimitExceeded, StreamError, StrictViolation, TruncatedStream
-from xstream.kernels import batches as batch_kernel
 from xstream.limits import Limits
 from xstream.stream.ordering import CHECKPOINT, END, Ordering
 from xstream.stream.records import RecordReader, after_end
@@ -369,6 +368,7 @@ class Reader(RecordReader):
         return run
 
     def _scan(self, ordering: Ordering, data: memoryview) -> "Optional[PageRun]":
+        from xstream.kernels import batches as batch_kernel  # not needed where no run is asked for
         records, size, words, pages = batch_kernel.scan(
             data, libxc.PAGE_DATA, self.limits.record_length, ordering.pfn_end, self.strict, self._run_words,
             self._run_extents)
@@ -379,6 +379,7 @@ class Reader(RecordReader):
         sparse = self.source.sparse()
         if sparse is None:
             return None
+        from xstream.kernels import batches as batch_kernel
         records, size, words, pages = batch_kernel.scan_sparse(
             *sparse, libxc.PAGE_DATA, self.limits.record_length, ordering.pfn_end, self.strict, self._run_words)
         return PageRun(self._run_words[:8 * words], memoryview(b""), self._run_extents[:0], records, pages,

@@ -3,7 +3,6 @@ import errno
 import fcntl
 import io
 import os
-import select
 import stat
 import struct
 
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from xstream.stream.types import OpenSinkLike, SinkLike, SupportsWrite
     from xstream.wire.frames import Buffer
 
+_ZSTD = "zstd"
 _MUCH = 1 << 20  # bytes from which starting writeback early is worth a system call
 _DRAIN_INTERVAL = 1  # milliseconds
 _ZEROS = memoryview(bytes(1 << 20))
@@ -169,6 +169,7 @@ class SplicingSink(DescriptorSink):
         self.offset += vmsplice.splice_pages(self._fd, memory, pfns)
 
     def drain(self) -> None:
+        import select  # other sinks need no such module
         poller = select.poll()
         poller.register(self._fd, 0)
         while self._unread():
@@ -235,6 +236,7 @@ class ObjectSink(Sink):
         except (AttributeError, OSError, ValueError):
             raise OSError(errno.EIO, "write() took nothing and there is no descriptor to wait for: it must return "
                           "the number of bytes it took") from None
+        import select  # most objects need no such module
         poller = select.poll()
         poller.register(fd, select.POLLOUT)
         poller.poll()
@@ -283,6 +285,31 @@ def opened_sink(sink: "SinkLike", *, splice: bool = False, sparse: bool = True) 
         yield open_sink(fd, splice=splice, name=path)
     finally:
         os.close(fd)
+
+
+def compression_of(sink: object, compress: "Optional[str]") -> "Optional[str]":
+    """``compress``, or if that is None what the name of a sink's path says: zstd for ``.zst``."""
+    if compress is None and isinstance(sink, (str, os.PathLike)) and os.fspath(sink).endswith(".zst"):
+        return _ZSTD
+    return compress
+
+
+@contextmanager
+def compressed(sink: Sink, compress: "Optional[str]", threads: int = 1) -> "Iterator[Sink]":
+    """A sink that compresses into ``sink``, or without ``compress`` that sink itself. Page data that is compressed
+    already is copied, unless ``compress`` names a level. The image is ended when the block succeeds. Raises what
+    ZstdSink and level_of raise."""
+    if compress is None:
+        yield sink
+        return
+    from xstream.stream.packing import ZstdSink
+    from xstream.stream.zstd import level_of
+    into = ZstdSink(sink, level_of(compress), threads, copies=compress == _ZSTD)
+    try:
+        yield into
+        into.finish()
+    finally:
+        into.close()
 
 
 def check_not_same_file(source: object, sink: object) -> None:

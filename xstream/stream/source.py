@@ -5,7 +5,6 @@ They share one interface, :class:`Source`, through which all readers get their i
 import errno
 import mmap
 import os
-import select
 import stat
 
 from xstream.errors import TruncatedStream
@@ -325,6 +324,7 @@ class DescriptorSource(StreamSource):
     def is_ready(self) -> bool:
         if self._end > self._start:
             return True
+        import select  # most sources need no such module
         poller = select.poll()
         poller.register(self._fd, select.POLLIN)
         return bool(poller.poll(0))
@@ -394,6 +394,7 @@ class DescriptorSource(StreamSource):
         return there - here
 
     def _wait(self) -> None:
+        import select  # most sources need no such module
         poller = select.poll()
         poller.register(self._fd, select.POLLIN)
         poller.poll()

@@ -18,31 +18,34 @@ tools/libs/guest/xg_sr_restore_x86_{hvm,pv}.c; libxl__restore_emulator_xenstore_
 """
 from xstream.errors import LimitExceeded
 from xstream.limits import Limits
-from xstream.tuples import NamedTuple
-from xstream.wire import legacy, libvirt, libxc, libxl, xend, xenopsd, xl
+from xstream.tuples import NamedTuple, kind_of
+from xstream.wire import libxc
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Dict, Iterable, Iterator, List, Tuple, Type, TypeVar, Union
 
+    from xstream.wire import libxl
     from xstream.wire.formats import AnyRecord
 
 #: Charged against the limit for each record, parameter or key, beside its bytes: about what Python needs to hold it.
 OVERHEAD = 1024
 
-#: Records of which the last one counts, and the fields that tell several of the same class apart.
-REPLACES: "Dict[type, Tuple[str, ...]]" = {
-    libxc.PVInfo: (), libxc.StaticDataEnd: (), libxc.CpuidPolicy: (), libxc.MsrPolicy: (), libxc.TscInfo: (),
-    libxc.SharedInfo: (), libxc.HvmContext: (),
-    libxc.VcpuBasic: ("vcpu_id",), libxc.VcpuExtended: ("vcpu_id",), libxc.VcpuXsave: ("vcpu_id",),
-    libxc.VcpuMsrs: ("vcpu_id",),
-    libxl.LibxcContext: (), libxl.EmulatorContext: ("emulator_id", "emulator_index"),
-    legacy.Toolstack: (), legacy.DeviceModel: (), legacy.Tmem: (), legacy.TmemExtra: (),
-    xl.SaveHeader: (), libvirt.SaveHeader: (), xend.SaveHeader: (), xenopsd.Xenops: (), xenopsd.MemoryImage: (),
+#: Records of which the last one counts, by their class and its module (so that the modules of all formats needn't be
+#: loaded), and the fields that tell several of the same class apart.
+REPLACES: "Dict[str, Tuple[str, ...]]" = {
+    "libxc.PVInfo": (), "libxc.StaticDataEnd": (), "libxc.CpuidPolicy": (), "libxc.MsrPolicy": (), "libxc.TscInfo": (),
+    "libxc.SharedInfo": (), "libxc.HvmContext": (),
+    "libxc.VcpuBasic": ("vcpu_id",), "libxc.VcpuExtended": ("vcpu_id",), "libxc.VcpuXsave": ("vcpu_id",),
+    "libxc.VcpuMsrs": ("vcpu_id",),
+    "libxl.LibxcContext": (), "libxl.EmulatorContext": ("emulator_id", "emulator_index"),
+    "legacy.Toolstack": (), "legacy.DeviceModel": (), "legacy.Tmem": (), "legacy.TmemExtra": (),
+    "xl.SaveHeader": (), "libvirt.SaveHeader": (), "xend.SaveHeader": (), "xenopsd.Xenops": (),
+    "xenopsd.MemoryImage": (),
 }
 #: Records that are merged entry by entry into one, and the fields that tell several of the same class apart.
-MERGES: "Dict[type, Tuple[str, ...]]" = {
-    libxc.HvmParams: (), libxl.EmulatorXenstoreData: ("emulator_id", "emulator_index"),
+MERGES: "Dict[str, Tuple[str, ...]]" = {
+    "libxc.HvmParams": (), "libxl.EmulatorXenstoreData": ("emulator_id", "emulator_index"),
 }
 
 
@@ -87,18 +90,18 @@ class StateRecords:
 
         Raises LimitExceeded, which names no layer or offset.
         """
-        kind = type(record)
+        kind = kind_of(record)
         if _is_empty(record):
             return
         if isinstance(record, libxc.P2MFrames):
             self._replace_p2m_frames(record)
-        if isinstance(record, (libxc.HvmParams, libxl.EmulatorXenstoreData)):
-            self._merge(_key(record, MERGES[kind]), record, where)
+        if kind in MERGES:
+            self._merge(_key(record, MERGES[kind]), record, where)  # type: ignore[arg-type]  # as its name says
         elif kind in REPLACES:
             self._store(_key(record, REPLACES[kind]), record, where)
         else:
             self._added += 1
-            self._store((kind, self._added), record, where)
+            self._store((type(record), self._added), record, where)
 
     def update(self, other: "StateRecords") -> None:
         """Add all records of ``other``, as when a checkpoint completes. Raises LimitExceeded."""
@@ -149,8 +152,8 @@ class StateRecords:
 
 
 #: The field of a save file's header, or of a record, that holds the domain's configuration.
-CONFIG_FIELDS: "Dict[type, str]" = {xl.SaveHeader: "config", libvirt.SaveHeader: "xml", xend.SaveHeader: "config",
-                                       xenopsd.Xenops: "text"}
+CONFIG_FIELDS = {"xl.SaveHeader": "config", "libvirt.SaveHeader": "xml", "xend.SaveHeader": "config",
+                 "xenopsd.Xenops": "text"}
 
 
 def owned(record: "R") -> "R":
@@ -177,6 +180,7 @@ def _merged(record: "AnyRecord", entries: "Dict[Any, Any]") -> "AnyRecord":
     """The record with the merged entries. What surrounds them, reserved fields included, is the last record's."""
     if isinstance(record, libxc.HvmParams):
         return record._replace(entries=libxc.HvmParams.of(list(entries.items())).entries)
+    from xstream.wire import libxl  # loaded already
     assert isinstance(record, libxl.EmulatorXenstoreData)
     return record._replace(data=libxl.EmulatorXenstoreData.of(entries.items()).data)
 

@@ -1,25 +1,23 @@
 """Writes libxc streams, record by record."""
 import struct
-from array import array
 
 from xstream.errors import CorruptStream, LimitExceeded, StreamError
-from xstream.kernels import batches as batch_kernel
 from xstream.kernels import buffers
 from xstream.kernels import pfns as pfn_kernel
 from xstream.limits import Limits
 from xstream.stream.ordering import Ordering
-from xstream.stream.reader import PageRun
 from xstream.stream.sink import Sink, open_sink
-from xstream.stream.source import PendingPages
 from xstream.wire import libxc
 from xstream.wire.frames import FRAME, padded
-from xstream.wire.libxc import PAGE_SIZE, DomainHeader, ImageHeader, PageData, words_of
+from xstream.wire.libxc import BATCH_PFNS, PAGE_SIZE, DomainHeader, ImageHeader, PageData, words_of
+from xstream.wire.pending import PendingPages
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Iterator, List, Optional, Protocol, Tuple, Union
 
     from xstream.kernels.buffers import BufferLike, Numbers
+    from xstream.stream.reader import PageRun
     from xstream.stream.types import OpenSinkLike
     from xstream.wire.frames import Buffer
     from xstream.wire.libxc import Record
@@ -38,9 +36,7 @@ if TYPE_CHECKING:
         @property
         def padding(self) -> Buffer: ...
 
-#: PFNs in a batch: as many as Xen sends (MAX_BATCH_SIZE in tools/libs/guest/xg_sr_common.h).
-BATCH_PFNS = 1024
-_BATCH_ORDER = 10  # log2 of it
+_BATCH_ORDER = 10  # log2 of BATCH_PFNS
 #: Batches written by one call where possible.
 _GROUP = 16
 _BATCH_HEAD = struct.Struct("<IIII")  # the frame of a PAGE_DATA record, its count and a reserved field
@@ -146,7 +142,7 @@ class Writer:
             group = words[8 * start:8 * some[-1]]
             self._check_turn()
             if self.sink.takes_batches and self._ordering.accepts(group, BATCH_PFNS):
-                self.sink.write_batches(libxc.PAGE_DATA, group, array("Q", [end - start for end in some]), memory)
+                self.sink.write_batches(libxc.PAGE_DATA, group, buffers.uint64_of(end - start for end in some), memory)
                 self._ordering.page_data()
                 self.index += len(some)
             else:
@@ -157,9 +153,10 @@ class Writer:
                     self.write_batch(batch, memory, at)
             start = some[-1]
 
-    def write_run(self, run: PageRun) -> None:
+    def write_run(self, run: "PageRun") -> None:
         """Write the records of another reader's PageRun unchanged. Raises CorruptStream if they aren't valid in this
         stream."""
+        from xstream.kernels import batches as batch_kernel  # not needed to save guests
         self._check_turn()
         words = memoryview(bytearray(len(run.words)))
         extents = memoryview(bytearray(16 * run.records)).cast("Q")

@@ -9,7 +9,6 @@ The compression is done by Python 3.14's ``compression.zstd``, or by the package
 Source: doc/zstd_compression_format.md and contrib/seekable_format/zstd_seekable_compression_format.md in zstd's
 repository.
 """
-import os
 import struct
 import sys
 
@@ -163,13 +162,6 @@ def level_of(compression: str) -> int:
         raise ValueError("unknown compression {!r}; known are zstd and zstd:LEVEL, from 1 to {}".format(
             compression, _HIGHEST_LEVEL))
     return int(level) if colon else DEFAULT_LEVEL
-
-
-def compression_of(sink: object, compress: "Optional[str]") -> "Optional[str]":
-    """``compress``, or if that is None what the name of a sink's path says: zstd for ``.zst``."""
-    if compress is None and isinstance(sink, (str, os.PathLike)) and os.fspath(sink).endswith(".zst"):
-        return FORMAT
-    return compress
 
 
 def skippable_size(data: "Buffer", begin: int) -> "Optional[int]":

@@ -6,9 +6,8 @@ from typing import Container, Dict, Iterator, List, NamedTuple, Optional, Sequen
 from xstream.errors import StreamError
 from xstream.guest.guest import Completed, Guest, Pages
 from xstream.kernels import checksum
-from xstream.stream.writer import BATCH_PFNS
 from xstream.wire import hvm_context, hvm_params, libxc
-from xstream.wire.libxc import PAGE_SIZE
+from xstream.wire.libxc import BATCH_PFNS, PAGE_SIZE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -1,6 +1,7 @@
 """Checks of what is in a record's body, by the parsers that also show it: what Xen or the toolstack would refuse."""
 
 from xstream.errors import StreamError
+from xstream.tuples import kind_of
 
 # Each parser is loaded when a record needs it: most streams need few of them.
 TYPE_CHECKING = False
@@ -19,8 +20,7 @@ def check_body(record: "AnyRecord", guest_width: int, legacy_width: int = 0, *, 
     ``guest_width``: of a PV guest, in bytes; 0 if unknown. ``legacy_width``: of the toolstack that wrote a legacy
     stream. ``converted``: from a legacy stream, in which nothing is said of an HVM context that doesn't begin as Xen's.
     """
-    kind = type(record)
-    name = "{}.{}".format(kind.__module__.rpartition(".")[2], kind.__name__)
+    name = kind_of(record)
     if name in _SHARED_INFO:
         if guest_width:
             from xstream.wire import shared_info

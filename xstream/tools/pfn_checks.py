@@ -7,8 +7,8 @@ from array import array
 
 from xstream.containers.opening import AnyReader
 from xstream.errors import CorruptStream, LimitExceeded, StreamError
-from xstream.guest.memory import reserve
 from xstream.kernels import pfns as pfn_kernel
+from xstream.kernels.buffers import reserve
 from xstream.stream.ordering import P2M_FRAMES, VCPU_BASIC
 from xstream.stream.reader import from_legacy
 from xstream.stream.vcpus import MOST_VCPUS

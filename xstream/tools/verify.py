@@ -6,7 +6,7 @@ from xstream.stream.reader import Layer, PageRun, without_cut_record
 from xstream.stream.source import PendingPages
 from xstream.tools.record_checks import RecordChecks
 from xstream.tuples import NamedTuple
-from xstream.wire.libxc import PAGE_SIZE, PageData
+from xstream.wire.libxc import PAGE_SIZE, PageData, data_pfns
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -92,7 +92,6 @@ class Verifier:
         try:
             data.skip()
         except CorruptStream as error:  # of compressed data
-            from xstream.guest.memory import data_pfns
             from xstream.stream.framed import name_pages
             raise name_pages(error, data_pfns(words))
 

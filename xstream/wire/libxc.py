@@ -34,6 +34,8 @@ BIG_ENDIAN = 0x0001
 VERSIONS = (2, 3)
 
 GUEST_PV, GUEST_HVM = 1, 2
+#: PFNs in a batch: as many as Xen sends (MAX_BATCH_SIZE in tools/libs/guest/xg_sr_common.h).
+BATCH_PFNS = 1024
 GUEST_NAMES = {GUEST_PV: "x86 PV", GUEST_HVM: "x86 HVM"}
 
 PFN_MASK = (1 << 52) - 1
@@ -135,6 +137,13 @@ def words_of(pfns: "BufferLike", types: "BufferLike") -> memoryview:
     words = memoryview(bytearray(buffers.array("pfns", pfns, "uint64").nbytes))
     pfn_kernel.pack(pfns, types, words)
     return words
+
+
+def data_pfns(words: "Buffer") -> memoryview:
+    """The PFNs of the words that carry data, in order, uint64; a copy."""
+    pfns = buffers.uint64(pfn_kernel.count_data(words))
+    pfn_kernel.data_pfns(words, pfns)
+    return pfns
 
 
 class PVInfo(NamedTuple):

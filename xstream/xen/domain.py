@@ -3,13 +3,12 @@
 Source: tools/libs/guest/xg_sr_{save,restore}*.c, xg_dom_boot.c (grant table), xg_domain.c (PV: machine-to-physical
 table).
 """
-import bisect
 import struct
-from array import array
 
 from xstream.contexts import suppress
 from xstream.guest.guest import Completed, Guest, GuestError, Pages
 from xstream.kernels import pfns as pfn_kernel
+from xstream.kernels.buffers import uint64_of
 from xstream.wire.libxc import CpuidPolicy, MsrPolicy, SharedInfo
 from xstream.xen import interface, state
 from xstream.xen.errors import XenError
@@ -202,9 +201,7 @@ class XenGuest(Guest):
         highest = self.xen.memory_op(interface.MAXIMUM_RAM_PAGE, b"", "maximum_ram_page")[0]
         extents = self._mfn_list(interface.MACHPHYS_MFN_LIST, -(-8 * highest // interface.M2P_EXTENT))
         pages = interface.M2P_EXTENT // interface.PAGE_SIZE
-        frames = array("Q")
-        for first in extents:
-            frames.extend(range(first, first + pages))
+        frames = uint64_of(first + page for first in extents for page in range(pages))
         self._m2p = self.xen.map_whole(interface.DOMID_XEN, frames)
         return self._m2p.memory[:8 * (highest + 1)].cast("Q")
 
@@ -219,7 +216,7 @@ class XenGuest(Guest):
     def shared_info(self) -> "Buffer":
         """A PV guest's shared info page, mapped."""
         if self._shared_info is None:
-            frames = array("Q", [self.shared_info_frame])
+            frames = uint64_of([self.shared_info_frame])
             self._shared_info = self.xen.map_whole(self.domid, frames, writable=self._restoring)
         return self._shared_info.memory
 
@@ -316,6 +313,7 @@ class XenGuest(Guest):
 
 def _ranges(pfns: memoryview) -> "Iterator[Tuple[int, int, bool]]":
     """Split an array of PFNs: (start index, end index, whether it is whole superpages, aligned and in order)."""
+    import bisect  # not needed to save guests
     start = at = 0
     last = False
     while at < len(pfns):
@@ -334,11 +332,11 @@ def _ranges(pfns: memoryview) -> "Iterator[Tuple[int, int, bool]]":
 
 def _indices(count: int) -> memoryview:
     if count <= len(_FIRST_INDICES):
-        return memoryview(_FIRST_INDICES)[:count]
-    return memoryview(array("Q", range(count)))
+        return _FIRST_INDICES[:count]
+    return uint64_of(range(count))
 
 
-_FIRST_INDICES = array("Q", range(_BATCH))
+_FIRST_INDICES = uint64_of(range(_BATCH))
 #: Arrays of uint64 as one number each, to calculate with all of a superpage's frames at once: ones, and 0, 1, 2, ...
 _ONES = int.from_bytes(struct.pack("<Q", 1) * _SUPERPAGE_PFNS, "little")
 _FOLLOWING = int.from_bytes(_FIRST_INDICES[:_SUPERPAGE_PFNS].tobytes(), "little")

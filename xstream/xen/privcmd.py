@@ -8,7 +8,6 @@ import fcntl
 import mmap
 import os
 import struct
-from array import array
 
 from xstream.contexts import suppress
 from xstream.kernels import mapping
@@ -119,15 +118,15 @@ class HypercallBuffer:
 class ForeignMapping:
     """Frames of a domain in this process's memory: ``memory`` is a view of them, in the order asked for.
 
-    ``errors`` is an array of int: for each frame 0, or a negative error number (the frame isn't there). ``whole``:
+    ``errors`` is an array of C int: for each frame 0, or a negative error number (the frame isn't there). ``whole``:
     every frame is there.
     """
 
-    def __init__(self, device: mmap.mmap, errors: "array[int]") -> None:
+    def __init__(self, device: mmap.mmap, errors: memoryview) -> None:
         self._map = device
         self.memory = memoryview(device)
         self.errors = errors
-        self.whole = errors.tobytes() == bytes(errors.itemsize * len(errors))
+        self.whole = errors.tobytes() == bytes(errors.nbytes)
 
     def close(self) -> None:
         """Unmap the frames. Raises BufferError while other views of them are alive."""
@@ -247,7 +246,7 @@ class Privcmd:
         with SIGBUS. A PV guest's page tables can only be mapped read-only.
         """
         count = len(frames)
-        errors = array("i", bytes(4 * count))
+        errors = memoryview(bytearray(4 * count)).cast("i")
         protection = mmap.PROT_READ | mmap.PROT_WRITE if writable else mmap.PROT_READ
         room = mmap.mmap(self.fd, count * PAGE_SIZE, mmap.MAP_SHARED, protection)
         argument = bytearray(_MAP_BATCH.pack(count, domid, mapping.address(room), mapping.address(frames),
@@ -280,7 +279,7 @@ class Privcmd:
         except OSError as error:
             room.close()
             raise _error(error.errno, "mapping resource {}".format(kind), domid) from None
-        return ForeignMapping(room, array("i", bytes(4 * count)))
+        return ForeignMapping(room, memoryview(bytearray(4 * count)).cast("i"))
 
 
 def _open_device() -> int:
