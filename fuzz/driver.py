@@ -132,7 +132,7 @@ class Inputs:
         changes no other."""
         donors = [self.whole[donor] for donor in seeds.DONORS]
         ways = [(seed, hashlib.sha256(seed).hexdigest(),
-                 mutator.Mutator(donors, [seed] if is_good(seed) else [], gentle=0.75).mutate)
+                 mutator.Mutator(donors, [seed] if is_good(seed) else []).mutate)
                 for seed in self.seeds_of(name)]
         for number in range(int(MUTANTS[name] * percent / 100)):
             for seed, digest, mutate in ways:

@@ -1,7 +1,7 @@
 """Changes streams by their structure: a stream is split into pieces (headers, records, batches), these are changed, and
 lengths and counts are computed again when it is put together. Independent of the package's own readers.
 
-Half of the mutants are good streams with changes that should leave them good; the others get hostile changes.
+Three of four mutants are good streams with changes that should leave them good; the others get hostile changes.
 """
 import random
 import struct
@@ -23,6 +23,8 @@ CHUNK_SIZES = {-1: 0, -9: 0, -13: 0, -7: 20,
 REPEATABLE = (0x04, 0x05, 0x06, 0x07, 0x08, 0x09, 0x0A, 0x0C)
 #: Record types that begin with a vcpu's number.
 VCPU = (0x04, 0x05, 0x06, 0x0C)
+#: How many of the mutants are to be good streams. A third of these turn bad, or are read with options that refuse them.
+GENTLE_SHARE = 0.75
 BORDERS = [0, 1, 2, 7, 8, 9, 15, 16, 0x7F, 0x80, 0xFF, 0xFFF, 0x1000, 0x1001, 0x7FFF, 0xFFFF, 0x10000, 1 << 20,
            (1 << 20) + 1, (1 << 28) - 1, 1 << 28, 128 << 20, (128 << 20) + 1, 0x7FFFFFFF, 0x80000000,
            0xFFFFFFF8, 0xFFFFFFFF, 1 << 32, 1 << 40, (1 << 52) - 1, 1 << 52, (1 << 63) - 1, 1 << 63, (1 << 64) - 1]
@@ -254,12 +256,12 @@ Change = Callable[["Mutator", List[Piece]], None]
 
 
 class Mutator:
-    """``seeds``: streams to take pieces from; ``good``: those to begin with where the mutant is to be good, which is
-    the share ``gentle`` of them. ``scramble(body, size)`` changes bytes without knowing what they are."""
+    """``seeds``: streams to take pieces from; ``good``: those to begin with where the mutant is to be good.
+    ``scramble(body, size)`` changes bytes without knowing what they are."""
 
     def __init__(self, seeds: Sequence[bytes], good: Sequence[bytes],
-                 scramble: Optional[Callable[[bytes, int], bytes]] = None, gentle: float = 0.6) -> None:
-        self.seeds, self.good, self._gentle = list(seeds), list(good), gentle
+                 scramble: Optional[Callable[[bytes, int], bytes]] = None) -> None:
+        self.seeds, self.good = list(seeds), list(good)
         self._scramble = scramble or self._flip
         self.rng = random.Random(0)
 
@@ -273,7 +275,7 @@ class Mutator:
     def mutate(self, data: bytes, seed: Union[int, str]) -> bytes:
         """A mutant of ``data``, or of a good stream."""
         rng = self.rng = random.Random(seed)
-        gentle = bool(self.good) and rng.random() < self._gentle
+        gentle = bool(self.good) and rng.random() < GENTLE_SHARE
         pieces = split(rng.choice(self.good) if gentle else data)
         for _ in range(rng.choice((1, 1, 2, 3, 5))):
             change = rng.choice(GENTLE if gentle or rng.random() < 0.2 else HOSTILE)
