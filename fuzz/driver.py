@@ -296,7 +296,7 @@ import seeds  # noqa: E402
 from common import LIMITS, Finding, Ran, verified  # noqa: E402
 from registry import MUTANTS, OF_BODIES, TARGETS  # noqa: E402
 
-from xstream.guest.parallel import usable_cpus  # noqa: E402
+from xstream.stream.threads import usable_cpus  # noqa: E402
 
 if __name__ == "__main__":
     main()
