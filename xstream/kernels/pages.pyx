@@ -72,7 +72,7 @@ cdef enum:
     HEAD_BYTES = 16  # of a PAGE_DATA record, up to its first PFN word
     MOST = 0x7ffff000  # bytes that Linux moves in one call
     IN_ORDER = -1  # not from an offset, but from a descriptor's position on
-    LEAST_HOLE = 32 << 10  # bytes of zeros that are worth a hole in a file
+    LEAST_HOLE = 8  # blocks of zeros, of 4096 bytes, that are worth a hole in a file
 
 cdef enum:
     # Of lseek; Linux' numbers, which the C library's header may hide.
@@ -354,18 +354,34 @@ cdef int64_t seek(int fd, int64_t distance) except -1:
     return position
 
 
-cdef Py_ssize_t run_of_blocks(const uint8_t *data, Py_ssize_t blocks, bint *zero) noexcept nogil:
-    """How many blocks from the first on are all `zero`, or all not; which of the two is the first one's."""
-    cdef Py_ssize_t i = 1
-    zero[0] = is_zero(data)
-    while i < blocks and <bint>is_zero(data + i * PAGE) == zero[0]:
-        i += 1
+cdef Py_ssize_t run_of_blocks(const uint8_t *data, Py_ssize_t blocks, Py_ssize_t least, bint *zero) noexcept nogil:
+    """How many blocks from the first on are `zero`, at `least` so many, or come before the next such run.
+
+    Of the blocks that a run may begin with, the last is looked at first: unless it is zero, none of them begins a run,
+    so that most blocks are never looked at.
+    """
+    cdef Py_ssize_t i = 0, last
+    zero[0] = False
+    while i + least <= blocks:
+        last = i + least - 1
+        while last >= i and is_zero(data + last * PAGE):
+            last -= 1
+        if last < i:
+            break
+        i = last + 1
+    else:
+        return blocks
+    if i == 0:
+        zero[0] = True
+        i = least
+        while i < blocks and is_zero(data + i * PAGE):
+            i += 1
     return i
 
 
 cdef Py_ssize_t write_sparse(int fd, _Pieces pieces) except -1:
-    """Write everything, but seek over whole blocks of the file that a piece would fill with zeros, if they are at least
-    LEAST_HOLE bytes: each hole takes several system calls, and nearly all zeros of a guest are in long runs."""
+    """Write everything, but seek over whole blocks of the file that a piece would fill with zeros, if there are at least
+    LEAST_HOLE: each hole takes several system calls, and nearly all zeros of a guest are in long runs."""
     cdef _Pieces held = _Pieces(pieces.count, 0)  # not written yet
     cdef int64_t position = seek(fd, 0)           # of the byte after those
     cdef Py_ssize_t i, left, size, total = 0
@@ -382,8 +398,7 @@ cdef Py_ssize_t write_sparse(int fd, _Pieces pieces) except -1:
                 if size or left < PAGE:
                     zero, size = False, min(left, size or PAGE)
                 else:
-                    size = PAGE * run_of_blocks(data, left // PAGE, &zero)
-                    zero = zero and size >= LEAST_HOLE
+                    size = PAGE * run_of_blocks(data, left // PAGE, LEAST_HOLE, &zero)
                 if not zero:
                     held.extend(<void *>data, size)
                 data += size
@@ -635,7 +650,7 @@ cdef pwrite_run(int fd, int64_t offset, const uint8_t[::1] pages, bint sparse):
             end = pages.shape[0]
             if sparse:
                 with nogil:
-                    end = done + PAGE * run_of_blocks(&pages[done], (end - done) // PAGE, &zero)
+                    end = done + PAGE * run_of_blocks(&pages[done], (end - done) // PAGE, 1, &zero)
         if zero:
             done = end
             continue
