@@ -87,7 +87,7 @@ class Sweeps:
 
     def _records(self) -> List[Sweep]:
         points = []
-        for count in self._thin([1 << shift for shift in range(8, 14)]):
+        for count in self._thin([1 << shift for shift in range(8, 13)]):
             stream = io.BytesIO()
             guest = seeded_guest(1)
             writer = begin_stream(guest, stream)
