@@ -116,6 +116,17 @@ def test_registers_that_xen_refuses(kind, field, blob):
         vcpu.check(libxc.parse(kind, bytes(8) + blob))
 
 
+@pytest.mark.parametrize("number", [1, 8192, 0xFFFFFFFF])
+def test_the_vcpus_number_makes_no_difference(number):
+    """Not even one that no guest can have."""
+    stream = pv(0x06, state(7, 7, 832))
+    assert stream.endswith(samples.end())
+    stream = stream[:-len(samples.end())]
+    assert xstream.verify(stream + samples.vcpu(0x06, number, state(7, 7, 832)) + samples.end()).pages
+    with pytest.raises(xstream.CorruptStream, match="field length"):
+        xstream.verify(stream + samples.vcpu(0x06, number, state(7, 7, 1)) + samples.end())
+
+
 def test_the_last_of_a_vcpus_records_counts():
     """And converted streams have what the legacy stream had."""
     bad, good = samples.vcpu(0x06, 0, state(7, 7, 1)), samples.vcpu(0x06, 0, state(7, 7, 832))

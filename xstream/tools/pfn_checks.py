@@ -11,7 +11,6 @@ from xstream.kernels import pfns as pfn_kernel
 from xstream.kernels.buffers import reserve
 from xstream.stream.ordering import P2M_FRAMES, VCPU_BASIC
 from xstream.stream.reader import from_legacy
-from xstream.stream.vcpus import MOST_VCPUS
 from xstream.tuples import NamedTuple
 from xstream.wire import libxc, signatures, vcpu
 from xstream.wire.frames import FRAME
@@ -28,6 +27,8 @@ if TYPE_CHECKING:
 _NOTAB = 0
 _NEVER_SENT = 0xF
 _PINNED = 8
+#: Bad records of registers that are remembered: a stream may number its vcpus as it likes.
+_MOST_FAULTS = 1 << 14
 
 
 class _Shapes:
@@ -161,12 +162,14 @@ class PfnChecks:
     def _note_registers(self, record: "Union[libxc.VcpuExtended, libxc.VcpuXsave, libxc.VcpuMsrs]") -> None:
         """Take note of registers that Xen refuses. That is known last of all: libxenguest passes them on."""
         key = record.vcpu_id, type(record)
-        if not len(record.blob) or record.vcpu_id >= MOST_VCPUS:
+        if not len(record.blob):
             return
         self._faults.pop(key, None)
         try:
             vcpu.check(record, self._converted)
         except StreamError as error:
+            if len(self._faults) > _MOST_FAULTS:
+                return
             self._faults[key] = error.located(
                 layer=self._reader.memory.layer, base=self._reader.offset + FRAME.size, record=self._reader.index,
                 record_type=libxc.type_name(libxc.type_of(record)))
