@@ -29,6 +29,7 @@ from xstream.wire.libxc import (
     VcpuBasic,
     Verify,
     data_pfns,
+    words_of,
 )
 
 TYPE_CHECKING = False
@@ -310,9 +311,8 @@ class Saver:
         """Send PFNs as one record; returns the number of pages in it."""
         types = memoryview(bytearray(len(pfns)))
         self._hooks.page_types(self._frames_of(pfns), types)
-        words, carrying = memoryview(bytearray(8 * len(pfns))), uint64(len(pfns))
-        pfn_kernel.pack(pfns, types, words)
-        carrying = carrying[:pfn_kernel.data_pfns(words, carrying)]
+        words = words_of(pfns, types)
+        carrying = data_pfns(words)
         if not len(carrying):
             self._writer.write_batch(words, b"", carrying)
             return 0

@@ -67,6 +67,7 @@ cdef extern from "cpu.h" nogil:
 PAGE_SIZE = PAGE
 HEADS_APART = not has_intel_fsrm()
 READS_FILES = not has_intel_fsrm()
+
 cdef enum:
     PIECES = 1024  # IOV_MAX on Linux
     HEAD_BYTES = 16  # of a PAGE_DATA record, up to its first PFN word

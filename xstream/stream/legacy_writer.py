@@ -136,7 +136,7 @@ class LegacyWriter:
             elif self._gathered and self._cache is None:
                 self._write_from_memory(batch, memory.buffer)
             else:
-                self.write(PageData(batch, memory.read(_data_pfns(batch))))
+                self.write(PageData(batch, memory.read(libxc.data_pfns(batch))))
 
     def _follow(self, record: "legacy.Record") -> str:
         """The state that a record leads to. Raises OrderError if it must not come now."""
@@ -203,7 +203,7 @@ class LegacyWriter:
 
     def _write_compressed(self, head: "Tuple[bytes, bytearray]", record: PageData) -> None:
         assert self._cache is not None
-        pfns = _data_pfns(record.words)
+        pfns = libxc.data_pfns(record.words)
         # The type is in the highest nibble of the highest byte of each word.
         types = bytes(byte >> 4 for byte in bytes(record.words[7::8]) if byte >> 4 not in (0xD, 0xE, 0xF))
         pages = record.data.read() if isinstance(record.data, PendingPages) else record.data
@@ -215,7 +215,7 @@ class LegacyWriter:
 
     def _write_from_memory(self, words: memoryview, memory: memoryview) -> None:
         self._follow(PageData(words, b""))
-        self.sink.write_pages(self._head(words), memory, _data_pfns(words))
+        self.sink.write_pages(self._head(words), memory, libxc.data_pfns(words))
         self.index += 1
 
     def _write_unmapped(self, record: legacy.UnmappedPfns) -> None:
@@ -236,13 +236,6 @@ class LegacyWriter:
         else:
             for piece in pieces:
                 self.sink.write([piece])
-
-
-def _data_pfns(words: "Buffer") -> memoryview:
-    """The PFNs of the words that carry data, in order, uint64."""
-    pfns = memoryview(bytearray(8 * pfn_kernel.count_data(words))).cast("Q")
-    pfn_kernel.data_pfns(words, pfns)
-    return pfns
 
 
 def _old_runs(words: "Buffer", data: memoryview) -> "List[memoryview]":

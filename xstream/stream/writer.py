@@ -148,9 +148,7 @@ class Writer:
             else:
                 for begin, end in zip([start, *some], some):
                     batch = words[8 * begin:8 * end]
-                    at = memoryview(bytearray(8 * pfn_kernel.count_data(batch))).cast("Q")
-                    pfn_kernel.data_pfns(batch, at)
-                    self.write_batch(batch, memory, at)
+                    self.write_batch(batch, memory, libxc.data_pfns(batch))
             start = some[-1]
 
     def write_run(self, run: "PageRun") -> None:

@@ -141,9 +141,8 @@ def words_of(pfns: "BufferLike", types: "BufferLike") -> memoryview:
 
 def data_pfns(words: "Buffer") -> memoryview:
     """The PFNs of the words that carry data, in order, uint64; a copy."""
-    pfns = buffers.uint64(pfn_kernel.count_data(words))
-    pfn_kernel.data_pfns(words, pfns)
-    return pfns
+    pfns = buffers.uint64(len(words) // 8)
+    return pfns[:pfn_kernel.data_pfns(words, pfns)]
 
 
 class PVInfo(NamedTuple):
